@@ -1,0 +1,43 @@
+"""Contrast sets (which classes) and contrast operators (how they are taken out)."""
+
+from case_jax.contrast.operators import (
+    difference,
+    mean_orthogonal,
+    none,
+    orthogonal_to,
+    orthogonal_to_span,
+    softmax,
+    span_orthogonal,
+)
+from case_jax.contrast.sets import (
+    ConfusionSets,
+    ContrastSet,
+    Query,
+    all_sets,
+    ask,
+    confusion_sets,
+    explicit,
+    random_sets,
+    table,
+    topk_logits,
+)
+
+__all__ = [
+    "ConfusionSets",
+    "ContrastSet",
+    "Query",
+    "all_sets",
+    "ask",
+    "confusion_sets",
+    "difference",
+    "explicit",
+    "mean_orthogonal",
+    "none",
+    "orthogonal_to",
+    "orthogonal_to_span",
+    "random_sets",
+    "softmax",
+    "span_orthogonal",
+    "table",
+    "topk_logits",
+]

@@ -1,0 +1,94 @@
+"""Contrast sets by name, as the shell and run folders write them: `confusion:5`, `topk_logits:3`, `explicit:FILE.json`, …"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from case_jax._checks import CaseJaxError, unknown
+from case_jax.contrast.sets import ContrastSet, all_sets, confusion_sets, explicit, random_sets, table, topk_logits
+
+CONTRASTS: dict[str, str] = {
+    "confusion": "confusion:K, the K classes the model confuses each class with most often, counted on a split of its own",
+    "topk_logits": "topk_logits:K, the K highest logits of the image other than the target",
+    "random": "random:K, K uniformly drawn classes (a control)",
+    "all": "all, every other class",
+    "explicit": "explicit:FILE.json, one list of class indices per class",
+}
+
+
+class Confusions(NamedTuple):
+    """What a classifier confuses, counted over a labelled split."""
+
+    counts: Int[np.ndarray, "C C"]
+    """Rows = true class, columns = predicted class."""
+    mean_probabilities: Float[np.ndarray, "C C"]
+    """Row c: mean softmax output over images of class c."""
+    source: str
+
+
+class ContrastChoice(NamedTuple):
+    """Contrast sets with their name and, where they are the same for every image, their table."""
+
+    name: str
+    sets: ContrastSet
+    table: Int[np.ndarray, "C k"] | None = None
+    filled: Int[np.ndarray, " C"] | None = None
+    """Entries per class that had no confusion and were filled by mean probability."""
+    source: str | None = None
+    """The split on which confusions were counted."""
+
+
+def _size(name: str, k: str) -> int:
+    try:
+        return int(k)
+    except ValueError as error:
+        raise CaseJaxError(f"contrast: {name!r} has no set size; write for example {name.partition(':')[0]}:5.") from error
+
+
+def choose_contrast(
+    name: str, num_classes: int, *, confusions: Callable[[], Confusions] | None = None, seed: int = 0
+) -> ContrastChoice:
+    """The contrast sets of this name.
+
+    Args:
+        name: one of `CONTRASTS` with its set size or file.
+        num_classes: C.
+        confusions: counts the classifier's confusions; called for `confusion` only.
+        seed: for `random`.
+
+    Raises:
+        CaseJaxError: for an unknown name, a size outside [1, C − 1], a file that is missing or does not fit, or
+            `confusion` without data to count on.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "confusion":
+        k = _size(name, rest)
+        if confusions is None:
+            raise CaseJaxError(f"contrast: {name!r} needs labelled images to count confusions on; give contrast data, or topk_logits:{k}.")
+        if not 1 <= k < num_classes:
+            topk_logits(k, num_classes)  # the same bound, before the pass over the data
+        counted = confusions()
+        sets = confusion_sets(counted.counts, k, mean_probabilities=counted.mean_probabilities)
+        return ContrastChoice(name, table(sets.indices, num_classes), sets.indices, sets.filled, counted.source)
+    if kind == "topk_logits":
+        return ContrastChoice(name, topk_logits(_size(name, rest), num_classes))
+    if kind == "random":
+        indices = random_sets(_size(name, rest), num_classes, seed=seed)
+        return ContrastChoice(name, table(indices, num_classes), indices)
+    if kind == "all":
+        indices = all_sets(num_classes)
+        return ContrastChoice(name, table(indices, num_classes), indices)
+    if kind == "explicit":
+        try:
+            lists = json.loads(Path(rest).read_text())
+        except (OSError, ValueError) as error:
+            raise CaseJaxError(f"contrast: cannot read {rest!r} ({error}); give explicit:FILE.json with one list of class indices per class.") from error
+        if not (isinstance(lists, list) and lists and all(isinstance(row, list) for row in lists)):
+            raise CaseJaxError(f"contrast: {rest!r} holds no list of lists; give one list of class indices per class.")
+        sets = explicit(lists, num_classes)
+        return ContrastChoice(name, sets, np.asarray(lists))
+    raise unknown("contrast", name, CONTRASTS)

@@ -1,0 +1,114 @@
+"""Contrasts: from class weights α to the effective weights whose class map speaks for the target alone.
+
+Every contrast is linear in the activation, so a contrastive map is `relu(Σ_k w[k] A[..,k])` with the effective weights w
+given here. All functions take one image's view, targets (T,) and contrast sets (T, k), and return (T, K).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from case_jax.tap.view import View
+
+Targets = Int[Array, " T"]
+Sets = Int[Array, "T k"]
+EffectiveWeights = Float[Array, "T K"]
+
+EPS = 1e-8
+RANK_TOLERANCE = 1e-6
+
+
+def _set_mean(view: View, sets: Sets, shares: Float[Array, "T k"]) -> EffectiveWeights:
+    """`Σ_j shares[t,j] α_{sets[t,j]}`, one member at a time so that (T, k, K) is never formed."""
+
+    def add(total, member):
+        classes, share = member
+        return total + share[:, None] * view.class_weights(classes), None
+
+    zero = jnp.zeros((sets.shape[0], view.activation.shape[-1]), view.activation.dtype)
+    return jax.lax.scan(add, zero, (sets.T, shares.T))[0]
+
+
+def orthogonal_to(
+    alpha: Float[Array, "*n K"], mean: Float[Array, "*n K"], *, eps: float = EPS, eps_relative: bool = False
+) -> Float[Array, "*n K"]:
+    """Class weights without their component along the mean contrast weights.
+
+    `α − β ᾱ` with `β = ⟨α, ᾱ⟩ / (‖ᾱ‖² + ε)`.
+
+    Args:
+        alpha: class weights.
+        mean: mean class weights of the contrast set, ᾱ.
+        eps: ε; the absolute 1e-8 is the paper's form, which depends on the gradients' scale.
+        eps_relative: take `ε = eps · ‖α‖²` instead, which makes the map independent of the gradients' scale.
+
+    Returns:
+        Effective weights. Where ᾱ is zero they are α itself.
+    """
+    scale = (alpha**2).sum(-1, keepdims=True) if eps_relative else 1.0
+    norm = (mean**2).sum(-1, keepdims=True) + eps * scale
+    beta = (alpha * mean).sum(-1, keepdims=True) / jnp.where(norm > 0, norm, 1.0)
+    return alpha - beta * mean
+
+
+def orthogonal_to_span(alpha: Float[Array, " K"], others: Float[Array, "k K"]) -> Float[Array, " K"]:
+    """Class weights minus their projection on the span of the contrast weights.
+
+    An orthonormal basis of the span by Gram–Schmidt, twice for float32 accuracy; a contrast vector that lies in the span of
+    those before it (to 1e-6 of its length) adds nothing. If what remains of α is below 1e-6 of α, it is zero: the span
+    holds the target's weights, and the map is degenerate rather than rounding noise.
+    """
+
+    def remove(vector, basis):
+        for _ in range(2):
+            vector = vector - basis.T @ (basis @ vector)
+        return vector
+
+    def unit_or_zero(vector, reference):
+        squared, limit = (vector**2).sum(), RANK_TOLERANCE**2 * (reference**2).sum()
+        kept = squared > limit
+        return jnp.where(kept, vector / jnp.sqrt(jnp.where(kept, squared, 1.0)), 0.0), kept
+
+    def extend(basis, member):
+        i, vector = member
+        unit, _ = unit_or_zero(remove(vector, basis), vector)
+        return basis.at[i].set(unit), None
+
+    basis, _ = jax.lax.scan(extend, jnp.zeros_like(others), (jnp.arange(len(others)), others))
+    rest = remove(alpha, basis)
+    return jnp.where(unit_or_zero(rest, alpha)[1], rest, 0.0)
+
+
+def none(view: View, targets: Targets) -> EffectiveWeights:
+    """`α_c` itself."""
+    return view.class_weights(targets)
+
+
+def mean_orthogonal(
+    view: View, targets: Targets, sets: Sets, *, eps: float = EPS, eps_relative: bool = False
+) -> EffectiveWeights:
+    """`α_c − β_c ᾱ_c`, with ᾱ_c the mean weights of the contrast set; see `orthogonal_to`."""
+    mean = _set_mean(view, sets, jnp.full(sets.shape, 1.0 / sets.shape[1], view.activation.dtype))
+    return orthogonal_to(view.class_weights(targets), mean, eps=eps, eps_relative=eps_relative)
+
+
+def span_orthogonal(view: View, targets: Targets, sets: Sets, *, chunk: int = 32) -> EffectiveWeights:
+    """`α_c` minus its projection on `span{α_j : j ∈ N(c)}`; see `orthogonal_to_span`. `chunk` targets at a time."""
+
+    def one(member):
+        target, others = member
+        return orthogonal_to_span(view.class_weights(target[None])[0], view.class_weights(others))
+
+    return jax.lax.map(one, (targets, sets), batch_size=min(chunk, len(targets)))
+
+
+def difference(view: View, targets: Targets, sets: Sets, *, gamma: float = 1.0) -> EffectiveWeights:
+    """`Σ_j p_j (α_c − γ α_j) / Σ_j p_j` over the contrast set, with p the softmax."""
+    shares = jax.nn.softmax(view.logits[sets], axis=-1)
+    return view.class_weights(targets) - gamma * _set_mean(view, sets, shares)
+
+
+def softmax(view: View, targets: Targets) -> EffectiveWeights:
+    """`mean_{hw} ∂ log p_c/∂A`, that is `α_c − Σ_j p_j α_j` over all classes."""
+    expected = view.pull(jax.nn.softmax(view.logits)).mean((0, 1))
+    return view.class_weights(targets) - expected

@@ -1,0 +1,172 @@
+"""Contrast sets: which classes N(c) a class c is contrasted with."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from case_jax._checks import CaseJaxError, require
+from case_jax.tap.view import View
+
+ContrastSet = Callable[[Float[Array, " C"], Int[Array, " T"]], Int[Array, "T k"]]
+"""This image's logits and the targets to the k classes that each target is contrasted with."""
+
+
+class Query(NamedTuple):
+    """What a saliency method is asked about one image."""
+
+    targets: Int[Array, " T"]
+    """Target classes; `jnp.arange(C)` asks about all."""
+    contrast: Int[Array, "T k"] | None = None
+    """The classes that each target is contrasted with; needed by contrastive methods only."""
+    key: Key[Array, ""] | None = None
+    """This image's random key; needed by random methods only."""
+
+
+class ConfusionSets(NamedTuple):
+    """Contrast sets from a confusion matrix."""
+
+    indices: Int[np.ndarray, "C k"]
+    """Most confused class first."""
+    filled: Int[np.ndarray, " C"]
+    """How many entries of each row had no confusion and were filled by mean probability."""
+
+
+def _require_k(k: int, num_classes: int) -> None:
+    require(
+        1 <= k < num_classes, "k", k, f"a contrast-set size from 1 to {num_classes - 1} (the model has {num_classes} classes)"
+    )
+
+
+def table(indices: Int[Any, "C k"], num_classes: int) -> ContrastSet:
+    """A fixed set per class, the same for every image.
+
+    Args:
+        indices: row c lists the classes that class c is contrasted with; never c itself, and none twice.
+        num_classes: C.
+
+    Raises:
+        CaseJaxError: for a table of another shape, a class outside [0, C), a class in its own set or one listed twice.
+    """
+    sets = np.asarray(indices)
+    require(
+        sets.ndim == 2 and len(sets) == num_classes and sets.shape[1] >= 1 and np.issubdtype(sets.dtype, np.integer),
+        "contrast",
+        f"a table of shape {sets.shape} and type {sets.dtype}",
+        f"integers of shape (C, k) = ({num_classes}, k), one row per class",
+    )
+    if sets.min() < 0 or sets.max() >= num_classes:
+        row, column = np.argwhere((sets < 0) | (sets >= num_classes))[0]
+        raise CaseJaxError(f"contrast: row {row} names class {sets[row, column]}; the model has classes 0 to {num_classes - 1}.")
+    own = (sets == np.arange(num_classes)[:, None]).any(1)
+    if own.any():
+        raise CaseJaxError(f"contrast: the set of class {np.flatnonzero(own)[0]} contains the class itself; remove it.")
+    twice = [c for c, row in enumerate(sets) if len(set(row.tolist())) < len(row)]
+    if twice:
+        raise CaseJaxError(f"contrast: the set of class {twice[0]} lists a class twice: {sets[twice[0]].tolist()}.")
+    fixed = jnp.asarray(sets, jnp.int32)
+    return lambda logits, targets: fixed[targets]
+
+
+def explicit(indices: Sequence[Sequence[int]], num_classes: int) -> ContrastSet:
+    """The user's own sets, as `table`, with a plain error when rows differ in length."""
+    lengths = sorted({len(row) for row in indices})
+    require(len(lengths) == 1, "contrast", f"rows of {lengths} classes", "the same number of contrast classes in every row")
+    return table(np.asarray(indices), num_classes)
+
+
+def topk_logits(k: int, num_classes: int) -> ContrastSet:
+    """The k classes with the highest logits of this very image, other than the target itself.
+
+    Raises:
+        CaseJaxError: for k outside [1, C − 1].
+    """
+    _require_k(k, num_classes)
+
+    def sets(logits, targets):
+        return jax.vmap(lambda c: jax.lax.top_k(logits.at[c].set(-jnp.inf), k)[1])(targets)
+
+    return sets
+
+
+def random_sets(k: int, num_classes: int, *, seed: int = 0) -> Int[np.ndarray, "C k"]:
+    """k uniformly drawn other classes for each class: a control.
+
+    Raises:
+        CaseJaxError: for k outside [1, C − 1].
+    """
+    _require_k(k, num_classes)
+    rng = np.random.default_rng(seed)
+    drawn = np.stack([rng.permutation(num_classes - 1)[:k] for _ in range(num_classes)])
+    return drawn + (drawn >= np.arange(num_classes)[:, None])
+
+
+def all_sets(num_classes: int) -> Int[np.ndarray, "C k"]:
+    """All other classes, for each class.
+
+    Raises:
+        CaseJaxError: when there is only one class.
+    """
+    require(num_classes >= 2, "num_classes", num_classes, "at least 2 classes to contrast")
+    others = np.tile(np.arange(num_classes - 1), (num_classes, 1))
+    return others + (others >= np.arange(num_classes)[:, None])
+
+
+def confusion_sets(
+    confusion: Float[Any, "C C"], k: int, *, mean_probabilities: Float[Any, "C C"] | None = None
+) -> ConfusionSets:
+    """The k classes that the model confuses each class with most often.
+
+    `N(c)` holds the largest off-diagonal entries of row c of the confusion matrix, in descending order; among equals, and
+    so also beyond the confused classes, the higher mean softmax probability for images of class c goes first, then the
+    lower index. Entries without any confusion are counted.
+
+    Args:
+        confusion: counts or rates, rows = true class; from another split than the one to be evaluated.
+        k: contrast classes per class.
+        mean_probabilities: row c is the mean softmax output over images of class c; needed where a row has fewer than k
+            confused classes.
+
+    Raises:
+        CaseJaxError: for a matrix that is not square or has negative or non-finite entries, k outside [1, C − 1], or a row
+            that must be filled while `mean_probabilities` is missing.
+    """
+    matrix = np.asarray(confusion, np.float64)
+    require(
+        matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] and np.isfinite(matrix).all() and (matrix >= 0).all(),
+        "confusion",
+        f"an array of shape {matrix.shape}" + ("" if np.isfinite(matrix).all() and (matrix >= 0).all() else " with negative or non-finite entries"),
+        "a square matrix of counts or rates ≥ 0, rows = true class",
+    )
+    num_classes = len(matrix)
+    _require_k(k, num_classes)
+    confused = np.where(np.eye(num_classes, dtype=bool), 0.0, matrix)
+    filled = np.maximum(k - (confused > 0).sum(1), 0)
+    if mean_probabilities is None:
+        if filled.any():
+            raise CaseJaxError(
+                f"mean_probabilities: {int((filled > 0).sum())} of {num_classes} rows have fewer than k = {k} confused classes "
+                "and must be filled; give the mean softmax output per true class, or a smaller k."
+            )
+        probabilities = np.zeros_like(matrix)
+    else:
+        probabilities = np.asarray(mean_probabilities, np.float64)
+        require(probabilities.shape == matrix.shape, "mean_probabilities", f"shape {probabilities.shape}", f"shape {matrix.shape}")
+    index = np.broadcast_to(np.arange(num_classes), matrix.shape)
+    order = np.lexsort((index, -probabilities, -confused, np.eye(num_classes)), axis=-1)
+    return ConfusionSets(order[:, :k], filled)
+
+
+def ask(view: View, targets: Int[Array, " T"], contrast: ContrastSet | None = None, *, key: Key[Array, ""] | None = None) -> Query:
+    """The query about these targets of this image.
+
+    Args:
+        view: the image's view.
+        targets: target classes.
+        contrast: gives each target its contrast set; None for methods that need none.
+        key: this image's random key.
+    """
+    return Query(targets, None if contrast is None else contrast(view.logits, targets), key)

@@ -1,0 +1,56 @@
+"""Data sets: sequences of images with stable ids; `open_source` reads the names that the shell accepts."""
+
+from case_jax._checks import CaseJaxError, require, unknown
+from case_jax.data.digit_scenes import SPLITS, DigitScenes
+from case_jax.data.folder import ImageFolder, read_image
+from case_jax.data.source import NOBODY, SHARED, Evidence, Example, Source, UnreadableImageError
+
+DATASETS: dict[str, str] = {
+    "digit_scenes": "real handwritten digits arranged in scenes with known class evidence; digit_scenes:SPLIT for another split",
+    "folder": "folder:PATH, any folder of images; sub-folders, when there are any, are the labels",
+}
+
+
+def open_source(
+    data: str, class_names: tuple[str, ...], *, resize: int, crop: int, size: int | None = None, seed: int = 0
+) -> Source:
+    """The data set of this name, preprocessed for a classifier.
+
+    Args:
+        data: `digit_scenes`, `digit_scenes:SPLIT` or `folder:PATH`.
+        class_names: the classifier's classes.
+        resize: shorter side in pixels.
+        crop: side of the central crop in pixels.
+        size: number of digit scenes; other data sets have their own size.
+        seed: which digit scenes.
+
+    Raises:
+        CaseJaxError: for an unknown name or split, a missing or empty folder, or data that do not fit the classifier.
+    """
+    kind, _, rest = data.partition(":")
+    if kind == "digit_scenes":
+        split = rest or "test"
+        if split not in SPLITS:
+            raise unknown("data", data, [f"digit_scenes:{s}" for s in SPLITS])
+        require(crop == 48, "data", f"48×48 digit scenes for a classifier of {crop}×{crop} images", "a classifier of digit scenes")
+        return DigitScenes(split, 1000 if size is None else size, seed=seed)
+    if kind == "folder":
+        if not rest:
+            raise CaseJaxError("data: 'folder:' has no path; give folder:PATH.")
+        return ImageFolder(rest, class_names, resize=resize, crop=crop)
+    raise unknown("data", data, DATASETS)
+
+
+__all__ = [
+    "DATASETS",
+    "NOBODY",
+    "SHARED",
+    "DigitScenes",
+    "Evidence",
+    "Example",
+    "ImageFolder",
+    "Source",
+    "UnreadableImageError",
+    "open_source",
+    "read_image",
+]

@@ -1,0 +1,176 @@
+"""Digit scenes: real handwriting, arranged so that the evidence for every class is known.
+
+A 48×48 scene has one large *body* digit (0–4) and two small *marker* digits (5–9), one brighter than the other. A class is
+the pair (body, marker), so the two candidate classes of a scene share the body and differ in the marker.
+"""
+
+import hashlib
+from functools import cached_property, lru_cache
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
+
+from case_jax._checks import require, unknown
+from case_jax.data.source import NOBODY, SHARED, Evidence, Example
+
+Split = Literal["train", "confusion", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+_SHARES = {"train": 0.60, "confusion": 0.14, "validation": 0.10, "test": 0.16}
+
+SIZE = 48
+BODY_SIZE, MARKER_SIZE = 22, 12
+BODY_INK, BRIGHT_INK, DIM_INK, SECOND_BODY_INK = 0.8, 1.0, 0.7, 0.4
+NOISE = 0.05
+BRIGHT_SHARE = 0.7
+INK_THRESHOLD = 0.25
+MARKERS_PER_BODY = 5
+CLASS_NAMES = tuple(f"{body}·{marker}" for body in range(5) for marker in range(5, 10))
+REGIONS = ("body", "bright marker", "dim marker", "second body")
+
+
+class Scene(NamedTuple):
+    """One scene with its ground truth; regions in the order of `REGIONS`."""
+
+    image: UInt8[np.ndarray, "48 48 3"]
+    label: int
+    """The class of the body and the bright marker."""
+    target: Float[np.ndarray, "25"]
+    """The training target: 0.7 on the bright marker's class and 0.3 on the dim one's, or one-hot."""
+    masks: Bool[np.ndarray, "R 48 48"]
+    """The ink of each region; empty where the region is absent."""
+    boxes: Int[np.ndarray, "R 4"]
+    """Tight boxes of the ink as half-open (top, bottom, left, right); zeros where the region is absent."""
+    classes: Int[np.ndarray, " R"]
+    """The class that each region speaks for, `SHARED` for the body, `NOBODY` for absent or misleading ones."""
+
+
+@lru_cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits  # half a second that only users of digit scenes pay
+
+    data = load_digits()
+    return data.images / 16.0, data.target
+
+
+@lru_cache
+def _strokes(split: Split, size: int) -> tuple[np.ndarray, ...]:
+    """For each digit 0–9 the split's own handwritten samples, enlarged to size × size; no sample is in two splits."""
+    images, labels = _digits()
+    first = sum(_SHARES[s] for s in SPLITS[: SPLITS.index(split)])
+    out = []
+    for digit in range(10):
+        members = np.random.default_rng([1797, digit]).permutation(np.flatnonzero(labels == digit))
+        start, stop = round(first * len(members)), round((first + _SHARES[split]) * len(members))
+        enlarged = [
+            np.asarray(Image.fromarray(images[i].astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
+            for i in members[start:stop]
+        ]
+        out.append(np.clip(np.stack(enlarged), 0.0, 1.0))
+    return tuple(out)
+
+
+def _overlap(a: tuple[int, int, int], b: tuple[int, int, int]) -> bool:
+    (ay, ax, an), (by, bx, bn) = a, b
+    return ay < by + bn and by < ay + an and ax < bx + bn and bx < ax + an
+
+
+def _place(rng: np.random.Generator, sizes: list[int]) -> list[tuple[int, int, int]]:
+    """Disjoint squares, uniformly among all arrangements that fit (by rejection)."""
+    while True:
+        squares = [(int(rng.integers(0, SIZE - n + 1)), int(rng.integers(0, SIZE - n + 1)), n) for n in sizes]
+        if not any(_overlap(a, b) for i, a in enumerate(squares) for b in squares[:i]):
+            return squares
+
+
+class DigitScenes:
+    """A reproducible set of digit scenes; scene i depends on (split, seed, i) and the options alone.
+
+    Args:
+        split: which of the four disjoint pools of handwritten digits the scenes are made of.
+        size: number of scenes.
+        seed: another seed gives other scenes from the same pool.
+        hard_labels: one-hot training targets; the two markers then do not compete.
+        second_body: add a dimmer body of another digit, which speaks for no candidate class.
+        dim_marker: False leaves the dim marker out.
+
+    Raises:
+        CaseJaxError: for an unknown split or a size below 1.
+    """
+
+    class_names = CLASS_NAMES
+
+    def __init__(
+        self,
+        split: Split = "test",
+        size: int = 1000,
+        *,
+        seed: int = 0,
+        hard_labels: bool = False,
+        second_body: bool = False,
+        dim_marker: bool = True,
+    ):
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        require(size >= 1, "size", size, "a number of scenes of at least 1")
+        self.split, self.size, self.seed = split, size, seed
+        self.hard_labels, self.second_body, self.dim_marker = hard_labels, second_body, dim_marker
+
+    @property
+    def name(self) -> str:
+        """The source's name in run folders and reports."""
+        return f"digit_scenes/{self.split}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the handwriting used and of every option but the size: a longer set starts with the shorter one."""
+        recipe = (self.split, self.seed, self.hard_labels, self.second_body, self.dim_marker, 1)
+        digest = hashlib.sha256(repr(recipe).encode())
+        digest.update(_digits()[0].tobytes())
+        return digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        """Number of scenes."""
+        return self.size
+
+    def scene(self, index: int) -> Scene:
+        """Scene number `index` with its full ground truth."""
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
+        body, other_body = (int(d) for d in rng.permutation(5)[:2])
+        bright, dim = (int(d) for d in 5 + rng.permutation(5)[:2])
+        digits = [body, bright, dim, other_body]
+        inks = [BODY_INK, BRIGHT_INK, DIM_INK * self.dim_marker, SECOND_BODY_INK * self.second_body]
+        sizes = [BODY_SIZE, MARKER_SIZE, MARKER_SIZE] + [BODY_SIZE] * self.second_body
+        canvas = np.zeros((SIZE, SIZE), np.float32)
+        count = 3 + self.second_body
+        masks, boxes = np.zeros((count, SIZE, SIZE), bool), np.zeros((count, 4), np.int32)
+        for r, (top, left, n) in enumerate(_place(rng, sizes)):
+            pool = _strokes(self.split, n)[digits[r]]
+            stroke = pool[rng.integers(len(pool))]
+            if inks[r] == 0:
+                continue
+            canvas[top : top + n, left : left + n] += inks[r] * stroke
+            masks[r, top : top + n, left : left + n] = stroke > INK_THRESHOLD
+            rows, columns = np.flatnonzero(masks[r].any(1)), np.flatnonzero(masks[r].any(0))
+            boxes[r] = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+        canvas += rng.normal(0.0, NOISE, canvas.shape)
+        image = np.repeat((np.clip(canvas, 0.0, 1.0) * 255).round().astype(np.uint8)[..., None], 3, axis=-1)
+        label, rival = (MARKERS_PER_BODY * body + m - 5 for m in (bright, dim))
+        target = np.zeros(len(CLASS_NAMES), np.float32)
+        soft = self.dim_marker and not self.hard_labels
+        target[label] = BRIGHT_SHARE if soft else 1.0
+        if soft:
+            target[rival] = 1.0 - BRIGHT_SHARE
+        classes = np.array([SHARED, label, rival if self.dim_marker else NOBODY, NOBODY][:count], np.int32)
+        return Scene(image, label, target, masks, boxes, classes)
+
+    def __getitem__(self, index: int) -> Example:
+        """Scene `index` as an example; its evidence regions are the boxes, filled."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"scene {index} of {self.size}")
+        scene = self.scene(index)
+        regions = np.zeros_like(scene.masks)
+        for region, (top, bottom, left, right) in zip(regions, scene.boxes, strict=True):
+            region[top:bottom, left:right] = True
+        return Example(index, f"scene-{index:06d}", scene.image, scene.label, Evidence(regions, scene.classes))

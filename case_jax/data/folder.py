@@ -1,0 +1,123 @@
+"""Any folder of images; sub-folders, when there are any, are the labels."""
+
+import hashlib
+import io
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageFile
+
+from case_jax._checks import CaseJaxError, nearest
+from case_jax.data.source import Example, UnreadableImageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
+
+
+def read_image(path: Path, *, resize: int, crop: int) -> UInt8[np.ndarray, "crop crop 3"]:
+    """Read an image file as torchvision's evaluation transform does: shorter side to `resize`, central crop.
+
+    PIL bilinear with antialias; grey, palette, CMYK and alpha images become RGB.
+
+    Args:
+        path: the image file.
+        resize: shorter side in pixels.
+        crop: side of the crop in pixels.
+
+    Raises:
+        UnreadableImageError: when the file is missing, truncated or no image.
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise CaseJaxError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES: is True, which pads broken images in silence; set it to False.")
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as opened:
+            image = opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).replace(str(path), path.name)
+        raise UnreadableImageError(path.name, f"{type(error).__name__}: {reason}") from error
+    width, height = image.size
+    size = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
+    image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
+    return np.asarray(image.crop((left, top, left + crop, top + crop)))
+
+
+def labels_from_folders(folders: list[str], class_names: tuple[str, ...]) -> dict[str, int]:
+    """Sub-folder names to class indices: by name when all are class names, else by sorted order when there are C.
+
+    Raises:
+        CaseJaxError: when neither fits the classifier.
+    """
+    by_name = {name: i for i, name in enumerate(class_names)}
+    if all(name in by_name for name in folders):
+        return {name: by_name[name] for name in folders}
+    if len(folders) == len(class_names):
+        return {name: i for i, name in enumerate(sorted(folders))}
+    wrong = next(name for name in folders if name not in by_name)
+    raise CaseJaxError(
+        f"data: {len(folders)} sub-folders for a classifier of {len(class_names)} classes, and {wrong!r} is no class name "
+        f"(nearest: {', '.join(nearest(wrong, class_names)[:3])}). Name the sub-folders after classes, give one per class in "
+        "sorted order, or put the images into one folder without sub-folders to run without labels."
+    )
+
+
+class ImageFolder:
+    """The images below a folder, in sorted order of their paths.
+
+    Args:
+        root: the folder. With sub-folders, the first level is the label.
+        class_names: the classifier's classes.
+        resize: shorter side in pixels.
+        crop: side of the central crop in pixels.
+
+    Raises:
+        CaseJaxError: when the folder is missing or holds no images, images lie both beside and inside sub-folders, or the
+            sub-folders do not fit the classes.
+    """
+
+    def __init__(self, root: str | Path, class_names: tuple[str, ...], *, resize: int, crop: int):
+        self.root, self.resize, self.crop = Path(root), resize, crop
+        if not self.root.is_dir():
+            raise CaseJaxError(f"data: no folder at {self.root}; give folder:PATH with a folder of images.")
+        self.files = sorted(p for p in self.root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not self.files:
+            raise CaseJaxError(f"data: no images in {self.root}; accepted suffixes: {', '.join(SUFFIXES)}.")
+        parts = [p.relative_to(self.root).parts for p in self.files]
+        folders = sorted({p[0] for p in parts if len(p) > 1})
+        flat = [p[0] for p in parts if len(p) == 1]
+        if folders and flat:
+            raise CaseJaxError(
+                f"data: {self.root} has images both in sub-folders (labels: {', '.join(folders[:3])}, …) and beside them "
+                f"({flat[0]}, …); move them so that all or none have a label."
+            )
+        self.labelled = bool(folders)
+        index = labels_from_folders(folders, class_names) if folders else {}
+        self.labels = [index.get(p[0], -1) for p in parts]
+        self.class_names = class_names if folders else None
+
+    @property
+    def name(self) -> str:
+        """The source's name in run folders and reports."""
+        return f"folder:{self.root}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all relative paths and file sizes."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            digest.update(f"{path.relative_to(self.root).as_posix()}\0{path.stat().st_size}\0".encode())
+        return digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        """Number of image files."""
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Example:
+        """Image `index`; raises `UnreadableImageError` when it cannot be read."""
+        path = self.files[index]
+        name = path.relative_to(self.root).as_posix()
+        try:
+            return Example(index, name, read_image(path, resize=self.resize, crop=self.crop), self.labels[index])
+        except UnreadableImageError as error:
+            raise UnreadableImageError(name, error.reason) from error

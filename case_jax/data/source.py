@@ -1,0 +1,57 @@
+"""What every data source yields."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+SHARED = -1
+"""Class of an evidence region that speaks for every candidate class alike."""
+NOBODY = -2
+"""Class of an evidence region that speaks for no candidate class, or of an empty place holder."""
+
+
+class Evidence(NamedTuple):
+    """Where in the image the evidence for which class lies, when that is known."""
+
+    regions: Bool[np.ndarray, "R H W"]
+    classes: Int[np.ndarray, " R"]
+    """A class index, or `SHARED`, or `NOBODY`."""
+
+
+class Example(NamedTuple):
+    """One image with its stable id: the same id always means the same image of the source."""
+
+    image_id: int
+    name: str
+    image: UInt8[np.ndarray, "H W 3"]
+    label: int
+    """-1 when unknown."""
+    evidence: Evidence | None = None
+
+
+class UnreadableImageError(Exception):
+    """One image could not be read; the run counts it, names it and goes on."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
+
+
+class Source(Protocol):
+    """A sequence of examples; `source[i]` raises `UnreadableImageError` where image i cannot be read."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """One name per label, or None when the source has no labels."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the images or their order change: a run is resumed only on the same data."""
+        ...
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Example: ...

@@ -1,0 +1,228 @@
+"""An evaluation: methods × metrics over a data set into a run folder that survives being killed."""
+
+import datetime
+import functools
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from case_jax import parallel
+from case_jax._checks import require, unknown
+from case_jax.contrast.choice import ContrastChoice
+from case_jax.data.source import Source
+from case_jax.evaluation.step import Pixels, Protocol, make_step
+from case_jax.evaluation.stream import Tile, first_readable, select, template, through_devices, tiles
+from case_jax.imageops import FILLS, normalise_image
+from case_jax.methods import METHODS, MapFunction, method
+from case_jax.metrics import METRICS, PERCENTS, metric
+from case_jax.results import RunFolder, fingerprint, write_json
+from case_jax.tap.view import TappedModel, check_closed_form
+
+PACKAGES = ("case-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "statsmodels", "pandas", "pyarrow", "scikit-learn", "pillow")
+
+
+class Plan(NamedTuple):
+    """An evaluation that has been checked and can start."""
+
+    protocol: Protocol
+    model: TappedModel
+    source: Source
+    indices: np.ndarray
+    contrast: ContrastChoice
+    config: dict[str, Any]
+    tile: int
+    part: int
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def _session() -> dict[str, Any]:
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "devices": parallel.device_names(),
+        "machine": platform.machine(),
+        "versions": versions(),
+    }
+
+
+def _options(function: MapFunction) -> dict[str, Any]:
+    return dict(function.keywords) if isinstance(function, functools.partial) else {}
+
+
+def plan(
+    source: Source,
+    model: TappedModel,
+    contrast: ContrastChoice,
+    *,
+    pixels: Pixels,
+    methods: Sequence[str] | Mapping[str, MapFunction] = tuple(METHODS),
+    metrics: Sequence[str] = tuple(METRICS),
+    agreement_percent: float = 5.0,
+    fidelity_percents: Sequence[float] = PERCENTS,
+    fill: str = "mean",
+    limit: int | None = None,
+    seed: int = 0,
+    tile: int = 32,
+    part: int = 128,
+    model_name: str = "custom",
+) -> Plan:
+    """Check an evaluation completely, before any long work.
+
+    Args:
+        source: the images.
+        model: the classifier, tapped.
+        contrast: the contrast sets of the contrastive methods.
+        pixels: how the source's uint8 pixels become the classifier's input.
+        methods: names in `METHODS`, or your own functions by name.
+        metrics: names in `METRICS`.
+        agreement_percent: k of the class-sensitivity diagnostic, in percent of the pixels.
+        fidelity_percents: how much is removed in the fidelity test; must hold 50.
+        fill: what is put in place of removed pixels.
+        limit: evaluate this many images, drawn once by the seed; None takes all.
+        seed: for the drawing of images, random methods and the fill `noise`.
+        tile: images per device and step. It fixes the shapes, and so the last bits, of the computation.
+        part: images per Parquet part; a multiple of `tile`. What is lost when a run is killed is at most the parts in hand.
+        model_name: how tables name the classifier.
+
+    Raises:
+        CaseJaxError: for anything that could not run: see the message.
+    """
+    functions = methods if isinstance(methods, Mapping) else {name: method(name).maps for name in methods}
+    require(len(functions) >= 1, "methods", "none", f"at least one of {', '.join(METHODS)}")
+    require(len(functions) == len(methods), "methods", f"{list(methods)}", "every method once")
+    require(len(metrics) >= 1, "metrics", "none", f"at least one of {', '.join(METRICS)}")
+    chosen = {name: metric(name) for name in metrics}
+    for argument, percents in (("agreement_percent", [agreement_percent]), ("fidelity_percents", fidelity_percents)):
+        for value in percents:
+            require(0 < value <= 100, argument, value, "a percentage of the pixels in (0, 100], for example 5 for 5%")
+    require(50 in fidelity_percents, "fidelity_percents", list(fidelity_percents), "a list that holds 50, the paper's percentage")
+    if fill not in FILLS:
+        raise unknown("fill", fill, FILLS)
+    require(tile >= 1, "tile", tile, "at least 1 image per device and step")
+    require(part >= tile and part % tile == 0, "part", part, f"a multiple of the tile, {tile}")
+    require(model.num_classes >= 2, "model", f"{model.num_classes} class", "a classifier of at least 2 classes")
+    if source.class_names is not None:
+        require(len(source.class_names) == model.num_classes, "source", f"labels of {len(source.class_names)} classes", f"as many as the classifier has, {model.num_classes}")
+    indices = select(source, limit, seed)
+    if model.head_kernel is not None:
+        check_closed_form(model, normalise_image(first_readable(source, indices).image, *pixels))
+    options = {
+        "sensitivity": {"percent": float(agreement_percent)},
+        "fidelity": {"percents": tuple(float(p) for p in fidelity_percents), "fill": fill},
+        "evidence": {"percent": float(agreement_percent)},
+    }
+    options = {name: options[name] for name in chosen}
+    config = {
+        "data": {"name": source.name, "fingerprint": source.fingerprint, "images": len(indices), "selection": fingerprint([indices])},
+        "model": {
+            "name": model_name,
+            "weights": fingerprint(jax.tree.leaves(model.params)),
+            "layer": model.layer,
+            "classes": model.num_classes,
+            "activation": list(model.activation_shape),
+            "class_weights": "pullback" if model.head_kernel is None else "closed form",
+        },
+        "pixels": pixels._asdict(),
+        "methods": {name: _options(function) for name, function in functions.items()},
+        "contrast": {
+            "name": contrast.name,
+            "table": None if contrast.table is None else fingerprint([np.asarray(contrast.table, np.int64)]),
+        },
+        "metrics": options,
+        "seed": seed,
+        "tile": tile,
+        "part": part,
+    }
+    protocol = Protocol(functions, contrast.sets, chosen, options, pixels, seed)
+    return Plan(protocol, model, source, indices, contrast, config, tile, part)
+
+
+def evaluate(planned: Plan, out: str | Path, *, progress: bool | None = None) -> RunFolder:
+    """Run an evaluation into a folder, or resume it there; the rows do not depend on when it was interrupted.
+
+    Args:
+        planned: from `plan`.
+        out: the run folder; new, empty, or holding this very run.
+        progress: show a bar with rate and time left; None shows it in a terminal.
+
+    Returns:
+        The run folder, complete: one row per readable image and method.
+
+    Raises:
+        CaseJaxError: when the folder cannot be written, holds another run or damaged parts, or is in use.
+    """
+    folder = RunFolder(out)
+    with folder.locked():
+        folder.open(planned.config, _session())
+        write_json(folder.path / "contrast.json", _contrast_facts(planned))
+        per_part = planned.part // planned.tile
+        total = -(-len(planned.indices) // planned.tile)
+        missing = [p for p in range(-(-total // per_part)) if p not in folder.done()]
+        numbers = [t for p in missing for t in range(p * per_part, min((p + 1) * per_part, total))]
+        if not numbers:
+            return folder
+        empty = template(planned.source, planned.indices, planned.tile)
+        ahead = 2 * parallel.device_count()
+        stream = tiles(planned.source, planned.indices, numbers, empty, ahead=ahead)
+        finished: dict[int, list[tuple[Tile, Any]]] = {}
+        with tqdm(
+            total=len(planned.indices),
+            initial=len(planned.indices) - sum(len(planned.indices[t * planned.tile : (t + 1) * planned.tile]) for t in numbers),
+            unit=" images",
+            desc="evaluate",
+            disable=None if progress is None else not progress,
+        ) as bar:
+            for tile, columns in through_devices(make_step(planned.protocol, planned.model), planned.model.params, stream):
+                part = tile.number // per_part
+                finished.setdefault(part, []).append((tile, columns))
+                if len(finished[part]) == min(per_part, total - part * per_part):
+                    read = finished.pop(part)
+                    rows = _rows(read, list(planned.protocol.methods))
+                    folder.write_part(part, rows, [e for t, _ in read for e in t.excluded])
+                bar.update(sum(e is not None for e in tile.examples) + len(tile.excluded))
+    return folder
+
+
+def _contrast_facts(planned: Plan) -> dict[str, Any]:
+    choice, names = planned.contrast, planned.source.class_names
+    return {
+        "name": choice.name,
+        "source": choice.source,
+        "class_names": list(names) if names else None,
+        "table": None if choice.table is None else np.asarray(choice.table).tolist(),
+        "filled": None if choice.filled is None else np.asarray(choice.filled).tolist(),
+    }
+
+
+def _rows(read: list[tuple[Tile, Any]], methods: list[str]) -> dict[str, np.ndarray]:
+    """One row per image and method, as columns."""
+    kept = [(tile, slot, columns) for tile, columns in read for slot, e in enumerate(tile.examples) if e is not None]
+    examples = [tile.examples[slot] for tile, slot, _ in kept]
+    count = len(methods)
+
+    def repeated(values: Sequence[Any], dtype: Any = None) -> np.ndarray:
+        return np.repeat(np.asarray(values, dtype), count)
+
+    rows: dict[str, np.ndarray] = {
+        "image_id": repeated([e.image_id for e in examples], np.int64),
+        "name": repeated([e.name for e in examples], str),
+        "label": repeated([e.label for e in examples], np.int32),
+        "method": np.tile(np.asarray(methods, str), len(kept)),
+    }
+    for name, like in read[0][1].items():
+        values: Iterator[np.ndarray] = (columns[name][slot] for _, slot, columns in kept)
+        empty = np.zeros((0, *like.shape[1:]), like.dtype)
+        stacked = np.stack(list(values)) if kept else empty
+        rows[name] = stacked.ravel() if stacked.ndim == 2 else np.repeat(stacked, count)
+    return rows

@@ -1,0 +1,120 @@
+"""The compiled step: one batch of images to one row per image and method."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from case_jax.contrast.sets import ContrastSet, ask
+from case_jax.imageops import finish_maps, is_degenerate, normalise_image
+from case_jax.methods import MapFunction
+from case_jax.metrics import Metric, Scored
+from case_jax.tap.view import Params, TappedModel, View
+
+
+class Batch(NamedTuple):
+    """Images on their way to a device, with what is known about them."""
+
+    images: UInt8[Any, "B H W 3"]
+    image_ids: Int[Any, " B"]
+    regions: Bool[Any, "B R H W"]
+    region_classes: Int[Any, "B R"]
+
+
+class Pixels(NamedTuple):
+    """How pixels become the classifier's input: `(x / 255 − mean) / std`."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def black(self) -> Float[Array, " 3"]:
+        """A black pixel in normalised units."""
+        return -jnp.asarray(self.mean) / jnp.asarray(self.std)
+
+
+class Protocol(NamedTuple):
+    """What decides the numbers of a step; hashable parts of a run's configuration."""
+
+    methods: Mapping[str, MapFunction]
+    contrast: ContrastSet
+    metrics: Mapping[str, Metric]
+    options: Mapping[str, Mapping[str, Any]]
+    """Keyword options of each metric."""
+    pixels: Pixels
+    seed: int = 0
+
+
+class ImageMaps(NamedTuple):
+    """All methods' finished maps of one image's two likeliest classes."""
+
+    maps: Float[Array, "M 2 H W"]
+    degenerate: Bool[Array, "M 2"]
+    targets: Int[Array, "2"]
+    probabilities: Float[Array, "2"]
+
+
+def image_key(seed: int, image_id: Int[Array, ""]) -> Key[Array, ""]:
+    """The random key of one image; depends on nothing but the seed and the image's id."""
+    return jax.random.fold_in(jax.random.key(seed), image_id)
+
+
+def view_for_targets(model: TappedModel, params: Params, image: Float[Array, "H W 3"]) -> View:
+    """A view whose class weights all methods share: a table of all classes where one pullback can hold them."""
+    return model.view_all(params, image) if model.num_classes <= model.chunk else model.view(params, image)
+
+
+def maps_of_view(protocol: Protocol, view: View, targets: Int[Array, " T"], key: Key[Array, ""]) -> tuple[Array, Array]:
+    """Finished maps (M, T, H, W) of all methods at input resolution, and which are degenerate (M, T)."""
+    query = ask(view, targets, protocol.contrast, key=key)
+    raw = [maps(view, query) for maps in protocol.methods.values()]
+    shape = view.image.shape[:2]
+    return jnp.stack([finish_maps(m, shape) for m in raw]), jnp.stack([is_degenerate(m) for m in raw])
+
+
+def image_maps(protocol: Protocol, model: TappedModel, params: Params, image: UInt8[Array, "H W 3"], image_id: Array) -> tuple[View, ImageMaps]:
+    """One image's view and the maps of its two likeliest classes."""
+    view = view_for_targets(model, params, normalise_image(image, *protocol.pixels))
+    targets = jax.lax.top_k(view.logits, 2)[1]
+    maps, degenerate = maps_of_view(protocol, view, targets, image_key(protocol.seed, image_id))
+    return view, ImageMaps(maps, degenerate, targets, jax.nn.softmax(view.logits)[targets])
+
+
+def make_step(protocol: Protocol, model: TappedModel) -> Any:
+    """The step of an evaluation.
+
+    Returns:
+        A pure function `(params, batch) → columns`: `top1`, `top2`, `p1`, `p2` of shape (B,), and of shape (B, M)
+        `degenerate_1`, `degenerate_2` and the columns of every metric. Replaced parameters of the same shapes do not retrace it.
+    """
+
+    def one(params: Params, image: Array, image_id: Array, regions: Array, classes: Array) -> dict[str, Array]:
+        view, found = image_maps(protocol, model, params, image, image_id)
+        noise = jax.random.fold_in(image_key(protocol.seed, image_id), 1 << 30)
+
+        def score(maps: Float[Array, "2 H W"]) -> dict[str, Array]:
+            scored = Scored(maps, view, found.targets, found.probabilities, regions, classes, protocol.pixels.black(), noise)
+            columns: dict[str, Array] = {}
+            for name, metric in protocol.metrics.items():
+                columns |= metric.columns(scored, **protocol.options.get(name, {}))
+            return columns
+
+        return {
+            "top1": found.targets[0],
+            "top2": found.targets[1],
+            "p1": found.probabilities[0],
+            "p2": found.probabilities[1],
+            "degenerate_1": found.degenerate[:, 0],
+            "degenerate_2": found.degenerate[:, 1],
+            **jax.lax.map(score, found.maps),
+        }
+
+    return lambda params, batch: jax.vmap(partial(one, params))(*batch)
+
+
+def empty_batch(like: Batch) -> Batch:
+    """Padding: an all-zero batch of the same shapes, whose rows are thrown away."""
+    return Batch(*(np.zeros_like(a) for a in like))

@@ -1,0 +1,103 @@
+"""Images and maps, arrays to arrays, knowing no model: resizing, scaling, filling."""
+
+from functools import lru_cache
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key, UInt8
+
+from case_jax._checks import unknown
+
+Fill = Literal["mean", "blur", "noise", "zero-pixel"]
+FILLS: tuple[Fill, ...] = get_args(Fill)
+
+
+def normalise_image(image: UInt8[Array, "H W 3"], mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Array, "H W 3"]:
+    """uint8 pixels to the classifier's input range: `(x / 255 − mean) / std` per channel."""
+    return (image.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+@lru_cache
+def _interpolation(source: int, target: int) -> np.ndarray:
+    """The matrix of one-dimensional linear interpolation with half-pixel centres and edge clamping."""
+    position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+    low = np.floor(position).astype(int)
+    fraction = position - low
+    matrix = np.zeros((target, source), np.float64)
+    np.add.at(matrix, (np.arange(target), low), 1 - fraction)
+    np.add.at(matrix, (np.arange(target), np.minimum(low + 1, source - 1)), fraction)
+    return matrix
+
+
+def resize_map(saliency: Float[Array, "*n h w"], shape: tuple[int, int]) -> Float[Array, "*n H W"]:
+    """Bilinear interpolation with half-pixel centres and no antialias, as cv2 INTER_LINEAR (equal to 1e-6)."""
+    if saliency.shape[-2:] == tuple(shape):
+        return saliency
+    rows, columns = (
+        jnp.asarray(_interpolation(n, m), saliency.dtype) for n, m in zip(saliency.shape[-2:], shape, strict=True)
+    )
+    return jnp.einsum("Hh,...hw,Ww->...HW", rows, saliency, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def rescale_map(saliency: Float[Array, "*n h w"]) -> Float[Array, "*n h w"]:
+    """Positive part, shifted to minimum 0 and divided by `1e-7 + max`, as pytorch-grad-cam does; a zero map stays zero."""
+    positive = jax.nn.relu(saliency)
+    positive = positive - positive.min((-2, -1), keepdims=True)
+    return positive / (1e-7 + positive.max((-2, -1), keepdims=True))
+
+
+def is_degenerate(saliency: Float[Array, "*n h w"]) -> Bool[Array, "*n"]:
+    """Whether the positive part of a map is all zero, constant or non-finite, so that it ranks nothing."""
+    positive = jax.nn.relu(saliency)
+    finite = jnp.isfinite(saliency).all((-2, -1))
+    return ~finite | (positive.max((-2, -1)) <= positive.min((-2, -1)))
+
+
+def finish_maps(maps: Float[Array, "*n h w"], shape: tuple[int, int]) -> Float[Array, "*n H W"]:
+    """Maps at a layer's resolution to maps in [0, 1] at input resolution: `rescale_map`, then `resize_map`.
+
+    Degenerate maps become all zero.
+    """
+    return resize_map(jnp.where(is_degenerate(maps)[..., None, None], 0.0, rescale_map(maps)), shape)
+
+
+def blur(image: Float[Array, "H W D"], sigma: float) -> Float[Array, "H W D"]:
+    """Gaussian blur with mirrored edges, truncated at three σ; σ in pixels."""
+    radius = max(1, min(round(3 * sigma), image.shape[0] - 1, image.shape[1] - 1))
+    kernel = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1) / sigma) ** 2).astype(image.dtype)
+    kernel = kernel / kernel.sum()
+    smooth = jax.vmap(lambda line: jnp.convolve(jnp.pad(line, radius, mode="reflect"), kernel, mode="valid"))
+
+    def along(axis: int, x: Array) -> Array:
+        lines = jnp.moveaxis(x, axis, -1)
+        return jnp.moveaxis(smooth(lines.reshape(-1, lines.shape[-1])).reshape(lines.shape), -1, axis)
+
+    return along(1, along(0, image))
+
+
+def filling(
+    kind: Fill, image: Float[Array, "H W D"], *, black: Float[Array, " D"], key: Key[Array, ""]
+) -> Float[Array, "H W D"]:
+    """What is put in place of removed pixels of a normalised image.
+
+    Args:
+        kind: `mean` (zeros, the data set's mean), `blur` (σ = a tenth of the longer side), `noise` (standard normal, the data
+            set's mean and deviation), `zero-pixel` (black).
+        image: one normalised image.
+        black: a black pixel in normalised units, `−mean / std`.
+        key: random key of this image, for `noise`.
+
+    Raises:
+        CaseJaxError: for an unknown kind.
+    """
+    if kind == "mean":
+        return jnp.zeros_like(image)
+    if kind == "blur":
+        return blur(image, max(image.shape[:2]) / 10)
+    if kind == "noise":
+        return jax.random.normal(key, image.shape, image.dtype)
+    if kind == "zero-pixel":
+        return jnp.broadcast_to(black.astype(image.dtype), image.shape)
+    raise unknown("fill", kind, FILLS)

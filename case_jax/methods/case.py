@@ -1,0 +1,33 @@
+"""CASE: contrastive activation for saliency estimation."""
+
+from jaxtyping import Array, Float
+
+from case_jax.contrast import operators
+from case_jax.contrast.sets import Query
+from case_jax.methods.cam import contrast_of, positive_maps
+from case_jax.tap.view import View
+
+
+def case(
+    view: View, query: Query, *, eps: float = operators.EPS, eps_relative: bool = False
+) -> Float[Array, "T H W"]:
+    """Grad-CAM without what the class shares with the classes it is confused with.
+
+    `relu(Σ_k (α_c − β_c ᾱ_c)[k] A[..,k])`, `ᾱ_c = mean_{j∈N(c)} α_j`, `β_c = ⟨α_c, ᾱ_c⟩ / (‖ᾱ_c‖² + ε)`.
+
+    Args:
+        view: one image's view.
+        query: targets (T,) and their contrast sets (T, k).
+        eps: ε; the absolute 1e-8 is the paper's form.
+        eps_relative: take `ε = eps · ‖α_c‖²`, which makes the map independent of the gradients' scale.
+
+    Returns:
+        One map per target at the layer's resolution, unscaled, ≥ 0; all zero where nothing but shared evidence remains.
+
+    Raises:
+        CaseJaxError: when the query has no contrast sets.
+
+    Williamson, Dwyer, Ji, CASE (arXiv 2506.07327).
+    """
+    weights = operators.mean_orthogonal(view, query.targets, contrast_of(query), eps=eps, eps_relative=eps_relative)
+    return positive_maps(view.activation, weights)

@@ -1,0 +1,45 @@
+"""Controls: maps that know nothing of the classifier."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from case_jax._checks import CaseJaxError
+from case_jax.contrast.sets import Query
+from case_jax.tap.view import View
+
+
+def random_map(view: View, query: Query) -> Float[Array, "T Hx Wx"]:
+    """Independent uniform noise for every image and target: as class-sensitive as can be, and worthless.
+
+    Args:
+        view: one image's view; only the image's size is used.
+        query: targets (T,) and the image's key.
+
+    Returns:
+        One map per target at input resolution, in [0, 1).
+
+    Raises:
+        CaseJaxError: when the query has no key.
+    """
+    if query.key is None:
+        raise CaseJaxError("key: the random map needs this image's key; build the query with ask(..., key=jax.random.key(0)).")
+    keys = jax.vmap(lambda target: jax.random.fold_in(query.key, target))(query.targets)
+    return jax.vmap(lambda key: jax.random.uniform(key, view.image.shape[:2]))(keys)
+
+
+def centre_gaussian(view: View, query: Query, *, width: float = 0.25) -> Float[Array, "T Hx Wx"]:
+    """A Gaussian in the middle of the image, whatever the image and the class: class-blind by construction.
+
+    Args:
+        view: one image's view; only the image's size is used.
+        query: targets (T,), of which only the number is used.
+        width: standard deviation as a share of the image's height and width.
+
+    Returns:
+        The same map for every target at input resolution, in (0, 1].
+    """
+    height, width_x = view.image.shape[:2]
+    rows, columns = (((jnp.arange(n) + 0.5) / n - 0.5) / width for n in (height, width_x))
+    gaussian = jnp.exp(-0.5 * (rows[:, None] ** 2 + columns[None, :] ** 2))
+    return jnp.broadcast_to(gaussian, (len(query.targets), height, width_x))

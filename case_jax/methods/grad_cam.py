@@ -1,0 +1,25 @@
+"""Grad-CAM."""
+
+from jaxtyping import Array, Float
+
+from case_jax.contrast import operators
+from case_jax.contrast.sets import Query
+from case_jax.methods.cam import positive_maps
+from case_jax.tap.view import View
+
+
+def grad_cam(view: View, query: Query) -> Float[Array, "T H W"]:
+    """Channels weighted with their mean gradient.
+
+    `relu(Σ_k α_c[k] A[..,k])`, `α_c[k] = mean_{hw} ∂y_c/∂A[h,w,k]`.
+
+    Args:
+        view: one image's view.
+        query: targets (T,); contrast sets and key are not used.
+
+    Returns:
+        One map per target at the layer's resolution, unscaled, ≥ 0; all zero where no channel speaks for the class.
+
+    Selvaraju et al., Grad-CAM, ICCV 2017 (arXiv 1610.02391).
+    """
+    return positive_maps(view.activation, operators.none(view, query.targets))

@@ -1,0 +1,80 @@
+"""Evidence: where known regions of the image speak for known classes, does a map lie on its own class's?"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from case_jax.data.source import SHARED
+from case_jax.metrics.scored import Scored
+from case_jax.ranking import pixel_count, top_mask
+
+
+class EvidenceShares(NamedTuple):
+    """How much of something lies on the evidence that is shared, the target's own, and another class's."""
+
+    shared: Float[Array, ""]
+    own: Float[Array, ""]
+    other: Float[Array, ""]
+
+
+def evidence_regions(
+    regions: Bool[Array, "R H W"], classes: Int[Array, " R"], target: Int[Array, ""]
+) -> Bool[Array, "3 H W"]:
+    """The unions of the regions that speak for all candidate classes, for the target, and for another class."""
+    kinds = jnp.stack([classes == SHARED, classes == target, (classes >= 0) & (classes != target)])
+    return (regions[None] & kinds[:, :, None, None]).any(1)
+
+
+def evidence_shares(
+    saliency: Float[Array, "H W"],
+    regions: Bool[Array, "R H W"],
+    classes: Int[Array, " R"],
+    target: Int[Array, ""],
+) -> EvidenceShares:
+    """Shares of a map's mass on shared, own and other evidence.
+
+    `share = Σ_{region} m / Σ m`; the three need not add up to one, the rest lies on no evidence.
+
+    Args:
+        saliency: a finished map, or a mask of its top pixels.
+        regions: evidence regions of the image.
+        classes: the class that each speaks for, `SHARED` or `NOBODY`.
+        target: the map's class.
+
+    Returns:
+        Three shares; all NaN when no region speaks for the target or the map is all zero.
+    """
+    mass = saliency.astype(jnp.float32)
+    total = mass.sum()
+    known = (classes == target).any() & (total > 0)
+    shares = (evidence_regions(regions, classes, target) * mass).sum((1, 2)) / jnp.where(total > 0, total, 1.0)
+    return EvidenceShares(*jnp.where(known, shares, jnp.nan))
+
+
+def points_at_own(
+    saliency: Float[Array, "H W"],
+    regions: Bool[Array, "R H W"],
+    classes: Int[Array, " R"],
+    target: Int[Array, ""],
+) -> Float[Array, ""]:
+    """1 if the map's highest-ranked pixel lies on the target's own evidence, else 0; NaN when there is none."""
+    hit = (top_mask(saliency, 1) & evidence_regions(regions, classes, target)[1]).any()
+    return jnp.where((classes == target).any(), hit.astype(jnp.float32), jnp.nan)
+
+
+def evidence_columns(scored: Scored, *, percent: float = 5.0) -> dict[str, Array]:
+    """Columns `mass_*` and `top_*` (shares of the top-1 map and of its top pixels) and `points_1`, `points_2`."""
+    if scored.regions.shape[0] == 0:
+        return {}
+    truth = (scored.regions, scored.region_classes)
+    first, second = scored.maps
+    top = top_mask(first, pixel_count(percent, first.shape))
+    mass = evidence_shares(first, *truth, scored.targets[0])
+    tops = evidence_shares(top, *truth, scored.targets[0])
+    return {
+        **{f"mass_{name}": value for name, value in mass._asdict().items()},
+        **{f"top_{name}": value for name, value in tops._asdict().items()},
+        "points_1": points_at_own(first, *truth, scored.targets[0]),
+        "points_2": points_at_own(second, *truth, scored.targets[1]),
+    }

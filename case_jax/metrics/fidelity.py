@@ -1,0 +1,92 @@
+"""Fidelity: does the predicted class lose its probability when a map's top pixels are removed?"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from case_jax.imageops import Fill, filling
+from case_jax.metrics.scored import Scored
+from case_jax.ranking import pixel_count, top_mask
+from case_jax.tap.view import View
+
+PERCENTS = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
+Region = Literal["top", "reference-transposed"]
+
+
+def removal_mask(saliency: Float[Array, "H W"], count: int | Int[Array, ""], *, region: Region = "top") -> Bool[Array, "H W"]:
+    """The pixels that the test removes.
+
+    Args:
+        saliency: one finished map.
+        count: how many of its highest-ranked pixels.
+        region: `top` removes them; `reference-transposed` removes the pixels with row and column exchanged, as the paper's
+            public code does by mistake (square maps only). For comparison with its numbers, never for use.
+    """
+    mask = top_mask(saliency, count)
+    return mask.T if region == "reference-transposed" else mask
+
+
+def removed_probabilities(
+    view: View,
+    saliency: Float[Array, "H W"],
+    target: Int[Array, ""],
+    *,
+    percents: Sequence[float] = PERCENTS,
+    fill: Fill = "mean",
+    region: Region = "top",
+    black: Float[Array, " D"] | None = None,
+    key: Key[Array, ""] | None = None,
+) -> Float[Array, " P"]:
+    """The target's softmax probability after a map's top pixels are replaced.
+
+    Args:
+        view: one image's view.
+        saliency: one finished map of that image, at its resolution.
+        target: the class whose probability is watched.
+        percents: how many of the pixels to remove, in percent.
+        fill: what is put in their place; `mean` is zero in normalised space.
+        region: see `removal_mask`.
+        black: a black pixel in normalised units, for the fill `zero-pixel`.
+        key: this image's random key, for the fill `noise`.
+
+    Returns:
+        One probability per percentage; the drop is `max(p − p', 0)/p`.
+
+    Raises:
+        CaseJaxError: for a percentage outside (0, 100] or an unknown fill.
+    """
+    counts = jnp.asarray([pixel_count(p, saliency.shape) for p in percents])
+    image = view.image
+    black = jnp.zeros(image.shape[-1]) if black is None else black
+    other = filling(fill, image, black=black, key=jax.random.key(0) if key is None else key)
+
+    def probability(count):
+        mask = removal_mask(saliency, count, region=region)
+        return jax.nn.softmax(view.predict(jnp.where(mask[..., None], other, image)))[target]
+
+    return jax.vmap(probability)(counts)
+
+
+def column(percent: float) -> str:
+    """Name of the column that holds the probability after removing this percentage."""
+    return f"p_removed_{percent:g}"
+
+
+def fidelity_columns(
+    scored: Scored, *, percents: Sequence[float] = PERCENTS, fill: Fill = "mean", region: Region = "top"
+) -> dict[str, Array]:
+    """One column `p_removed_<percent>` for each percentage: the top-1 class's probability after the removal."""
+    left = removed_probabilities(
+        scored.view,
+        scored.maps[0],
+        scored.targets[0],
+        percents=percents,
+        fill=fill,
+        region=region,
+        black=scored.black,
+        key=scored.key,
+    )
+    return {column(percent): left[i] for i, percent in enumerate(percents)}

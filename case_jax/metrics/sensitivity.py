@@ -1,0 +1,57 @@
+"""Class sensitivity: do a method's maps of the two likeliest classes mark the same pixels?"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from case_jax.metrics.scored import Scored
+from case_jax.ranking import pixel_count, top_mask
+
+
+class Agreement(NamedTuple):
+    """Overlap of the top pixels of two maps."""
+
+    F: Float[Array, ""]
+    """Share of the top pixels that both maps have in common, 0 to 1."""
+    F_plus: Float[Array, ""]
+    """The same over positive pixels only."""
+    zeros_in_top: Bool[Array, ""]
+    """Whether either map has fewer positive pixels than the top holds, so that ties among zeros decide F."""
+
+
+def agreement(first: Float[Array, "H W"], second: Float[Array, "H W"], *, percent: float = 5.0) -> Agreement:
+    """Top-k% agreement of two maps.
+
+    `F = |T₁ ∩ T₂| / n` with `T` the n = ⌊percent/100 · HW⌋ highest-ranked pixels (ties to the lower index);
+    `F⁺ = |T₁⁺ ∩ T₂⁺| / max(|T₁⁺|, |T₂⁺|)` with `T⁺` the positive pixels of T, and 0 where no map has any. F⁺ equals F
+    when no zeros lie inside the top.
+
+    Args:
+        first: one finished map.
+        second: another of the same image.
+        percent: k, in percent of the pixels.
+
+    Returns:
+        F, F⁺ and whether zeros decided F.
+
+    Raises:
+        CaseJaxError: for a percentage outside (0, 100].
+
+    Williamson, Dwyer, Ji, CASE (arXiv 2506.07327), section on the class-sensitivity diagnostic; F⁺ introduced here.
+    """
+    count = pixel_count(percent, first.shape[-2:])
+    tops = [top_mask(m, count) for m in (first, second)]
+    positive = [t & (m > 0) for t, m in zip(tops, (first, second), strict=True)]
+    larger = jnp.maximum(positive[0].sum(), positive[1].sum())
+    both_positive = (positive[0] & positive[1]).sum()
+    return Agreement(
+        (tops[0] & tops[1]).sum() / count,
+        both_positive / jnp.maximum(larger, 1),
+        jnp.minimum(positive[0].sum(), positive[1].sum()) < count,
+    )
+
+
+def sensitivity_columns(scored: Scored, *, percent: float = 5.0) -> dict[str, Array]:
+    """The row's columns `F`, `F_plus` and `zeros_in_top`."""
+    return agreement(scored.maps[0], scored.maps[1], percent=percent)._asdict()

@@ -1,0 +1,191 @@
+"""Run folders: rows in atomic Parquet parts, so that a killed run resumes and ends with the same rows (no JAX here)."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from case_jax._checks import CaseJaxError
+
+EXCLUDED = b"case_jax.excluded"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The file is there whole or not at all, also after a crash."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON file atomically."""
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Where two configurations differ, one line a key."""
+    lines = []
+    for key in sorted(stored.keys() | given.keys()):
+        old, new = stored.get(key, "(absent)"), given.get(key, "(absent)")
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: the folder has {old!r}, this run {new!r}")
+    return lines
+
+
+class RunFolder:
+    """One run's folder: `config.json`, `sessions.jsonl`, `parts/part-NNNNNN.parquet`.
+
+    A part holds the rows of a fixed range of images, whatever the batch size or device count, and is written in one step.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def parts(self) -> Path:
+        """The folder of the part files."""
+        return self.path / "parts"
+
+    def part(self, number: int) -> Path:
+        """The file of one part."""
+        return self.parts / f"part-{number:06d}.parquet"
+
+    def open(self, config: Mapping[str, Any], session: Mapping[str, Any]) -> None:
+        """Start the run in this folder, or resume the run that is there.
+
+        Args:
+            config: everything that decides the rows, as JSON values; stored, and compared on resuming.
+            session: date, versions, devices; appended to `sessions.jsonl`.
+
+        Raises:
+            CaseJaxError: when the folder cannot be written, holds something else than a run, or a run of another config
+                (every difference is listed).
+        """
+        config = json.loads(json.dumps(config))
+        file = self.path / "config.json"
+        if file.exists():
+            lines = differences(self.config(), config)
+            if lines:
+                raise CaseJaxError(
+                    f"out: {self.path} holds a run with another configuration:\n  " + "\n  ".join(lines) + "\nGive another --out, or delete the folder."
+                )
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise CaseJaxError(f"out: {self.path} exists and is no run folder (it has no config.json); give another --out.")
+        try:
+            self.parts.mkdir(parents=True, exist_ok=True)
+            for leftover in self.path.rglob("*.partial"):
+                leftover.unlink()
+            if not file.exists():
+                write_json(file, config)
+            with (self.path / "sessions.jsonl").open("a") as log:
+                log.write(json.dumps(session) + "\n")
+        except OSError as error:
+            raise CaseJaxError(f"out: cannot write to {self.path} ({error}); give another --out.") from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one writer; the lock goes with the process.
+
+        Raises:
+            CaseJaxError: when another process is writing into the folder.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path.parent / f".{self.path.name}.lock").open("w")
+        except OSError as error:
+            raise CaseJaxError(f"out: cannot write to {self.path} ({error}); give another --out.") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise CaseJaxError(f"out: another process is writing into {self.path}; wait for it or give another --out.") from error
+            yield
+
+    def config(self) -> dict[str, Any]:
+        """The stored configuration.
+
+        Raises:
+            CaseJaxError: when there is none or it is not readable.
+        """
+        file = self.path / "config.json"
+        try:
+            return json.loads(file.read_text())
+        except FileNotFoundError as error:
+            raise CaseJaxError(f"run: {self.path} is no run folder (it has no config.json).") from error
+        except ValueError as error:
+            raise CaseJaxError(f"run: {file} is not readable ({error}); delete the folder and run again.") from error
+
+    def write_part(self, number: int, columns: Mapping[str, Any], excluded: list[dict[str, Any]]) -> None:
+        """Write the rows of one part, and which images it excludes and why, in one atomic step.
+
+        Raises:
+            CaseJaxError: when the file cannot be written (a full disk, say); what is there stays.
+        """
+        table = pa.table(dict(columns)).replace_schema_metadata({EXCLUDED: json.dumps(excluded).encode()})
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer)
+        try:
+            write_atomically(self.part(number), buffer.getvalue().to_pybytes())
+        except OSError as error:
+            raise CaseJaxError(
+                f"out: cannot write {self.part(number)} ({error}). All parts before it are kept: make room and run the same command again."
+            ) from error
+
+    def done(self) -> set[int]:
+        """Numbers of the parts that are complete.
+
+        Raises:
+            CaseJaxError: for a part file that is damaged.
+        """
+        numbers = set()
+        for file in sorted(self.parts.glob("part-*.parquet")):
+            self._read(file, metadata_only=True)
+            numbers.add(int(file.stem.removeprefix("part-")))
+        return numbers
+
+    def _read(self, file: Path, *, metadata_only: bool = False) -> Any:
+        try:
+            return pq.read_schema(file) if metadata_only else pq.read_table(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CaseJaxError(f"out: {file} is damaged ({error}); delete it and run the same command again.") from error
+
+    def rows(self) -> pd.DataFrame:
+        """All rows, in order of the images and of the methods.
+
+        Raises:
+            CaseJaxError: when there are none, or a part is damaged.
+        """
+        tables = [self._read(file) for file in sorted(self.parts.glob("part-*.parquet"))]
+        tables = [t.replace_schema_metadata() for t in tables if t.num_rows]
+        if not tables:
+            raise CaseJaxError(f"run: {self.path} has no rows yet.")
+        return pa.concat_tables(tables).to_pandas()
+
+    def excluded(self) -> list[dict[str, Any]]:
+        """The images that could not be read: id, name, reason."""
+        out = []
+        for file in sorted(self.parts.glob("part-*.parquet")):
+            out += json.loads((self._read(file, metadata_only=True).metadata or {}).get(EXCLUDED, b"[]"))
+        return out
+
+
+def fingerprint(arrays: Any) -> str:
+    """A short digest of arrays, for configurations."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

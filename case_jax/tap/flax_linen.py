@@ -1,0 +1,91 @@
+"""Flax Linen modules as tapped models."""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from case_jax._checks import CaseJaxError, require, unknown
+from case_jax.tap.split import tag
+from case_jax.tap.view import HEAD_INPUT, LAYER, TappedModel, tapped
+
+
+def layers(module: nn.Module, variables: Any, image: Array, **apply_kwargs: Any) -> dict[str, nn.Module]:
+    """The sub-modules that one forward pass calls, by dotted path, in order of their calls."""
+    called: dict[str, nn.Module] = {}
+
+    def note(call, args, kwargs, context):
+        if context.method_name == "__call__" and context.module.path:
+            called.setdefault(".".join(context.module.path), context.module)
+        return call(*args, **kwargs)
+
+    def forward(variables, x):
+        with nn.intercept_methods(note):
+            return module.apply(variables, x[None], **apply_kwargs)
+
+    jax.eval_shape(forward, variables, image)
+    return called
+
+
+def tap_linen(
+    module: nn.Module,
+    variables: Any,
+    layer: str,
+    image: Float[Array, "H W D"],
+    *,
+    linear_head: str | None = None,
+    chunk: int = 64,
+    **apply_kwargs: Any,
+) -> TappedModel:
+    """Split a Flax Linen classifier at a named layer; the module itself is left untouched.
+
+    Args:
+        module: a classifier that maps (B, H, W, D) to logits (B, C).
+        variables: its variables; they become the tapped model's `params`.
+        layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped, for example `Block_2.Conv_1`.
+        image: one normalised image (H, W, D); fixes the shapes and checks the closed form.
+        linear_head: path of the final `nn.Dense`, when everything between `layer` and it acts on each channel alone:
+            class weights then have a closed form, which is checked against the pullback here.
+        chunk: most classes whose gradients are held in memory at once.
+        **apply_kwargs: passed to `module.apply`, for example `train=False`.
+
+    Returns:
+        The tapped model.
+
+    Raises:
+        CaseJaxError: for an unknown layer (those that exist are listed, nearest first), one that is not called exactly once,
+            an output that is not one map, or a `linear_head` that is no dense layer or whose closed form fails.
+    """
+    require(isinstance(module, nn.Module), "module", type(module).__name__, "a flax.linen.Module; for NNX use tap_nnx")
+    known = layers(module, variables, image, **apply_kwargs)
+    for argument, path in (("layer", layer), ("linear_head", linear_head)):
+        if path is not None and path not in known:
+            raise unknown(argument, path, known)
+    if linear_head is not None:
+        require(isinstance(known[linear_head], nn.Dense), "linear_head", f"{linear_head!r}, a {type(known[linear_head]).__name__}", "an nn.Dense")
+
+    def intercept(call, args, kwargs, context):
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        path = ".".join(context.module.path)
+        if path == linear_head:
+            args = (tag(args[0][0], HEAD_INPUT)[None], *args[1:])
+        out = call(*args, **kwargs)
+        if path != layer:
+            return out
+        if not isinstance(out, jax.Array):
+            raise CaseJaxError(f"layer: {layer!r} returns a {type(out).__name__}; tap a layer that returns one array.")
+        return tag(out[0], LAYER)[None]
+
+    def apply(variables: Any, x: Array) -> Array:
+        with nn.intercept_methods(intercept):
+            return module.apply(variables, x[None], **apply_kwargs)[0]  # type: ignore[index]
+
+    def kernel(variables: Any) -> Array:
+        found = variables["params"]
+        for part in linear_head.split("."):  # type: ignore[union-attr]
+            found = found[part]
+        return found["kernel"]
+
+    return tapped(apply, variables, image, layer=layer, tag=LAYER, head_kernel=kernel if linear_head else None, chunk=chunk)

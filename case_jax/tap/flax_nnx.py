@@ -1,0 +1,86 @@
+"""Flax NNX modules as tapped models."""
+
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from case_jax._checks import CaseJaxError, require, unknown
+from case_jax.tap.split import tag
+from case_jax.tap.view import HEAD_INPUT, LAYER, TappedModel, tapped
+
+
+def layers(module: nnx.Module) -> dict[str, nnx.Module]:
+    """The sub-modules that can be tapped, by dotted path (`blocks.2.conv1`), in the module's own order."""
+    found = {".".join(map(str, path)): sub for path, sub in nnx.iter_modules(module) if path and callable(sub)}
+    return dict(sorted(found.items(), key=lambda item: [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in item[0].split(".")]))
+
+
+def _retype(sub: Any, call: Any) -> None:
+    """Give one sub-module (of a fresh copy) another `__call__`."""
+    sub.__class__ = type(type(sub).__name__, (type(sub),), {"__call__": call})
+
+
+def tap_nnx(
+    module: nnx.Module,
+    layer: str,
+    image: Float[Array, "H W D"],
+    *,
+    linear_head: str | None = None,
+    chunk: int = 64,
+) -> TappedModel:
+    """Split a Flax NNX classifier at a named layer; the module itself is left untouched.
+
+    Dropout and batch normalisation run in evaluation mode. The module is called with a batch of one image.
+
+    Args:
+        module: a classifier that maps (B, H, W, D) to logits (B, C).
+        layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped.
+        image: one normalised image (H, W, D); fixes the shapes and checks the closed form.
+        linear_head: path of the final `nnx.Linear`, when everything between `layer` and it acts on each channel alone:
+            class weights then have a closed form, which is checked against the pullback here.
+        chunk: most classes whose gradients are held in memory at once.
+
+    Returns:
+        The tapped model; its `params` hold all variables of the module.
+
+    Raises:
+        CaseJaxError: for an unknown layer (those that exist are listed, nearest first), one that is not called exactly once,
+            an output that is not one map, or a `linear_head` that is no linear layer or whose closed form fails.
+    """
+    require(isinstance(module, nnx.Module), "module", type(module).__name__, "a flax.nnx.Module; for Linen use tap_linen")
+    known = layers(module)
+    for argument, path in (("layer", layer), ("linear_head", linear_head)):
+        if path is not None and path not in known:
+            raise unknown(argument, path, known)
+    if linear_head is not None:
+        require(isinstance(known[linear_head], nnx.Linear), "linear_head", f"{linear_head!r}, a {type(known[linear_head]).__name__}", "an nnx.Linear")
+    evaluated = nnx.clone(module)
+    evaluated.eval()
+    graph, params = nnx.split(evaluated)
+
+    def rebuilt(params: Any) -> tuple[nnx.Module, dict[str, nnx.Module]]:
+        copy = nnx.merge(graph, params, copy=True)
+        return copy, layers(copy)
+
+    def apply(params: Any, x: Array) -> Array:
+        copy, parts = rebuilt(params)
+        call = type(parts[layer]).__call__
+
+        def tagged(self, *args, **kwargs):
+            out = call(self, *args, **kwargs)
+            if not isinstance(out, jax.Array):
+                raise CaseJaxError(f"layer: {layer!r} returns a {type(out).__name__}; tap a layer that returns one array.")
+            return tag(out[0], LAYER)[None]
+
+        _retype(parts[layer], tagged)
+        if linear_head is not None:
+            head = nnx.Linear.__call__
+            _retype(parts[linear_head], lambda self, inputs, **kw: head(self, tag(inputs[0], HEAD_INPUT)[None], **kw))
+        return copy(x[None])[0]  # type: ignore[operator]
+
+    def kernel(params: Any) -> Array:
+        return rebuilt(params)[1][linear_head].kernel[...]  # type: ignore[index,union-attr]
+
+    return tapped(apply, params, image, layer=layer, tag=LAYER, head_kernel=kernel if linear_head else None, chunk=chunk)

@@ -1,0 +1,46 @@
+"""Plain functions as tapped models."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from case_jax.tap.split import tag
+from case_jax.tap.view import HEAD_INPUT, TappedModel, tapped
+
+
+def tap_function(
+    function: Callable[[Any, Float[Array, "H W D"]], Float[Array, " C"]],
+    params: Any,
+    layer: str,
+    image: Float[Array, "H W D"],
+    *,
+    head_kernel: Callable[[Any], Float[Array, "K C"]] | None = None,
+    chunk: int = 64,
+) -> TappedModel:
+    """Split a plain function `f(params, x) -> logits` at a value that it tags.
+
+    Args:
+        function: one normalised image (H, W, D) to logits (C,); it marks the layer's output, of shape (h, w, K), with
+            `case_jax.tag(a, "name")` or `jax.ad_checkpoint.checkpoint_name`.
+        params: its parameters, any pytree.
+        layer: the tag.
+        image: one normalised image; fixes the shapes and checks the closed form.
+        head_kernel: `params` to the kernel (K, C) of the final linear layer, when everything between the layer and that
+            layer's input acts on each channel alone; the function must then mark the input, of shape (K,), with
+            `case_jax.tag_head_input`.
+        chunk: most classes whose gradients are held in memory at once.
+
+    Returns:
+        The tapped model.
+
+    Raises:
+        CaseJaxError: for an unknown tag (those that exist are listed, nearest first), one that occurs more than once or
+            inside a loop, an activation that is not one map, or a `head_kernel` whose closed form fails.
+    """
+    return tapped(function, params, image, layer=layer, tag=layer, head_kernel=head_kernel, chunk=chunk)
+
+
+def tag_head_input(value: Float[Array, " K"]) -> Float[Array, " K"]:
+    """Mark the input of the linear head inside a plain function; the identity otherwise."""
+    return tag(value, HEAD_INPUT)

@@ -1,0 +1,115 @@
+"""A traced function split in two at a tagged intermediate value."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core.primitives import name_p
+
+from case_jax._checks import CaseJaxError, unknown
+
+Tail = Callable[[jax.Array], Any]
+
+
+def tag(value: jax.Array, name: str) -> jax.Array:
+    """Mark an intermediate value of a function so that `split` can find it; the identity otherwise."""
+    return checkpoint_name(value, name)
+
+
+def _inner(eqn: JaxprEqn) -> Iterator[tuple[Jaxpr, Sequence[Any]]]:
+    """The jaxprs inside an equation, with their constants."""
+    for value in jax.tree.leaves(eqn.params, is_leaf=lambda v: isinstance(v, (Jaxpr, ClosedJaxpr))):
+        if isinstance(value, ClosedJaxpr):
+            yield value.jaxpr, value.consts
+        elif isinstance(value, Jaxpr):
+            yield value, ()
+
+
+def tags(jaxpr: Jaxpr) -> list[str]:
+    """The tags of a jaxpr in order of evaluation, inner jaxprs included."""
+    found = []
+    for eqn in jaxpr.eqns:
+        if eqn.primitive is name_p:
+            found.append(eqn.params["name"])
+        for inner, _ in _inner(eqn):
+            found += tags(inner)
+    return found
+
+
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+
+
+def _read(env: dict, atom: Any) -> Any:
+    return atom.val if isinstance(atom, Literal) else env[atom]
+
+
+def _evaluate(eqns: Sequence[JaxprEqn], env: dict) -> None:
+    for eqn in eqns:
+        bound = eqn.primitive.get_bind_params(eqn.params)
+        functions, params = bound if isinstance(bound, tuple) else ((), bound)
+        with eqn.ctx.manager:
+            out = eqn.primitive.bind(*functions, *(_read(env, v) for v in eqn.invars), **params)
+        env.update(zip(eqn.outvars, out if eqn.primitive.multiple_results else [out], strict=True))
+
+
+def _run_to_tag(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: str) -> tuple[jax.Array, Tail]:
+    """Evaluate up to the tag; return the tagged value and the rest of the program as a function of it."""
+    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+    for i, eqn in enumerate(jaxpr.eqns):
+        here = eqn.primitive is name_p and eqn.params["name"] == name
+        inside = [] if here else [j for j in _inner(eqn) if name in tags(j[0])]
+        if not here and not inside:
+            _evaluate([eqn], env)
+            continue
+        operands = [_read(env, v) for v in eqn.invars]
+        if here:
+            value, resume_inner = operands[0], lambda a: [a]
+        elif eqn.primitive.name in _CALLS:
+            value, resume_inner = _run_to_tag(*inside[0], operands, name)
+        else:
+            raise CaseJaxError(
+                f"layer: {name!r} lies inside a {eqn.primitive.name!r} loop or branch, which cannot be split; "
+                "tap a layer outside it, or unroll the loop (for flax, a Python loop instead of nn.scan)."
+            )
+
+        def resume(a, i=i, eqn=eqn, resume_inner=resume_inner):
+            rest = dict(env)
+            rest.update(zip(eqn.outvars, resume_inner(a), strict=True))
+            _evaluate(jaxpr.eqns[i + 1 :], rest)
+            return [_read(rest, v) for v in jaxpr.outvars]
+
+        return value, resume
+    raise AssertionError(f"tag {name!r} counted but not met")
+
+
+def split(function: Callable[..., jax.Array], name: str) -> Callable[..., tuple[jax.Array, Tail]]:
+    """Split a function of one output at its value tagged `name`.
+
+    `split(f, name)(*args)` returns `(a, tail)` with `tail(a) == f(*args)`: everything before the tag is evaluated once, and
+    differentiating `tail` differentiates nothing before the tag.
+
+    Args:
+        function: a traceable function returning one array, in which exactly one value carries the tag.
+        name: the tag, as given to `tag` (or `jax.ad_checkpoint.checkpoint_name`).
+
+    Returns:
+        A function of the same arguments. It works under jit, vmap, grad, pmap and shard_map, and looks into jit, remat,
+        custom_jvp and custom_vjp calls; a custom rule is dropped only for the call that contains the tag.
+
+    Raises:
+        CaseJaxError: when no value, or more than one, carries the tag, or when it lies inside a loop or branch.
+    """
+
+    def run(*args):
+        closed = jax.make_jaxpr(function)(*args)
+        found = tags(closed.jaxpr)
+        if name not in found:
+            raise unknown("layer", name, set(found))
+        if found.count(name) > 1:
+            raise CaseJaxError(f"layer: {name!r} is evaluated {found.count(name)} times in one forward pass; tap a layer that is used once.")
+        value, resume = _run_to_tag(closed.jaxpr, closed.consts, jax.tree.leaves(args), name)
+        return value, lambda a: resume(a)[0]
+
+    return run

@@ -1,0 +1,199 @@
+"""What one forward pass of one image gives: logits, activation and, on demand, class weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from case_jax._checks import CaseJaxError, require
+from case_jax.tap.split import Tail, split
+
+LAYER = "case_jax.layer"
+HEAD_INPUT = "case_jax.head_input"
+
+Params = Any
+Weights = Callable[[Int[Array, " n"]], Float[Array, "n K"]]
+
+
+@dataclass(frozen=True)
+class View:
+    """One image as the classifier sees it; lives inside one trace.
+
+    With `y = tail(A)`, the channel weights of class c are `α_c[k] = mean_{hw} ∂y_c/∂A[h,w,k]`.
+    """
+
+    image: Float[Array, "Hx Wx 3"]
+    logits: Float[Array, " C"]
+    activation: Float[Array, "H W K"]
+    tail: Tail
+    """The classifier after the layer: activation to logits."""
+    predict: Callable[[Float[Array, "Hx Wx 3"]], Float[Array, " C"]]
+    """The whole classifier: normalised image to logits."""
+    pull: Callable[[Float[Array, " C"]], Float[Array, "H W K"]]
+    """Gradient of `⟨cotangent, y⟩` with respect to the activation."""
+    class_weights: Weights
+    """`α` of the given classes."""
+
+
+@dataclass(frozen=True)
+class TappedModel:
+    """A classifier split at one layer; a pure function and its parameters.
+
+    Pass other parameters of the same shapes to `view` (re-randomised, fine-tuned) and nothing is traced again.
+    """
+
+    apply: Callable[[Params, Float[Array, "Hx Wx 3"]], Float[Array, " C"]]
+    """One normalised image to logits, with the layer's output tagged `tag`."""
+    params: Params
+    layer: str
+    tag: str
+    num_classes: int
+    image_shape: tuple[int, ...]
+    activation_shape: tuple[int, int, int]
+    head_kernel: Callable[[Params], Float[Array, "K C"]] | None = None
+    """The linear head's kernel when all between layer and head acts on each channel alone; else None."""
+    chunk: int = 64
+    """Most classes (or channels) that one pullback holds in memory at once."""
+
+    def view(self, params: Params, image: Float[Array, "Hx Wx 3"]) -> View:
+        """One forward pass; only the part after the layer is differentiated.
+
+        Args:
+            params: parameters, `self.params` or others of the same structure.
+            image: one normalised image, channels last; batch with `jax.vmap`.
+
+        Returns:
+            The view of this image.
+
+        Raises:
+            CaseJaxError: when the image is not a single one, channels last.
+        """
+        require(
+            jnp.ndim(image) == 3 and jnp.shape(image)[-1] == self.image_shape[-1],
+            "image",
+            f"shape {jnp.shape(image)}",
+            f"one normalised image of shape {self.image_shape}, channels last; batch with jax.vmap",
+        )
+        activation, tail = split(self.apply, self.tag)(params, image)
+        logits, vjp = jax.vjp(tail, activation)
+
+        def pull(cotangent):
+            return vjp(cotangent.astype(logits.dtype))[0]
+
+        def pulled_back(classes):
+            rows = jax.nn.one_hot(classes, self.num_classes, dtype=logits.dtype)
+            return jax.lax.map(lambda row: pull(row).mean((0, 1)), rows, batch_size=min(self.chunk, len(classes)))
+
+        weights = pulled_back if self.head_kernel is None else closed_form(tail, activation, self.head_kernel(params))
+        return View(image, logits, activation, tail, lambda x: self.apply(params, x), pull, weights)
+
+    def view_all(self, params: Params, image: Float[Array, "Hx Wx 3"]) -> View:
+        """As `view`, with the weights of all classes computed at once and looked up afterwards.
+
+        Closed form where the head is declared; otherwise reverse mode over classes or forward mode over channels,
+        whichever is fewer, in chunks of `chunk`.
+        """
+        view = self.view(params, image)
+        if self.head_kernel is not None:
+            return view
+        height, width, channels = view.activation.shape
+        if channels < self.num_classes:
+
+            def response(unit):
+                shift = jnp.broadcast_to(unit, view.activation.shape)
+                return jax.jvp(view.tail, (view.activation,), (shift,))[1] / (height * width)
+
+            units = jnp.eye(channels, dtype=view.activation.dtype)
+            table = jax.lax.map(response, units, batch_size=min(self.chunk, channels)).T
+        else:
+            table = view.class_weights(jnp.arange(self.num_classes))
+        return replace(view, class_weights=lambda classes: table[classes])
+
+
+def closed_form(tail: Tail, activation: Float[Array, "H W K"], kernel: Float[Array, "K C"]) -> Weights:
+    """Weights of any classes from one forward-mode pass, for a channelwise tail before a linear head.
+
+    `α_c[k] = W[k,c] · d[k] / (HW)`, where `d[k] = Σ_{hw} ∂pooled[k]/∂A[h,w,k]` is the response of the pooled features to a
+    uniform shift of every channel by one. True only if pooled feature k depends on channel k alone.
+    """
+    _, d = jax.jvp(lambda a: split(tail, HEAD_INPUT)(a)[0], (activation,), (jnp.ones_like(activation),))
+    scaled = d / (activation.shape[0] * activation.shape[1])
+    return lambda classes: kernel.T[classes] * scaled
+
+
+def tapped(
+    apply: Callable[[Params, Array], Array],
+    params: Params,
+    image: Array,
+    *,
+    layer: str,
+    tag: str,
+    head_kernel: Callable[[Params], Array] | None = None,
+    chunk: int = 64,
+) -> TappedModel:
+    """Build a `TappedModel` after checking all shapes on one image; the adapters call this.
+
+    Raises:
+        CaseJaxError: for an image of other rank than (H, W, channels), logits that are not one vector, an activation that is
+            not one (H, W, K) map, a chunk below 1, or a declared head whose closed form is not the pullback.
+    """
+    require(chunk >= 1, "chunk", chunk, "a number of classes of at least 1")
+    require(
+        jnp.ndim(image) == 3 and jnp.issubdtype(jnp.result_type(image), jnp.floating),
+        "image",
+        f"shape {jnp.shape(image)}, dtype {jnp.result_type(image)}",
+        "one normalised floating-point image of shape (height, width, channels), without a batch axis",
+    )
+    activation, logits = jax.eval_shape(lambda p, x: (split(apply, tag)(p, x)[0], apply(p, x)), params, image)
+    require(
+        logits.ndim == 1,
+        "model",
+        f"an output of shape {logits.shape} for one image",
+        "a classifier that returns one vector of logits per image",
+    )
+    require(
+        activation.ndim == 3,
+        "layer",
+        f"{layer!r} with an output of shape {activation.shape} for one image",
+        "a layer whose output is a map of shape (height, width, channels)",
+    )
+    shape = (int(activation.shape[0]), int(activation.shape[1]), int(activation.shape[2]))
+    model = TappedModel(
+        apply, params, layer, tag, int(logits.shape[0]), tuple(jnp.shape(image)), shape, head_kernel, chunk
+    )
+    if head_kernel is not None:
+        check_closed_form(model, image)
+    return model
+
+
+def check_closed_form(model: TappedModel, image: Array, *, classes: int = 4, tolerance: float = 1e-4, seed: int = 0) -> None:
+    """Compare the declared closed form with the pullback for a few random classes on one image.
+
+    Args:
+        model: a model with a declared head.
+        image: one normalised image.
+        classes: how many classes to compare.
+        tolerance: largest allowed difference, relative to the largest weight.
+        seed: which classes.
+
+    Raises:
+        CaseJaxError: when the two differ, that is, when the tail is not channelwise with a linear head.
+    """
+    some = jax.random.choice(jax.random.key(seed), model.num_classes, (min(classes, model.num_classes),), replace=False)
+    closed, pulled = jax.jit(
+        lambda params, x: (
+            model.view(params, x).class_weights(some),
+            replace(model, head_kernel=None).view(params, x).class_weights(some),
+        )
+    )(model.params, image)
+    same_shape = closed.shape == pulled.shape
+    error = float(jnp.abs(closed - pulled).max() / jnp.maximum(jnp.abs(pulled).max(), 1e-30)) if same_shape else float("inf")
+    if not error <= tolerance:
+        raise CaseJaxError(
+            f"linear_head: the closed form of the class weights at layer {model.layer!r} differs from the pullback by {error:.2g} "
+            f"of the largest weight (allowed: {tolerance:g}), so what lies between them mixes channels or positions; "
+            "tap a later layer, or leave linear_head out and the pullback is used."
+        )
