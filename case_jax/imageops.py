@@ -66,7 +66,7 @@ def finish_maps(maps: Float[Array, "*n h w"], shape: tuple[int, int]) -> Float[A
 def blur(image: Float[Array, "H W D"], sigma: float) -> Float[Array, "H W D"]:
     """Gaussian blur with mirrored edges, truncated at three σ; σ in pixels."""
     radius = max(1, min(round(3 * sigma), image.shape[0] - 1, image.shape[1] - 1))
-    kernel = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1) / sigma) ** 2).astype(image.dtype)
+    kernel = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1, dtype=jnp.float32) / sigma) ** 2).astype(image.dtype)
     kernel = kernel / kernel.sum()
     smooth = jax.vmap(lambda line: jnp.convolve(jnp.pad(line, radius, mode="reflect"), kernel, mode="valid"))
 

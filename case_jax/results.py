@@ -46,6 +46,21 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str
     return lines
 
 
+def require_writable(folder: Path) -> None:
+    """Make a folder if need be and try to write into it.
+
+    Raises:
+        CaseJaxError: when that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / "probe.partial"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise CaseJaxError(f"out: cannot write to {folder} ({error}); give another --out.") from error
+
+
 class RunFolder:
     """One run's folder: `config.json`, `sessions.jsonl`, `parts/part-NNNNNN.parquet`.
 
@@ -77,14 +92,13 @@ class RunFolder:
         """
         config = json.loads(json.dumps(config))
         file = self.path / "config.json"
-        if file.exists():
-            lines = differences(self.config(), config)
-            if lines:
-                raise CaseJaxError(
-                    f"out: {self.path} holds a run with another configuration:\n  " + "\n  ".join(lines) + "\nGive another --out, or delete the folder."
-                )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise CaseJaxError(f"out: {self.path} exists and is no run folder (it has no config.json); give another --out.")
+        self.require_writable()
+        if file.exists() and (lines := differences(self.config(), config)):
+            raise CaseJaxError(
+                f"out: {self.path} holds a run with another configuration:\n  "
+                + "\n  ".join(lines)
+                + "\nGive another --out, or delete the folder."
+            )
         try:
             self.parts.mkdir(parents=True, exist_ok=True)
             for leftover in self.path.rglob("*.partial"):
@@ -96,6 +110,20 @@ class RunFolder:
         except OSError as error:
             raise CaseJaxError(f"out: cannot write to {self.path} ({error}); give another --out.") from error
 
+    def require_writable(self) -> None:
+        """Make the folder if need be.
+
+        Raises:
+            CaseJaxError: when it cannot be written, or holds something else than a run.
+        """
+        require_writable(self.path)
+        ours = {"config.json", "parts", "lock"}
+        strangers = sorted(p.name for p in self.path.iterdir() if p.name not in ours and p.suffix != ".partial")
+        if strangers and not (self.path / "config.json").exists():
+            raise CaseJaxError(
+                f"out: {self.path} is no run folder: it has no config.json, but {', '.join(strangers[:3])}; give another --out."
+            )
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for one writer; the lock goes with the process.
@@ -103,12 +131,8 @@ class RunFolder:
         Raises:
             CaseJaxError: when another process is writing into the folder.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path.parent / f".{self.path.name}.lock").open("w")
-        except OSError as error:
-            raise CaseJaxError(f"out: cannot write to {self.path} ({error}); give another --out.") from error
-        with lock:
+        self.require_writable()
+        with (self.path / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

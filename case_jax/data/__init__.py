@@ -3,7 +3,7 @@
 from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.data.digit_scenes import SPLITS, DigitScenes
 from case_jax.data.folder import ImageFolder, read_image
-from case_jax.data.source import NOBODY, SHARED, Evidence, Example, Source, UnreadableImageError
+from case_jax.source import NOBODY, SHARED, Evidence, Example, Source, UnreadableImageError
 
 DATASETS: dict[str, str] = {
     "digit_scenes": "real handwritten digits arranged in scenes with known class evidence; digit_scenes:SPLIT for another split",

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from case_jax._checks import require, unknown
-from case_jax.data.source import NOBODY, SHARED, Evidence, Example
+from case_jax.source import NOBODY, SHARED, Evidence, Example
 
 Split = Literal["train", "confusion", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

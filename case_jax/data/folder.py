@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFile
 
 from case_jax._checks import CaseJaxError, nearest
-from case_jax.data.source import Example, UnreadableImageError
+from case_jax.source import Example, UnreadableImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from case_jax import parallel
 from case_jax._checks import require, unknown
 from case_jax.contrast.choice import ContrastChoice
-from case_jax.data.source import Source
+from case_jax.source import Source
 from case_jax.evaluation.step import Pixels, Protocol, make_step
 from case_jax.evaluation.stream import Tile, first_readable, select, template, through_devices, tiles
 from case_jax.imageops import FILLS, normalise_image
@@ -26,6 +26,8 @@ from case_jax.results import RunFolder, fingerprint, write_json
 from case_jax.tap.view import TappedModel, check_closed_form
 
 PACKAGES = ("case-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "statsmodels", "pandas", "pyarrow", "scikit-learn", "pillow")
+
+TILE, PART = 32, 128
 
 
 class Plan(NamedTuple):
@@ -56,8 +58,14 @@ def _session() -> dict[str, Any]:
     }
 
 
-def _options(function: MapFunction) -> dict[str, Any]:
-    return dict(function.keywords) if isinstance(function, functools.partial) else {}
+def _method_facts(name: str, function: MapFunction) -> dict[str, Any]:
+    known = METHODS.get(name)
+    return {
+        "title": known.title if known else name,
+        "control": bool(known and known.control),
+        "contrastive": bool(known and known.contrastive),
+        "options": dict(function.keywords) if isinstance(function, functools.partial) else {},
+    }
 
 
 def plan(
@@ -73,8 +81,8 @@ def plan(
     fill: str = "mean",
     limit: int | None = None,
     seed: int = 0,
-    tile: int = 32,
-    part: int = 128,
+    tile: int = TILE,
+    part: int = PART,
     model_name: str = "custom",
 ) -> Plan:
     """Check an evaluation completely, before any long work.
@@ -134,7 +142,7 @@ def plan(
             "class_weights": "pullback" if model.head_kernel is None else "closed form",
         },
         "pixels": pixels._asdict(),
-        "methods": {name: _options(function) for name, function in functions.items()},
+        "methods": {name: _method_facts(name, function) for name, function in functions.items()},
         "contrast": {
             "name": contrast.name,
             "table": None if contrast.table is None else fingerprint([np.asarray(contrast.table, np.int64)]),
@@ -148,12 +156,12 @@ def plan(
     return Plan(protocol, model, source, indices, contrast, config, tile, part)
 
 
-def evaluate(planned: Plan, out: str | Path, *, progress: bool | None = None) -> RunFolder:
+def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) -> RunFolder:
     """Run an evaluation into a folder, or resume it there; the rows do not depend on when it was interrupted.
 
     Args:
         planned: from `plan`.
-        out: the run folder; new, empty, or holding this very run.
+        folder: the run folder; new, empty, or holding this very run.
         progress: show a bar with rate and time left; None shows it in a terminal.
 
     Returns:
@@ -162,7 +170,6 @@ def evaluate(planned: Plan, out: str | Path, *, progress: bool | None = None) ->
     Raises:
         CaseJaxError: when the folder cannot be written, holds another run or damaged parts, or is in use.
     """
-    folder = RunFolder(out)
     with folder.locked():
         folder.open(planned.config, _session())
         write_json(folder.path / "contrast.json", _contrast_facts(planned))

@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require
-from case_jax.data.source import NOBODY, Example, Source, UnreadableImageError
+from case_jax.source import NOBODY, Example, Source, UnreadableImageError
 from case_jax.evaluation.step import Batch, empty_batch
 
 LOADERS = 4

@@ -40,6 +40,6 @@ def centre_gaussian(view: View, query: Query, *, width: float = 0.25) -> Float[A
         The same map for every target at input resolution, in (0, 1].
     """
     height, width_x = view.image.shape[:2]
-    rows, columns = (((jnp.arange(n) + 0.5) / n - 0.5) / width for n in (height, width_x))
+    rows, columns = (((jnp.arange(n, dtype=jnp.float32) + 0.5) / n - 0.5) / width for n in (height, width_x))
     gaussian = jnp.exp(-0.5 * (rows[:, None] ** 2 + columns[None, :] ** 2))
     return jnp.broadcast_to(gaussian, (len(query.targets), height, width_x))

@@ -90,7 +90,7 @@ def load_classifier(name: str = "digit_resnet", *, weights: str | Path | None = 
         CaseJaxError: for an unknown name, a missing file, or a file that does not fit exactly.
     """
     entry = model(name)
-    module = entry.build()
+    module = nnx.eval_shape(entry.build)
     if weights is not None:
         metadata = load_weights(weights, module)
     else:

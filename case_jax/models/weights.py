@@ -36,7 +36,7 @@ def load_weights(path: str | Path, module: nnx.Module) -> dict[str, Any]:
 
     Args:
         path: a safetensors file written under the module's own dotted paths.
-        module: the Flax NNX module to fill.
+        module: the Flax NNX module to fill; may be abstract (`nnx.eval_shape`), which saves its initialisation.
 
     Returns:
         The metadata that `save_weights` stored.
@@ -68,11 +68,6 @@ def load_weights(path: str | Path, module: nnx.Module) -> dict[str, Any]:
             f"  in the model only ({len(missing)}): {', '.join(missing[:10]) or '–'}\n"
             f"  other shape ({len(shapes)}): {'; '.join(shapes[:10]) or '–'}"
         )
-    for name, variable in state.items():
-        variable[...] = jnp.asarray(arrays[name])
-    nnx.update(module, nnx.from_flat_state({tuple(_key(k) for k in n.split(".")): v for n, v in state.items()}))
+    filled = {path: variable.replace(jnp.asarray(arrays[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(nnx.state(module))}
+    nnx.update(module, nnx.from_flat_state(filled))
     return {key: json.loads(value) for key, value in raw.items()}
-
-
-def _key(part: str) -> str | int:
-    return int(part) if part.isdigit() else part

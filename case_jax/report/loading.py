@@ -1,0 +1,96 @@
+"""A run folder as the report needs it: rows, configuration, contrast sets, gallery."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int, UInt8
+
+from case_jax._checks import CaseJaxError
+from case_jax.results import RunFolder
+
+
+class Method(NamedTuple):
+    """A method of the run and what a reader of a table must know about it."""
+
+    name: str
+    title: str
+    control: bool
+    contrastive: bool
+    options: dict[str, Any]
+
+
+class Gallery(NamedTuple):
+    """A few images with all methods' finished maps of their two likeliest classes."""
+
+    images: UInt8[np.ndarray, "n H W 3"]
+    maps: Float[np.ndarray, "n M 2 H W"]
+    degenerate: Bool[np.ndarray, "n M 2"]
+    names: np.ndarray
+    labels: Int[np.ndarray, " n"]
+    targets: Int[np.ndarray, "n 2"]
+    probabilities: Float[np.ndarray, "n 2"]
+    regions: Bool[np.ndarray, "n R H W"]
+    region_classes: Int[np.ndarray, "n R"]
+    methods: np.ndarray
+
+
+class Run(NamedTuple):
+    """All that a run folder holds."""
+
+    rows: pd.DataFrame
+    config: dict[str, Any]
+    contrast: dict[str, Any]
+    sessions: list[dict[str, Any]]
+    excluded: list[dict[str, Any]]
+    methods: list[Method]
+    gallery: Gallery | None
+
+    def class_name(self, index: int) -> str:
+        """The name of a class, or its number where the run knows no names."""
+        names = self.contrast.get("class_names") or []
+        return str(names[index]) if 0 <= index < len(names) else f"class {index}"
+
+
+def _methods(config: dict[str, Any]) -> list[Method]:
+    return [
+        Method(
+            name,
+            facts.get("title", name),
+            facts.get("control", False),
+            facts.get("contrastive", False),
+            facts.get("options", {}),
+        )
+        for name, facts in config["methods"].items()
+    ]
+
+
+def _gallery(file: Path) -> Gallery | None:
+    if not file.exists():
+        return None
+    with np.load(file, allow_pickle=False) as stored:
+        gallery = Gallery(**{field: stored[field] for field in Gallery._fields})
+    return gallery if len(gallery.images) else None
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run folder.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        CaseJaxError: when it is no run folder, has no rows yet, or one of its files is missing or damaged.
+    """
+    folder = RunFolder(path)
+    config, rows = folder.config(), folder.rows()
+    try:
+        contrast = json.loads((folder.path / "contrast.json").read_text())
+        lines = (folder.path / "sessions.jsonl").read_text().splitlines()
+        sessions = [json.loads(line) for line in lines if line.strip()]
+        gallery = _gallery(folder.path / "gallery.npz")
+    except (OSError, ValueError, KeyError) as error:
+        raise CaseJaxError(f"run: {folder.path} cannot be read ({error}); run the same command again.") from error
+    return Run(rows, config, contrast, sessions, folder.excluded(), _methods(config), gallery)

@@ -1,0 +1,168 @@
+"""The tables of the report: every column is declared once, for the page and for Markdown."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from case_jax.report.loading import Method
+from case_jax.report.words import interval, p_value
+
+Row = Any
+"""A row of `Summary.table`: a pandas Series whose values are numbers or booleans."""
+
+
+class Column(NamedTuple):
+    """A column of the main table."""
+
+    group: str
+    head: str
+    needs: str
+    """The column of `Summary.table` without which this one is not shown."""
+    cell: Callable[[Row], str]
+    note: str
+
+
+class Grid(NamedTuple):
+    """A table ready for the page: heads with a footnote number each, rows of cells."""
+
+    groups: list[tuple[str, int]]
+    heads: list[tuple[str, int]]
+    rows: list[tuple[Method, list[str]]]
+    notes: list[str]
+
+
+def _interval_of(prefix: str, value: str) -> Callable[[Row], str]:
+    return lambda row: interval(row[f"{prefix}_{value}"], row[f"{prefix}_low"], row[f"{prefix}_high"])
+
+
+def _share_of(column: str) -> Callable[[Row], str]:
+    return lambda row: "–" if math.isnan(row[column]) else f"{100 * row[column]:.1f}"
+
+
+def verdict(row: Row, theta: float) -> str:
+    """Whether the method is class-sensitive at this threshold, with the corrected p of the test."""
+    p = row[f"p_holm_{theta:g}"]
+    if math.isnan(p):
+        return "– no usable maps"
+    if row[f"sensitive_{theta:g}"]:
+        return f"✓ yes, {p_value(p)}"
+    return f"✗ no, {p_value(p)}" if row["F_median"] >= theta else f"✗ not shown, {p_value(p)}"
+
+
+def _verdict_column(theta: float) -> Column:
+    return Column(
+        "Class sensitivity",
+        f"sensitive at θ = {theta:g}?",
+        f"p_holm_{theta:g}",
+        lambda row: verdict(row, theta),
+        f"Yes where a one-sided Wilcoxon signed-rank test rejects “median F ≥ {theta:.0%}” at 5%, Holm-corrected over all "
+        "methods of the run; “not shown” where the median is lower but the test does not reject.",
+    )
+
+
+def columns(thetas: Sequence[float], percent_of_pixels: float, removed: float) -> list[Column]:
+    """All columns of the main table.
+
+    Args:
+        thetas: thresholds of the sensitivity test.
+        percent_of_pixels: how many top pixels the agreement compares.
+        removed: percentage of pixels removed in the fidelity test.
+    """
+    k = f"{percent_of_pixels:g}%"
+    sensitivity, fidelity, evidence = "Class sensitivity", "Fidelity", "Evidence"
+    return [
+        Column(sensitivity, "F, median [95%]", "F_median", _interval_of("F", "median"),
+               f"Percentage of the top {k} pixels that the maps of the two likeliest classes share: low = the map depends "
+               "on the class. Median over images with a bootstrap interval."),
+        Column(sensitivity, "F⁺", "F_plus_median", _share_of("F_plus_median"),
+               "The same counted on positive pixels only, median."),
+        Column(sensitivity, "zeros in top", "zeros_share", _share_of("zeros_share"),
+               f"Percentage of images in which a map has fewer than {k} positive pixels, so that ties among zeros enter F; "
+               "trust F⁺ there."),
+        *(_verdict_column(theta) for theta in thetas),
+        Column(fidelity, f"drop at {removed:g}% [95%]", "drop_mean", _interval_of("drop", "mean"),
+               f"Relative loss of the predicted class's probability, in percent, when the map's top {removed:g}% pixels are "
+               "removed; mean over correctly classified images: high = faithful."),
+        Column(fidelity, "drop, sweep", "sweep_mean", _share_of("sweep_mean"),
+               "The same averaged over all percentages removed."),
+        Column(evidence, "own mass [95%]", "own_mean", _interval_of("own", "mean"),
+               "Percentage of the top-1 map's mass on the evidence of its own class: high = specific."),
+        Column(evidence, "shared", "shared_mean", _share_of("shared_mean"),
+               "The same on evidence that all candidate classes share."),
+        Column(evidence, "other", "other_mean", _share_of("other_mean"),
+               "The same on another class's evidence."),
+        Column(evidence, "class pointing [95%]", "pointing_mean", _interval_of("pointing", "mean"),
+               "Percentage of images in which both maps peak on their own class's evidence."),
+        Column("Maps", "degenerate images", "degenerate", lambda row: f"{row['degenerate']:,} of {row['images']:,}",
+               "Images with a map that is all zero, constant or not finite; they are counted here and enter no score."),
+    ]  # fmt: skip
+
+
+CONTROLS_NOTE = (
+    "Controls look at no class and no classifier: they show what each column is worth without knowledge. A random map "
+    "passes the sensitivity test and says nothing, so sensitivity counts only together with fidelity or evidence; a "
+    "centre Gaussian shows how far the middle of the picture alone carries."
+)
+
+
+def grid(table: pd.DataFrame, methods: Sequence[Method], shown: Iterable[Column]) -> Grid:
+    """The main table.
+
+    Args:
+        table: `Summary.table`.
+        methods: those of the run, in its order.
+        shown: columns; those whose numbers the run does not have are left out.
+    """
+    kept = [column for column in shown if column.needs in table]
+    groups: list[tuple[str, int]] = []
+    for column in kept:
+        same = groups and groups[-1][0] == column.group
+        groups[-1:] = [(column.group, groups[-1][1] + 1)] if same else [*groups[-1:], (column.group, 1)]
+    heads = [(column.head, number) for number, column in enumerate(kept, start=1)]
+    rows = [(m, [column.cell(table.loc[m.name]) for column in kept]) for m in methods if m.name in table.index]
+    notes = [column.note for column in kept]
+    if any(method.control for method in methods):
+        notes.append(CONTROLS_NOTE)
+    return Grid(groups, heads, rows, notes)
+
+
+def title_of(method: Method) -> str:
+    """The method's title, controls marked."""
+    return f"{method.title} (control)" if method.control else method.title
+
+
+def markdown(found: Grid) -> str:
+    """The main table as Markdown, to be pasted."""
+    def safe(text: str) -> str:
+        return text.replace("|", "\\|").replace("\n", " ")
+
+    frame = pd.DataFrame(
+        [[safe(title_of(method)), *map(safe, cells)] for method, cells in found.rows],
+        columns=["method", *(head for head, _ in found.heads)],
+    )
+    lines = frame.to_markdown(index=False, disable_numparse=True)
+    notes = [f"- **{head}**: {note}" for (head, _), note in zip(found.heads, found.notes, strict=False)]
+    return "\n".join([lines, "", "Shares in percent.", "", *notes, *(f"- {n}" for n in found.notes[len(notes) :]), ""])
+
+
+def pairs_grid(pairs: pd.DataFrame, titles: dict[str, str]) -> list[list[str]]:
+    """The paired fidelity tests as rows of cells: method, images, difference, t, its p, W, its p."""
+    def number(value: float, form: str) -> str:
+        return "–" if math.isnan(value) else format(value, form)
+
+    return [
+        [
+            titles.get(str(row["method"]), str(row["method"])),
+            f"{row['n']:,}",
+            number(100 * row["mean_difference"], "+.2f"),
+            number(row["t"], ".2f"),
+            p_value(row["p_t_holm"]),
+            number(row["w"], ",.0f"),
+            p_value(row["p_w_holm"]),
+        ]
+        for _, row in pairs.iterrows()
+    ]  # fmt: skip
+
+

@@ -1,0 +1,34 @@
+"""Numbers and lists as a reader wants them."""
+
+import math
+from collections.abc import Sequence
+
+
+def percent(value: float, *, digits: int = 1) -> str:
+    """A share as a percentage; a dash where it is undefined."""
+    return "–" if math.isnan(value) else f"{100 * value:.{digits}f}%"
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """A share with its interval, in percent; a dash where it is undefined."""
+    return "–" if math.isnan(value) else f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def p_value(p: float) -> str:
+    """A p value, never as an exact zero."""
+    if math.isnan(p):
+        return "p undefined"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
+
+
+def listed(names: Sequence[str], *, shown: int = 6, last: str = "and") -> str:
+    """Names as a phrase: `a, b and c`; long lists end in a count."""
+    names = list(names)
+    if len(names) > shown:
+        names = [*names[: shown - 1], f"{len(names) - shown + 1} more"]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 method`, `1,000 images`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

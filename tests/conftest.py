@@ -1,0 +1,100 @@
+"""What several test files share: strict settings, reference numbers, the shipped classifier, a toy classifier."""
+
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from case_jax import tag, tag_head_input, tap_function
+from case_jax.data import DigitScenes
+from case_jax.imageops import normalise_image
+from case_jax.models import load_classifier, tap_classifier
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", "error:::case_jax")  # whatever our own modules warn about is a failure
+
+
+@cache
+def _golden(name):
+    with np.load(Path(__file__).parent / "goldens" / f"{name}.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Reference arrays by file name; see goldens/README.md."""
+    return _golden
+
+
+@pytest.fixture(scope="session")
+def classifier():
+    """The shipped digit-scene classifier."""
+    return load_classifier()
+
+
+@pytest.fixture(scope="session")
+def scenes():
+    """Eight test scenes as examples with evidence."""
+    source = DigitScenes("test", 8)
+    return [source[i] for i in range(8)]
+
+
+@pytest.fixture(scope="session")
+def images(classifier, scenes):
+    """The same scenes, normalised: (8, 48, 48, 3)."""
+    facts = classifier.entry.preprocessing
+    return jnp.stack([normalise_image(jnp.asarray(s.image), facts.mean, facts.std) for s in scenes])
+
+
+@pytest.fixture(scope="session")
+def tapped(classifier, images):
+    """The shipped classifier tapped at its default layer, in closed form."""
+    return tap_classifier(classifier, images[0])
+
+
+TOY_CLASSES, TOY_CHANNELS = 5, 7
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """A small tapped function: 12×12×3 image, one strided convolution, relu, spatial mean, five classes."""
+    rng = np.random.default_rng(0)
+    params = {
+        "kernel": jnp.asarray(rng.normal(0, 0.5, (3, 3, 3, TOY_CHANNELS)), jnp.float32),
+        "head": jnp.asarray(rng.normal(0, 1, (TOY_CHANNELS, TOY_CLASSES)), jnp.float32),
+    }
+
+    def function(params, x):
+        a = jax.lax.conv_general_dilated(x[None], params["kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        a = tag(jax.nn.relu(a[0]), "features")
+        return tag_head_input(a.mean((0, 1))) @ params["head"]
+
+    image = jnp.asarray(rng.normal(size=(12, 12, 3)), jnp.float32)
+    return tap_function(function, params, "features", image, head_kernel=lambda p: p["head"])
+
+
+@pytest.fixture(scope="session")
+def toy_images():
+    """Four random images for the toy."""
+    return jnp.asarray(np.random.default_rng(1).normal(size=(4, 12, 12, 3)), jnp.float32)
+
+
+@pytest.fixture(scope="session")
+def stored_maps(golden):
+    """The reference's final maps of one network, (12 methods, 4 images, 3 targets, 64, 64), in the order of its tables."""
+
+    def load(network):
+        maps, case = golden(f"{network}_maps"), golden(f"{network}_case")
+        named = [
+            case[f"{name.removeprefix('case_')}/maps"] if name.startswith("case_") else maps[f"final/{name}"]
+            for name in golden(f"{network}_eval")["methods"].tolist()
+        ]
+        return np.maximum(np.nan_to_num(np.stack(named)), 0)
+
+    return load

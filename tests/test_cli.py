@@ -1,0 +1,208 @@
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from case_jax import cli
+from case_jax.results import RunFolder
+from PIL import Image
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys, tmp_path):
+    """Run `case-jax ARGS` in an empty folder; returns exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["case-jax", *map(str, args)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """The two photographs that come with scikit-learn."""
+    from pathlib import Path
+
+    import sklearn.datasets
+
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("china.jpg", "flower.jpg"):
+        shutil.copy(Path(sklearn.datasets.__file__).parent / "images" / name, folder / name)
+    return folder
+
+
+def test_evaluate_writes_rows_and_a_report(shell, tmp_path):
+    status, out, _ = shell("evaluate", "--limit", 20, "--methods", "grad_cam", "case", "--tile", 10, "--part", 10, "--out", "run")
+    assert status == 0
+    assert "Grad-CAM" in out
+    rows = RunFolder(tmp_path / "run").rows()
+    assert len(rows) == 40
+    for name in ("report.html", "summary.csv", "summary.md", "config.json", "contrast.json", "gallery.npz"):
+        assert (tmp_path / "run" / name).stat().st_size > 100
+    contrast = json.loads((tmp_path / "run" / "contrast.json").read_text())
+    assert np.array(contrast["table"]).shape == (25, 5)
+    # the four classes with the same body and another marker are what a digit class is confused with
+    assert all({c // 5 for c in row[:3]} == {i // 5} for i, row in enumerate(contrast["table"]))
+
+
+def test_evaluate_runs_on_photographs_and_names_a_truncated_one(shell, photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "half.jpg").write_bytes((photos / "china.jpg").read_bytes()[:20_000])
+    status, out, err = shell("evaluate", "--data", f"folder:{folder}", "--methods", "grad_cam", "case", "--tile", 4, "--part", 4, "--out", "run")
+    assert status == 0
+    assert "half.jpg" in err
+    assert RunFolder(tmp_path / "run").rows()["name"].unique().tolist() == ["china.jpg", "flower.jpg"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "half.jpg" in page
+
+
+def test_explain_draws_photographs_and_scenes(shell, photos, tmp_path):
+    status, out, _ = shell("explain", photos / "china.jpg", photos / "flower.jpg", "digit_scenes:3", "--contrast", "topk_logits:2", "--methods", "case", "--out", "grids")
+    assert status == 0
+    for name in ("china", "flower", "scene-000003"):
+        with Image.open(tmp_path / "grids" / f"explain-{name}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 10
+    assert out.count(".png") == 3
+
+
+def test_sweep_finds_the_blind_control_and_tells_classes_apart(shell, tmp_path):
+    status, out, _ = shell("sweep", "--limit", 16, "--methods", "case", "centre_gaussian", "--contrast", "topk_logits:4", "--out", "sweep")
+    assert status == 0
+    found = np.load(tmp_path / "sweep" / "sweep.npz")
+    case, blind = found["agreement"]
+    np.testing.assert_allclose(blind, 1.0)
+    np.testing.assert_allclose(case, case.T)
+    assert np.nanmean(case[~np.eye(25, dtype=bool)]) < 0.4
+    assert (found["images"][1] == 16).all()
+    assert (tmp_path / "sweep" / "pairs.csv").exists()
+    assert len(list((tmp_path / "sweep").glob("agreement-*.png"))) == 2
+
+
+def test_top_two_sweep_counts_one_pair_per_image(shell, tmp_path):
+    assert shell("sweep", "--limit", 16, "--top", 2, "--methods", "random", "--contrast", "topk_logits:4", "--out", "sweep")[0] == 0
+    images = np.load(tmp_path / "sweep" / "sweep.npz")["images"][0]
+    assert images[~np.eye(25, dtype=bool)].sum() == 2 * 16
+
+
+@pytest.mark.parametrize(("what", "expected"), [("methods", "case_span"), ("models", "digit_resnet"), ("datasets", "folder"), ("metrics", "fidelity"), ("contrasts", "topk_logits")])
+def test_list(shell, what, expected):
+    status, out, _ = shell("list", what)
+    assert status == 0
+    assert expected in out
+
+
+@pytest.mark.parametrize("command", ["evaluate", "explain", "sweep", "report", "list"])
+def test_help_shows_an_example(shell, command):
+    status, out, _ = shell(command, "--help")
+    assert status == 0
+    assert f"case-jax {command} " in out.split("options")[0].replace("usage: case-jax", "")
+
+
+BAD = [
+    # arguments, words that the message must hold
+    ("evaluate --methods gradcam", ["method", "'gradcam'", "grad_cam"]),
+    ("evaluate --methods case case", ["methods", "twice"]),
+    ("evaluate --metrics fidelty", ["metric", "'fidelty'", "fidelity"]),
+    ("evaluate --model digit-resnet", ["model", "digit_resnet"]),
+    ("evaluate --layer block.2", ["layer", "'block.2'", "blocks.2"]),
+    ("evaluate --layer head", ["layer", "'head'", "height, width, channels"]),
+    ("evaluate --data digits", ["data", "'digits'", "digit_scenes"]),
+    ("evaluate --data digit_scenes:tests", ["digit_scenes:test"]),
+    ("evaluate --data folder:nowhere", ["no folder", "nowhere"]),
+    ("evaluate --data folder:", ["folder:PATH"]),
+    ("evaluate --data folder:empty", ["no images", "empty", ".png"]),
+    ("evaluate --data folder:broken", ["none of the 2 images", "a.png"]),
+    ("evaluate --data folder:labels", ["2 sub-folders", "25 classes", "cat"]),
+    ("evaluate --data folder:mixed", ["both in sub-folders", "beside"]),
+    ("evaluate --agreement-percent 0", ["agreement_percent", "got 0", "(0, 100]"]),
+    ("evaluate --agreement-percent 101", ["agreement_percent", "got 101"]),
+    ("evaluate --fidelity-percents 10 20", ["fidelity_percents", "50"]),
+    ("evaluate --fidelity-percents 50 -5", ["fidelity_percents", "-5"]),
+    ("evaluate --fill black", ["fill", "'black'", "zero-pixel"]),
+    ("evaluate --limit 0", ["limit", "got 0"]),
+    ("evaluate --tile 0 --limit 8", ["tile", "got 0"]),
+    ("evaluate --tile 16 --part 24 --limit 8", ["part", "got 24", "multiple"]),
+    ("evaluate --contrast confusion", ["contrast", "confusion:5"]),
+    ("evaluate --contrast confusion:25", ["k", "got 25", "1 to 24"]),
+    ("evaluate --contrast confussion:5", ["contrast", "confusion"]),
+    ("evaluate --contrast topk_logits:0", ["k", "got 0"]),
+    ("evaluate --contrast explicit:own.json", ["contrast", "class 0", "itself"]),
+    ("evaluate --contrast explicit:far.json", ["contrast", "class 25", "0 to 24"]),
+    ("evaluate --contrast explicit:short.json", ["contrast", "(25, k)"]),
+    ("evaluate --contrast explicit:ragged.json", ["contrast", "same number"]),
+    ("evaluate --contrast explicit:none.json", ["contrast", "none.json"]),
+    ("evaluate --contrast explicit:floats.json", ["contrast", "integers"]),
+    ("evaluate --data digit_scenes:confusion --limit 8", ["contrast_data", "evaluation data"]),
+    ("evaluate --contrast-data folder:plain --limit 8", ["has a label"]),
+    ("evaluate --weights nowhere.safetensors", ["weights", "no file"]),
+    ("evaluate --weights text.safetensors", ["weights", "safetensors"]),
+    ("evaluate --out file.txt/run --limit 8", ["out", "cannot write"]),
+    ("evaluate --out plain --limit 8", ["out", "no run folder", "a.png"]),
+    ("explain", ["images"]),
+    ("explain nowhere.jpg", ["nowhere.jpg", "cannot be read"]),
+    ("explain broken/a.png", ["broken/a.png", "cannot be read"]),
+    ("explain digit_scenes:x", ["digit_scenes:INDEX"]),
+    ("explain plain/a.png --top 26 --contrast topk_logits:1", ["top", "got 26", "1 to 25"]),
+    ("sweep --top 1 --limit 8 --contrast topk_logits:1", ["top", "got 1", "2 to 25"]),
+    ("report plain", ["no run folder", "config.json"]),
+]
+
+
+@pytest.fixture(scope="session")
+def bad_inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    picture = Image.fromarray(np.full((60, 60, 3), 90, np.uint8))
+    for name in ("empty", "broken", "plain", "mixed/dog", "labels/cat", "labels/dog"):
+        (folder / name).mkdir(parents=True)
+    for name in ("plain/a.png", "mixed/a.png", "mixed/dog/a.png", "labels/cat/a.png", "labels/dog/a.png"):
+        picture.save(folder / name)
+    for name in ("a.png", "b.png"):
+        (folder / "broken" / name).write_bytes(b"\x89PNG nothing")
+    for name in ("file.txt", "text.safetensors"):
+        (folder / name).write_text("not what you think")
+    others = [[(c + 1) % 25, (c + 2) % 25] for c in range(25)]
+    tables = {
+        "own": [[0, 1], *others[1:]],
+        "far": [[1, 25], *others[1:]],
+        "short": others[:24],
+        "ragged": [[1], *others[1:]],
+        "floats": [[float(c) + 0.5 for c in row] for row in others],
+    }
+    for name, table in tables.items():
+        (folder / f"{name}.json").write_text(json.dumps(table))
+    return folder
+
+
+@pytest.mark.parametrize(("command", "words"), BAD, ids=[b[0] for b in BAD])
+def test_bad_input_is_refused_with_a_message_that_helps(shell, bad_inputs, tmp_path, command, words):
+    shutil.copytree(bad_inputs, tmp_path, dirs_exist_ok=True)
+    status, _, err = shell(*command.split())
+    assert status == 2
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def test_labels_by_class_name_are_used(shell, tmp_path):
+    from case_jax.data import DigitScenes
+
+    scenes = DigitScenes("test", 12)
+    for i in range(12):
+        folder = tmp_path / "data" / scenes.class_names[scenes[i].label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scenes[i].image).save(folder / f"{i:02}.png")
+    status, _, _ = shell("evaluate", "--data", "folder:data", "--methods", "grad_cam", "--contrast", "topk_logits:1", "--tile", 4, "--part", 4, "--out", "run")
+    assert status == 0
+    rows = RunFolder(tmp_path / "run").rows()
+    assert (rows["label"] == rows["top1"]).mean() > 0.8
