@@ -155,7 +155,9 @@ def test_logits_equal_the_modules_own_forward_pass(kind):
 
 
 def convolutions(function, *args):
-    return jax.jit(function).lower(*args).as_text().count("stablehlo.convolution")
+    """How many convolutions the compiled program holds."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        return jax.jit(function).lower(*args).compile().as_text().count(" convolution(")
 
 
 def everything(model):
@@ -171,7 +173,7 @@ def everything(model):
 def test_nothing_before_the_layer_is_differentiated(kind, layer, extra):
     model = TAPS[kind](layer, None)
     assert convolutions(model.apply, model.params, image_of()) == 2
-    assert convolutions(lambda p, x: everything(replace(model, chunk=5))(p, x), model.params, image_of()) == 2 + extra
+    assert convolutions(everything(model), model.params, image_of()) == 2 + extra
 
 
 @pytest.mark.parametrize("layer", ["blocks.2", "blocks.2.conv2"])
@@ -310,13 +312,16 @@ def test_the_model_is_traced_once_for_all_images_and_all_parameters():
     step = jax.jit(everything(model))
     traces.clear()
     first = step(variables, image_of(1))
-    assert len(traces) == 1
+    assert len(traces) <= 1
+    compiled = len(traces)
     other = jax.tree.map(lambda v: 1.5 * v, variables)
     second = step(other, image_of(1))
     for seed in range(3):
         step(variables, image_of(seed))
-    assert len(traces) == 1
+    assert len(traces) == compiled
     assert not np.allclose(first[0], second[0])  # the replaced parameters are really used
+    step(variables, jnp.zeros((SIZE + 2, SIZE, 3)))
+    assert len(traces) > compiled  # the counter does count
 
 
 # --- closed form ----------------------------------------------------------------------------------------------------------
@@ -453,7 +458,7 @@ def tap_odd(kind, layer):
     ("layer", "message"),
     [
         ("twice", "'twice' is evaluated 2 times in one forward pass"),
-        ("never", "'never' is (not called|unknown)"),
+        ("never", "'never' is (evaluated 0 times|unknown)"),
         ("pair", "'pair' returns a tuple"),
     ],
 )
@@ -564,6 +569,6 @@ def test_modules_are_evaluated_in_evaluation_mode(mode):
 
 
 def test_a_linen_module_in_training_mode_is_the_users_choice():
-    """Linen has no mode of its own; without `train=False` dropout asks for a key, and nothing is guessed."""
-    with pytest.raises(Exception, match="dropout"):
+    """Linen modules have no mode of their own: without `train=False` Flax refuses, and nothing is guessed."""
+    with pytest.raises(Exception, match="batch_stats"):
         tap_linen(LinenNet(), random_variables(), "conv1", image_of())

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from case_jax.chunking import map_in_chunks
 from case_jax.tap.view import View
 
 Targets = Int[Array, " T"]
@@ -99,7 +100,7 @@ def span_orthogonal(view: View, targets: Targets, sets: Sets, *, chunk: int = 32
         target, others = member
         return orthogonal_to_span(view.class_weights(target[None])[0], view.class_weights(others))
 
-    return jax.lax.map(one, (targets, sets), batch_size=min(chunk, len(targets)))
+    return map_in_chunks(one, (targets, sets), chunk=chunk)
 
 
 def difference(view: View, targets: Targets, sets: Sets, *, gamma: float = 1.0) -> EffectiveWeights:

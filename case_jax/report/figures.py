@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from case_jax.report.loading import Method
 
@@ -23,6 +23,8 @@ CONTROL_COLOUR = "#777777"
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Arial Unicode MS")
 """The first that has a letter draws it; those that are not installed are skipped."""
 DPI = 130
+PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g}%")
+"""For logarithmic axes, whose own labels need TeX."""
 
 
 @contextlib.contextmanager
@@ -57,7 +59,7 @@ def rendered(figure: Figure) -> tuple[bytes, bytes]:
 
 
 def lines_of(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
-    """How each method is drawn in every figure: controls grey, all others told apart by colour first, then by dashes."""
+    """How each method is drawn in every figure: controls grey, all others told apart by colour, then by dashes."""
     style: dict[str, dict[str, Any]] = {}
     for control in (False, True):
         for place, method in enumerate(m for m in methods if m.control == control):
@@ -82,8 +84,9 @@ def agreement_histograms(
     rows = math.ceil(len(methods) / columns)
     figure = Figure(figsize=(max(2.25 * columns, 4.5), 1.65 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
-    for axis in axes[len(methods) :]:
+    for place, axis in enumerate(axes[len(methods) :], start=len(methods)):
         axis.set_axis_off()
+        axes[place - columns].tick_params(labelbottom=True)
     style = lines_of(methods)
     for axis, method in zip(axes, methods, strict=False):
         found = values[method.name]
@@ -97,8 +100,8 @@ def agreement_histograms(
             axis.set_title(f"{method.title}\nno usable pair of maps")
         axis.set(xlim=(0, 1), ylim=(0, None if len(found) else 1))
         axis.yaxis.set_major_locator(MaxNLocator(3))
-        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.yaxis.set_major_formatter(PERCENT)
+        axis.xaxis.set_major_formatter(PERCENT)
     figure.supxlabel("agreement F of the two likeliest classes' maps", fontsize=9)
     figure.supylabel("share of images", fontsize=9)
     return figure
@@ -109,8 +112,10 @@ def cumulative(values: Float[np.ndarray, " n"], grid: Float[np.ndarray, " g"]) -
     return np.searchsorted(np.sort(values), grid, side="right") / len(values)
 
 
-def drop_distribution(values: Mapping[str, Float[np.ndarray, " n"]], methods: Sequence[Method], *, removed: float) -> Figure:
-    """Empirical distribution of the confidence drop, on a linear axis and, since good maps crowd near 100%, a logarithmic one.
+def drop_distribution(
+    values: Mapping[str, Float[np.ndarray, " n"]], methods: Sequence[Method], *, removed: float
+) -> Figure:
+    """Empirical distribution of the confidence drop, on a linear axis and, as good maps crowd near 100%, a log axis.
 
     Args:
         values: clipped drops by method; a method without any is not drawn.
@@ -124,10 +129,17 @@ def drop_distribution(values: Mapping[str, Float[np.ndarray, " n"]], methods: Se
         if len(values[name]):
             linear.plot(drops, cumulative(values[name], drops), **line)
             log.plot(left, cumulative(values[name], 1 - left), **line)
-    linear.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"confidence drop at {removed:g}% removed", ylabel="share of images at or below")
+    linear.set(
+        xlim=(0, 1),
+        ylim=(0, 1),
+        xlabel=f"confidence drop at {removed:g}% removed",
+        ylabel="share of images at or below",
+    )
     log.set(xscale="log", xlim=(1, 1e-4), xlabel="1 − drop: the confidence left (same curves, log axis)")
-    linear.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    linear.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    linear.xaxis.set_major_formatter(PERCENT)
+    linear.yaxis.set_major_formatter(PERCENT)
+    log.xaxis.set_major_formatter(PERCENT)
+    log.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(*linear.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
@@ -136,7 +148,7 @@ def deletion_sweep(curves: pd.DataFrame, methods: Sequence[Method]) -> Figure:
     """Mean confidence left against the share of pixels removed, with a 95% band (normal approximation).
 
     Args:
-        curves: columns `method`, `removed` (percent), `left` (mean of 1 − clipped drop) and `error` (its standard error).
+        curves: columns `method`, `removed` (percent), `left` (mean of 1 − clipped drop), `error` (its standard error).
         methods: in the order of the run.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -147,12 +159,15 @@ def deletion_sweep(curves: pd.DataFrame, methods: Sequence[Method]) -> Figure:
         if len(found):
             axis.plot(found["removed"], found["left"].clip(lower=floor), marker="o", markersize=2.5, **line)
             low, high = (found["left"] + side * 1.96 * found["error"].fillna(0) for side in (-1, 1))
-            axis.fill_between(found["removed"], low.clip(lower=floor), high, color=line["color"], alpha=0.15, linewidth=0)
+            axis.fill_between(
+                found["removed"], low.clip(lower=floor), high, color=line["color"], alpha=0.15, linewidth=0
+            )
     lowest = curves.loc[curves["left"] > floor, "left"].min()
     axis.set(yscale="log", xlim=(0, 100), ylim=(max(floor, 0.6 * lowest) if lowest == lowest else floor, 1.1))
     axis.set(xlabel="pixels removed, the map's highest first", ylabel="confidence left (mean, log axis)")
     axis.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.yaxis.set_major_formatter(PERCENT)
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.grid(axis="y", color="#dddddd", linewidth=0.6)
     figure.legend(loc="outside right upper")
     return figure

@@ -2,16 +2,19 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
 
+from case_jax.report.figures import DPI
 from case_jax.report.loading import Gallery, Method, Run
 from case_jax.source import SHARED
 
@@ -19,11 +22,14 @@ MAP_COLOURS = "inferno"
 OUTLINES = {
     "own": ("evidence of the map's own class", "#56B4E9", "-"),
     "other": ("evidence of another class", "#FFFFFF", (0, (3, 1.5))),
-    "shared": ("evidence shared by the classes", "#00E5A0", (0, (1, 1))),
+    "shared": ("evidence shared by the classes", "#00D090", (0, (1, 1))),
 }
 """Kind of evidence to its words, colour and dashes."""
-LARGEST_TILE = 128
-GAP = 0.06
+TILE = 132
+"""Longer side of a tile in pixels of the mosaic, which are those of the PNG."""
+GAP, PAIR_GAP = 6, 14
+HEAD, FOOT, MARGIN = 40, 50, 145
+"""Room above, below and left of the mosaic for words, in its pixels."""
 
 
 def evidence_masks(gallery: Gallery, image: int, target: int) -> dict[str, Bool[np.ndarray, "H W"]]:
@@ -37,13 +43,19 @@ def evidence_masks(gallery: Gallery, image: int, target: int) -> dict[str, Bool[
     return {kind: regions[chosen].any(axis=0) for kind, chosen in kinds.items()}
 
 
-def outlines(mask: Bool[np.ndarray, "H W"]) -> list[Float[np.ndarray, "v 2"]]:
-    """The closed outlines of a mask in pixel coordinates (x, y), the first pixel's corner being (0, 0)."""
+def outlines(mask: Bool[np.ndarray, "H W"], scratch: Axes) -> list[Float[np.ndarray, "v 2"]]:
+    """The closed outlines of a mask as (x, y) in pixels, with (0, 0) the outer corner of the first pixel.
+
+    Args:
+        mask: the region.
+        scratch: axes on which contours are traced and which is never shown.
+    """
     if not mask.any():
         return []
-    padded = np.pad(mask, 1).astype(float)
-    paths = Figure().add_subplot().contour(padded, levels=[0.5]).get_paths()
-    return [polygon - 0.5 for path in paths for polygon in path.to_polygons(closed_only=False) if len(polygon) > 2]
+    contours = scratch.contour(np.pad(mask, 1).astype(float), levels=[0.5])
+    polygons = [polygon - 0.5 for path in contours.get_paths() for polygon in path.to_polygons(closed_only=False)]
+    contours.remove()
+    return polygons
 
 
 def overlay(image: UInt8[np.ndarray, "H W 3"], saliency: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -55,19 +67,59 @@ def overlay(image: UInt8[np.ndarray, "H W 3"], saliency: Float[np.ndarray, "H W"
     return np.uint8(255 * ((1 - strength) * grey + strength * colour))
 
 
-def _shrunk(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    height, width = pixels.shape[:2]
-    factor = min(1.0, LARGEST_TILE / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX)) if factor < 1 else pixels
+class Layout(NamedTuple):
+    """Where tiles lie in the mosaic, in its pixels."""
+
+    height: int
+    width: int
+    scale: float
+    """Mosaic pixels per image pixel."""
+
+    def left(self, column: int) -> int:
+        """Left edge of a column."""
+        return column * (self.width + GAP)
+
+    def top(self, line: int) -> int:
+        """Upper edge of a line; the two lines of an image stand close together."""
+        return line * (self.height + GAP) + line // 2 * PAIR_GAP
 
 
-def _short(text: str, width: int = 18) -> str:
-    return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder=" …")) or text
+def layout_of(gallery: Gallery) -> Layout:
+    """Tiles of equal size on paper, whatever the images' size."""
+    height, width = gallery.images.shape[1:3]
+    scale = TILE / max(height, width)
+    return Layout(max(1, round(height * scale)), max(1, round(width * scale)), scale)
+
+
+def mosaic(gallery: Gallery, places: Sequence[int], layout: Layout) -> UInt8[np.ndarray, "h w 3"]:
+    """All tiles on white: the image, then a column per method; a degenerate map leaves the image darkened.
+
+    Args:
+        gallery: images and maps.
+        places: which of its methods to show, by index.
+        layout: of the tiles.
+    """
+    lines = 2 * len(gallery.images)
+    size = (layout.top(lines - 1) + layout.height, layout.left(len(places)) + layout.width, 3)
+    pixels = np.full(size, 255, np.uint8)
+
+    def put(column: int, line: int, tile: UInt8[np.ndarray, "H W 3"]) -> None:
+        method = Image.Resampling.BOX if layout.scale < 1 else Image.Resampling.NEAREST
+        scaled = Image.fromarray(tile).resize((layout.width, layout.height), method)
+        top, left = layout.top(line), layout.left(column)
+        pixels[top : top + layout.height, left : left + layout.width] = np.asarray(scaled)
+
+    for i, image in enumerate(gallery.images):
+        put(0, 2 * i, image)
+        for column, place in enumerate(places, start=1):
+            for rank in range(2):
+                usable = not gallery.degenerate[i, place, rank]
+                put(column, 2 * i + rank, overlay(image, gallery.maps[i, place, rank]) if usable else image // 3)
+    return pixels
 
 
 def gallery_figure(run: Run, gallery: Gallery, methods: Sequence[Method]) -> Figure:
-    """One pair of lines per image: above the maps of its likeliest class, below those of the second; a column per method.
+    """Two lines per image: above the maps of its likeliest class, below those of the second; a column per method.
 
     Known evidence is outlined, by colour and by dashes. Degenerate maps are not drawn but named so.
 
@@ -76,80 +128,61 @@ def gallery_figure(run: Run, gallery: Gallery, methods: Sequence[Method]) -> Fig
         gallery: images and maps.
         methods: those to show, a subset of the gallery's.
     """
-    count, lines, columns = len(gallery.images), 2 * len(gallery.images), len(methods) + 1
-    height, width = gallery.images.shape[1:3]
-    tile = 1.05
-    figure = Figure(figsize=(tile * (columns + 1.1), tile * height / width * lines + 0.9), layout="constrained")
-    axis = figure.subplots()
-    canvas = _Canvas(axis, height, width)
-    for place, method in enumerate(methods, start=1):
-        canvas.text(place + 0.5, -0.06, _short(method.title, 14), ha="center", va="bottom")
-    for image in range(count):
-        _draw_image(canvas, run, gallery, image, methods)
-    handles = canvas.draw_outlines()
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, facecolor="#333333", labelcolor="w", frameon=True)
-    axis.set(xlim=(-1.15, columns), ylim=(canvas.bottom(lines), -0.1), aspect=height / width)
+    names = gallery.methods.tolist()
+    places, layout = [names.index(method.name) for method in methods], layout_of(gallery)
+    pixels = mosaic(gallery, places, layout)
+    height, width = pixels.shape[:2]
+    page = (MARGIN + width + GAP, HEAD + height + FOOT)
+    figure = Figure(figsize=(page[0] / DPI, page[1] / DPI))
+    axis = figure.add_axes((MARGIN / page[0], FOOT / page[1], width / page[0], height / page[1]))
+    axis.imshow(pixels, extent=(0, width, height, 0), interpolation="none")
     axis.set_axis_off()
+    _write_words(axis, run, gallery, methods, places, layout)
+    handles = _outline_evidence(axis, gallery, len(places), layout)
+    if handles:
+        figure.legend(
+            handles=handles, loc="lower center", ncols=3, frameon=True, facecolor="#333333", labelcolor="white"
+        )
     return figure
 
 
-def _draw_image(canvas: "_Canvas", run: Run, gallery: Gallery, image: int, methods: Sequence[Method]) -> None:
-    places = {name: place for place, name in enumerate(gallery.methods.tolist())}
-    for rank in range(2):
-        line, target = 2 * image + rank, int(gallery.targets[image, rank])
-        truth = " ✓" if gallery.labels[image] == target else ""
-        words = f"top {rank + 1}:{truth}\n{_short(run.class_name(target))}\n{gallery.probabilities[image, rank]:.0%}"
-        canvas.text(-0.06, canvas.top(line) + 0.5, words, ha="right", va="center")
-        evidence = {kind: outlines(mask) for kind, mask in evidence_masks(gallery, image, target).items()}
-        if rank == 0:
-            canvas.picture(0, line, gallery.images[image])
-        for column, method in enumerate(methods, start=1):
-            found = (image, places[method.name], rank)
-            if gallery.degenerate[found]:
-                canvas.picture(column, line, overlay(gallery.images[image] // 3, np.zeros(gallery.images.shape[1:3])))
-                canvas.text(column + 0.5, canvas.top(line) + 0.5, "degenerate", ha="center", va="center", color="white")
-            else:
-                canvas.picture(column, line, overlay(gallery.images[image], gallery.maps[found]))
-            canvas.outline(column, line, evidence)
+def _short(text: str, width: int) -> str:
+    return textwrap.fill(text, width, max_lines=3, placeholder=" …")
 
 
-class _Canvas:
-    """One axis on which tiles are laid out in columns and lines; a tile is one unit wide and one high."""
+def _write_words(
+    axis: Axes, run: Run, gallery: Gallery, methods: Sequence[Method], places: Sequence[int], layout: Layout
+) -> None:
+    for column, method in enumerate(methods, start=1):
+        middle = layout.left(column) + layout.width / 2
+        axis.text(middle, -GAP, _short(method.title, 14), fontsize=8, ha="center", va="bottom")
+    for image, targets in enumerate(gallery.targets):
+        for rank, target in enumerate(targets):
+            middle = layout.top(2 * image + rank) + layout.height / 2
+            rank_and_truth = f"top {rank + 1}{' ✓' if gallery.labels[image] == target else ''}"
+            name, share = _short(run.class_name(int(target)), 18), f"{gallery.probabilities[image, rank]:.0%}"
+            axis.text(-GAP, middle, f"{rank_and_truth}\n{name}\n{share}", fontsize=8, ha="right", va="center")
+            for column, place in enumerate(places, start=1):
+                if gallery.degenerate[image, place, rank]:
+                    where = layout.left(column) + layout.width / 2
+                    axis.text(where, middle, "degenerate", fontsize=8, color="white", ha="center", va="center")
 
-    def __init__(self, axis, height: int, width: int):
-        self.axis, self.height, self.width = axis, height, width
-        self.paths: dict[str, list[np.ndarray]] = {kind: [] for kind in OUTLINES}
 
-    @staticmethod
-    def top(line: int) -> float:
-        """Lines of one image stand close together, images apart."""
-        return line + 0.12 * (line // 2)
-
-    def bottom(self, lines: int) -> float:
-        return self.top(lines - 1) + 1
-
-    def text(self, x: float, y: float, words: str, **options) -> None:
-        self.axis.text(x, y, words, fontsize=7.5, **options)
-
-    def picture(self, column: int, line: int, pixels: np.ndarray) -> None:
-        top = self.top(line)
-        box = (column + GAP / 2, column + 1 - GAP / 2, top + 1 - GAP / 2, top + GAP / 2)
-        self.axis.imshow(_shrunk(pixels), extent=box, interpolation="nearest", aspect="auto")
-
-    def outline(self, column: int, line: int, evidence: dict[str, list[np.ndarray]]) -> None:
-        corner = np.array([column, self.top(line)]) + GAP / 2
-        scale = (1 - GAP) / np.array([self.width, self.height])
-        for kind, polygons in evidence.items():
-            self.paths[kind] += [corner + polygon * scale for polygon in polygons]
-
-    def draw_outlines(self) -> list[Line2D]:
-        handles = []
-        for kind, paths in self.paths.items():
-            if paths:
-                words, colour, dashes = OUTLINES[kind]
-                lines = LineCollection(paths, colors=colour, linestyles=[dashes], linewidths=1)
-                lines.set_path_effects([Stroke(linewidth=1.8, foreground="black", alpha=0.6), Normal()])
-                self.axis.add_collection(lines)
-                handles.append(Line2D([], [], color=colour, linestyle=dashes, label=words))
-        return handles
+def _outline_evidence(axis: Axes, gallery: Gallery, methods: int, layout: Layout) -> list[Line2D]:
+    """Outline the evidence on every tile; returns the handles of the legend, none where nothing is known."""
+    scratch = Figure().add_subplot()
+    found: dict[str, list[np.ndarray]] = {kind: [] for kind in OUTLINES}
+    for image, targets in enumerate(gallery.targets):
+        for rank, target in enumerate(targets):
+            for kind, mask in evidence_masks(gallery, image, int(target)).items():
+                for polygon in outlines(mask, scratch):
+                    corners = [(layout.left(c), layout.top(2 * image + rank)) for c in range(1, methods + 1)]
+                    found[kind] += [polygon * layout.scale + corner for corner in corners]
+    handles = []
+    for kind, (words, colour, dashes) in OUTLINES.items():
+        if found[kind]:
+            lines = LineCollection(found[kind], colors=colour, linestyles=[dashes], linewidths=1)
+            lines.set_path_effects([Stroke(linewidth=1.8, foreground="black", alpha=0.6), Normal()])
+            axis.add_collection(lines)
+            handles.append(Line2D([], [], color=colour, linestyle=dashes, label=words))
+    return handles

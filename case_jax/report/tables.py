@@ -24,7 +24,7 @@ class Column(NamedTuple):
     note: str
 
 
-class Grid(NamedTuple):
+class MainTable(NamedTuple):
     """A table ready for the page: heads with a footnote number each, rows of cells."""
 
     groups: list[tuple[str, int]]
@@ -57,8 +57,8 @@ def _verdict_column(theta: float) -> Column:
         f"sensitive at θ = {theta:g}?",
         f"p_holm_{theta:g}",
         lambda row: verdict(row, theta),
-        f"Yes where a one-sided Wilcoxon signed-rank test rejects “median F ≥ {theta:.0%}” at 5%, Holm-corrected over all "
-        "methods of the run; “not shown” where the median is lower but the test does not reject.",
+        f"Yes where a one-sided Wilcoxon signed-rank test rejects “median F ≥ {theta:.0%}” at 5%, Holm-corrected over "
+        "all methods of the run; “not shown” where the median is lower but the test does not reject.",
     )
 
 
@@ -74,17 +74,17 @@ def columns(thetas: Sequence[float], percent_of_pixels: float, removed: float) -
     sensitivity, fidelity, evidence = "Class sensitivity", "Fidelity", "Evidence"
     return [
         Column(sensitivity, "F, median [95%]", "F_median", _interval_of("F", "median"),
-               f"Percentage of the top {k} pixels that the maps of the two likeliest classes share: low = the map depends "
-               "on the class. Median over images with a bootstrap interval."),
+               f"Percentage of the top {k} pixels that the maps of the two likeliest classes share: low = the map "
+               "depends on the class. Median over images with a bootstrap interval."),
         Column(sensitivity, "F⁺", "F_plus_median", _share_of("F_plus_median"),
                "The same counted on positive pixels only, median."),
         Column(sensitivity, "zeros in top", "zeros_share", _share_of("zeros_share"),
-               f"Percentage of images in which a map has fewer than {k} positive pixels, so that ties among zeros enter F; "
-               "trust F⁺ there."),
+               f"Percentage of images in which a map has fewer than {k} positive pixels, so that ties among zeros "
+               "enter F; trust F⁺ there."),
         *(_verdict_column(theta) for theta in thetas),
         Column(fidelity, f"drop at {removed:g}% [95%]", "drop_mean", _interval_of("drop", "mean"),
-               f"Relative loss of the predicted class's probability, in percent, when the map's top {removed:g}% pixels are "
-               "removed; mean over correctly classified images: high = faithful."),
+               f"Relative loss of the predicted class's probability, in percent, when the map's top {removed:g}% "
+               "pixels are removed; mean over correctly classified images: high = faithful."),
         Column(fidelity, "drop, sweep", "sweep_mean", _share_of("sweep_mean"),
                "The same averaged over all percentages removed."),
         Column(evidence, "own mass [95%]", "own_mean", _interval_of("own", "mean"),
@@ -95,7 +95,7 @@ def columns(thetas: Sequence[float], percent_of_pixels: float, removed: float) -
                "The same on another class's evidence."),
         Column(evidence, "class pointing [95%]", "pointing_mean", _interval_of("pointing", "mean"),
                "Percentage of images in which both maps peak on their own class's evidence."),
-        Column("Maps", "degenerate images", "degenerate", lambda row: f"{row['degenerate']:,} of {row['images']:,}",
+        Column("Maps", "degenerate", "degenerate", lambda row: f"{row['degenerate']:,} of {row['images']:,}",
                "Images with a map that is all zero, constant or not finite; they are counted here and enter no score."),
     ]  # fmt: skip
 
@@ -107,7 +107,7 @@ CONTROLS_NOTE = (
 )
 
 
-def grid(table: pd.DataFrame, methods: Sequence[Method], shown: Iterable[Column]) -> Grid:
+def main_table(table: pd.DataFrame, methods: Sequence[Method], shown: Iterable[Column]) -> MainTable:
     """The main table.
 
     Args:
@@ -125,7 +125,7 @@ def grid(table: pd.DataFrame, methods: Sequence[Method], shown: Iterable[Column]
     notes = [column.note for column in kept]
     if any(method.control for method in methods):
         notes.append(CONTROLS_NOTE)
-    return Grid(groups, heads, rows, notes)
+    return MainTable(groups, heads, rows, notes)
 
 
 def title_of(method: Method) -> str:
@@ -133,10 +133,11 @@ def title_of(method: Method) -> str:
     return f"{method.title} (control)" if method.control else method.title
 
 
-def markdown(found: Grid) -> str:
+def markdown(found: MainTable) -> str:
     """The main table as Markdown, to be pasted."""
+
     def safe(text: str) -> str:
-        return text.replace("|", "\\|").replace("\n", " ")
+        return text.replace("|", "\\|").replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
 
     frame = pd.DataFrame(
         [[safe(title_of(method)), *map(safe, cells)] for method, cells in found.rows],
@@ -147,8 +148,9 @@ def markdown(found: Grid) -> str:
     return "\n".join([lines, "", "Shares in percent.", "", *notes, *(f"- {n}" for n in found.notes[len(notes) :]), ""])
 
 
-def pairs_grid(pairs: pd.DataFrame, titles: dict[str, str]) -> list[list[str]]:
+def pairs_table(pairs: pd.DataFrame, titles: dict[str, str]) -> list[list[str]]:
     """The paired fidelity tests as rows of cells: method, images, difference, t, its p, W, its p."""
+
     def number(value: float, form: str) -> str:
         return "–" if math.isnan(value) else format(value, form)
 
@@ -164,5 +166,3 @@ def pairs_grid(pairs: pd.DataFrame, titles: dict[str, str]) -> list[list[str]]:
         ]
         for _, row in pairs.iterrows()
     ]  # fmt: skip
-
-

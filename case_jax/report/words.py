@@ -1,4 +1,4 @@
-"""Numbers and lists as a reader wants them."""
+"""Numbers and lists as a reader wants them; no-break spaces hold together what belongs together."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,15 @@ def percent(value: float, *, digits: int = 1) -> str:
 
 def interval(value: float, low: float, high: float) -> str:
     """A share with its interval, in percent; a dash where it is undefined."""
-    return "–" if math.isnan(value) else f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return "–" if math.isnan(value) else f"{100 * value:.1f} [{100 * low:.1f},\N{NO-BREAK SPACE}{100 * high:.1f}]"
 
 
 def p_value(p: float) -> str:
     """A p value, never as an exact zero."""
     if math.isnan(p):
         return "p undefined"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
+    words = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
+    return words.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def listed(names: Sequence[str], *, shown: int = 6, last: str = "and") -> str:

@@ -7,8 +7,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from case_jax._checks import CaseJaxError, require, unknown
-from case_jax.tap.split import tag
-from case_jax.tap.view import HEAD_INPUT, LAYER, TappedModel, tapped
+from case_jax.tap.split import LAYER, tag
+from case_jax.tap.view import HEAD_INPUT, TappedModel, tapped
 
 
 def layers(module: nn.Module, variables: Any, image: Array, **apply_kwargs: Any) -> dict[str, nn.Module]:
@@ -76,7 +76,7 @@ def tap_linen(
             return out
         if not isinstance(out, jax.Array):
             raise CaseJaxError(f"layer: {layer!r} returns a {type(out).__name__}; tap a layer that returns one array.")
-        return tag(out[0], LAYER)[None]
+        return tag(out[0], LAYER + layer)[None]
 
     def apply(variables: Any, x: Array) -> Array:
         with nn.intercept_methods(intercept):
@@ -88,4 +88,4 @@ def tap_linen(
             found = found[part]
         return found["kernel"]
 
-    return tapped(apply, variables, image, layer=layer, tag=LAYER, head_kernel=kernel if linear_head else None, chunk=chunk)
+    return tapped(apply, variables, image, layer=layer, tag=LAYER + layer, head_kernel=kernel if linear_head else None, chunk=chunk)

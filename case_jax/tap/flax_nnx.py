@@ -1,18 +1,24 @@
-"""Flax NNX modules as tapped models."""
+"""Flax NNX modules as tapped models.
 
-from typing import Any
+`flax.nnx` is imported where it is used: it is a quarter of the time of `import case_jax`, and users of Linen need none of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import jax
-from flax import nnx
 from jaxtyping import Array, Float
 
 from case_jax._checks import CaseJaxError, require, unknown
-from case_jax.tap.split import tag
-from case_jax.tap.view import HEAD_INPUT, LAYER, TappedModel, tapped
+from case_jax.tap.split import LAYER, tag
+from case_jax.tap.view import HEAD_INPUT, TappedModel, tapped
 
 
 def layers(module: nnx.Module) -> dict[str, nnx.Module]:
     """The sub-modules that can be tapped, by dotted path (`blocks.2.conv1`), in the module's own order."""
+    from flax import nnx
+
     found = {".".join(map(str, path)): sub for path, sub in nnx.iter_modules(module) if path and callable(sub)}
     return dict(sorted(found.items(), key=lambda item: [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in item[0].split(".")]))
 
@@ -49,6 +55,8 @@ def tap_nnx(
         CaseJaxError: for an unknown layer (those that exist are listed, nearest first), one that is not called exactly once,
             an output that is not one map, or a `linear_head` that is no linear layer or whose closed form fails.
     """
+    from flax import nnx
+
     require(isinstance(module, nnx.Module), "module", type(module).__name__, "a flax.nnx.Module; for Linen use tap_linen")
     known = layers(module)
     for argument, path in (("layer", layer), ("linear_head", linear_head)):
@@ -72,7 +80,7 @@ def tap_nnx(
             out = call(self, *args, **kwargs)
             if not isinstance(out, jax.Array):
                 raise CaseJaxError(f"layer: {layer!r} returns a {type(out).__name__}; tap a layer that returns one array.")
-            return tag(out[0], LAYER)[None]
+            return tag(out[0], LAYER + layer)[None]
 
         _retype(parts[layer], tagged)
         if linear_head is not None:
@@ -83,4 +91,4 @@ def tap_nnx(
     def kernel(params: Any) -> Array:
         return rebuilt(params)[1][linear_head].kernel[...]  # type: ignore[index,union-attr]
 
-    return tapped(apply, params, image, layer=layer, tag=LAYER, head_kernel=kernel if linear_head else None, chunk=chunk)
+    return tapped(apply, params, image, layer=layer, tag=LAYER + layer, head_kernel=kernel if linear_head else None, chunk=chunk)

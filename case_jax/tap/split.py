@@ -12,6 +12,9 @@ from case_jax._checks import CaseJaxError, unknown
 
 Tail = Callable[[jax.Array], Any]
 
+LAYER = "case_jax.layer:"
+"""Before a module's path this makes the tag that an adapter puts on its output; errors show the path alone."""
+
 
 def tag(value: jax.Array, name: str) -> jax.Array:
     """Mark an intermediate value of a function so that `split` can find it; the identity otherwise."""
@@ -70,7 +73,7 @@ def _run_to_tag(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: 
             value, resume_inner = _run_to_tag(*inside[0], operands, name)
         else:
             raise CaseJaxError(
-                f"layer: {name!r} lies inside a {eqn.primitive.name!r} loop or branch, which cannot be split; "
+                f"layer: {name.removeprefix(LAYER)!r} lies inside a {eqn.primitive.name!r} loop or branch, which cannot be split; "
                 "tap a layer outside it, or unroll the loop (for flax, a Python loop instead of nn.scan)."
             )
 
@@ -105,10 +108,13 @@ def split(function: Callable[..., jax.Array], name: str) -> Callable[..., tuple[
     def run(*args):
         closed = jax.make_jaxpr(function)(*args)
         found = tags(closed.jaxpr)
-        if name not in found:
+        shown, count = name.removeprefix(LAYER), found.count(name)
+        if count == 0 and name == shown:
             raise unknown("layer", name, set(found))
-        if found.count(name) > 1:
-            raise CaseJaxError(f"layer: {name!r} is evaluated {found.count(name)} times in one forward pass; tap a layer that is used once.")
+        if count != 1:
+            raise CaseJaxError(
+                f"layer: {shown!r} is evaluated {count} times in one forward pass; tap a layer that is used once."
+            )
         value, resume = _run_to_tag(closed.jaxpr, closed.consts, jax.tree.leaves(args), name)
         return value, lambda a: resume(a)[0]
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.tap.split import Tail, split
+from case_jax.chunking import map_in_chunks
+from case_jax.tap.split import Tail, split, tags
 
-LAYER = "case_jax.layer"
 HEAD_INPUT = "case_jax.head_input"
 
 Params = Any
@@ -85,7 +85,7 @@ class TappedModel:
 
         def pulled_back(classes):
             rows = jax.nn.one_hot(classes, self.num_classes, dtype=logits.dtype)
-            return jax.lax.map(lambda row: pull(row).mean((0, 1)), rows, batch_size=min(self.chunk, len(classes)))
+            return map_in_chunks(lambda row: pull(row).mean((0, 1)), rows, chunk=self.chunk)
 
         weights = pulled_back if self.head_kernel is None else closed_form(tail, activation, self.head_kernel(params))
         return View(image, logits, activation, tail, lambda x: self.apply(params, x), pull, weights)
@@ -101,13 +101,14 @@ class TappedModel:
             return view
         height, width, channels = view.activation.shape
         if channels < self.num_classes:
+            logits, push = jax.linearize(view.tail, view.activation)
+            view = replace(view, logits=logits)  # the same numbers; the tail is then evaluated once
 
             def response(unit):
-                shift = jnp.broadcast_to(unit, view.activation.shape)
-                return jax.jvp(view.tail, (view.activation,), (shift,))[1] / (height * width)
+                return push(jnp.broadcast_to(unit, view.activation.shape)) / (height * width)
 
             units = jnp.eye(channels, dtype=view.activation.dtype)
-            table = jax.lax.map(response, units, batch_size=min(self.chunk, channels)).T
+            table = map_in_chunks(response, units, chunk=self.chunk).T
         else:
             table = view.class_weights(jnp.arange(self.num_classes))
         return replace(view, class_weights=lambda classes: table[classes])
@@ -165,6 +166,14 @@ def tapped(
         apply, params, layer, tag, int(logits.shape[0]), tuple(jnp.shape(image)), shape, head_kernel, chunk
     )
     if head_kernel is not None:
+        met = tags(jax.make_jaxpr(apply)(params, image).jaxpr)
+        behind = met[met.index(tag) :].count(HEAD_INPUT)
+        require(
+            behind == met.count(HEAD_INPUT) == 1,
+            "linear_head",
+            f"a head called {met.count(HEAD_INPUT)} times in one forward pass, {behind} of them behind layer {layer!r}",
+            "a head called once, behind the layer; in a plain function its input is marked with tag_head_input",
+        )
         check_closed_form(model, image)
     return model
 

@@ -1,0 +1,50 @@
+"""The report of a run: one self-contained page, a table as CSV and Markdown, figures as PNG and PDF (no JAX here)."""
+
+from pathlib import Path
+
+from case_jax import stats
+from case_jax.report.drawings import draw
+from case_jax.report.loading import load_run
+from case_jax.report.page import render
+from case_jax.report.sentence import answer
+from case_jax.report.tables import columns, main_table, markdown
+from case_jax.results import write_atomically
+
+
+def write_report(run: str | Path) -> Path:
+    """Write `report.html`, `summary.csv`, `summary.md` and `figures/` into a run folder, each file atomically.
+
+    Equal rows give equal files.
+
+    Args:
+        run: the folder of a finished or unfinished run.
+
+    Returns:
+        The page.
+
+    Raises:
+        CaseJaxError: when it is no run folder, has no rows yet, or one of its files is missing or damaged.
+    """
+    folder, found = Path(run), load_run(run)
+    summary = stats.summarise(found.rows)
+    percent = found.config["metrics"].get("sensitivity", {}).get("percent", 5.0)
+    table = main_table(summary.table, found.methods, columns(stats.THETAS, percent, stats.DROP_PERCENT))
+    sentence = answer(
+        summary.table, found.methods, theta=stats.THETAS[0], percent_of_pixels=percent, removed=stats.DROP_PERCENT
+    )
+    drawings = draw(found, summary.table)
+    (folder / "figures").mkdir(exist_ok=True)
+    for drawing in drawings:
+        write_atomically(folder / "figures" / f"{drawing.name}.png", drawing.png)
+        write_atomically(folder / "figures" / f"{drawing.name}.pdf", drawing.pdf)
+    titled = summary.table.copy()
+    titled.insert(0, "title", [method.title for method in found.methods if method.name in titled.index])
+    titled.insert(1, "control", [method.control for method in found.methods if method.name in titled.index])
+    write_atomically(folder / "summary.csv", titled.to_csv().encode())
+    write_atomically(folder / "summary.md", f"{sentence}\n\n{markdown(table)}".encode())
+    page = folder / "report.html"
+    write_atomically(page, render(found, summary, sentence=sentence, table=table, drawings=drawings).encode())
+    return page
+
+
+__all__ = ["write_report"]

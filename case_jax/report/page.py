@@ -1,0 +1,152 @@
+"""The page: what the template is given, and rendering it."""
+
+import base64
+import json
+import shlex
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jinja2
+
+from case_jax.report import tables
+from case_jax.report.loading import Run
+from case_jax.report.words import counted
+from case_jax.stats import Summary
+
+CLASSES_SHOWN, CONTRASTS_SHOWN, NAMES_SHOWN = 1000, 12, 200
+
+
+class Drawing(NamedTuple):
+    """A figure as files and in words."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    png: bytes
+    pdf: bytes
+
+    @property
+    def uri(self) -> str:
+        """The PNG as a data: address."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+def render(run: Run, summary: Summary, *, sentence: str, table: tables.MainTable, drawings: Sequence[Drawing]) -> str:
+    """The whole page; every text from the run is escaped.
+
+    Args:
+        run: what the folder holds.
+        summary: its statistics.
+        sentence: the answer.
+        table: the main table.
+        drawings: figures in order.
+    """
+    loader = jinja2.PackageLoader("case_jax.report", package_path="")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["title_of"] = tables.title_of
+    return environment.get_template("template.html").render(
+        title=f"{run.config['model']['name']} on {run.config['data']['name']}",
+        sentence=sentence,
+        unfinished=unfinished(run),
+        table=table,
+        drawings=drawings,
+        captions=gallery_captions(run),
+        contrast=contrast_facts(run),
+        pairs=tables.pairs_table(summary.pairs, {m.name: m.title for m in run.methods}),
+        reference=next(
+            (m.title for m in run.methods if not summary.pairs.empty and m.name == summary.pairs["reference"].iloc[0]),
+            None,
+        ),
+        left_out=left_out(run, summary),
+        rerun=rerun_facts(run),
+    )
+
+
+def unfinished(run: Run) -> str | None:
+    """A warning where rows are missing, else None."""
+    done, planned = run.rows["image_id"].nunique() + len(run.excluded), run.config["data"]["images"]
+    return None if done >= planned else f"This run is unfinished: {done:,} of {counted(planned, 'image')} so far."
+
+
+def gallery_captions(run: Run) -> list[str]:
+    """One line of text per image of the gallery: its name, label and two likeliest classes."""
+    gallery = run.gallery
+    if gallery is None:
+        return []
+    lines = []
+    for i in range(len(gallery.images)):
+        label = int(gallery.labels[i])
+        known = f"labelled {run.class_name(label)}" if label >= 0 else "without a label"
+        likeliest = [
+            f"{run.class_name(int(c))} ({p:.1%})"
+            for c, p in zip(gallery.targets[i], gallery.probabilities[i], strict=True)
+        ]
+        lines.append(f"{gallery.names[i]}, {known}; likeliest: {likeliest[0]}, then {likeliest[1]}")
+    return lines
+
+
+def contrast_facts(run: Run) -> dict[str, Any]:
+    """The contrast sets: name, split, options of the methods that use them, and the table where there is one."""
+    facts = run.contrast
+    sets, filled = facts.get("table") or [], facts.get("filled")
+    users = [(m.title, method_options(m.options)) for m in run.methods if m.contrastive]
+    rows = [contrast_row(run, c, found, filled[c] if filled else 0) for c, found in enumerate(sets[:CLASSES_SHOWN])]
+    return {
+        "name": facts["name"],
+        "source": facts.get("source"),
+        "users": users,
+        "rows": rows,
+        "more": max(0, len(sets) - CLASSES_SHOWN),
+        "filled": sum(filled or []),
+        "entries": sum(map(len, sets)),
+    }
+
+
+def contrast_row(run: Run, target: int, contrast: Sequence[int], filled: int) -> dict[str, Any]:
+    """One class with the classes it is contrasted with, each with whether it was filled in."""
+    entries = [(run.class_name(c), place >= len(contrast) - filled) for place, c in enumerate(contrast)]
+    more = max(0, len(entries) - CONTRASTS_SHOWN)
+    return {"name": run.class_name(target), "entries": entries[:CONTRASTS_SHOWN], "more": more, "filled": filled}
+
+
+def method_options(options: dict[str, Any]) -> str:
+    """A method's options in words."""
+    if not options:
+        return "default options"
+    words = [f"{name} = {value}" for name, value in options.items()]
+    if "eps_relative" in options:
+        words.append(
+            "so ε is relative to the gradients' scale"
+            if options["eps_relative"]
+            else "so ε is absolute, the paper's form"
+        )
+    return ", ".join(words)
+
+
+def left_out(run: Run, summary: Summary) -> dict[str, Any]:
+    """What entered no score, and why."""
+    degenerate = [
+        (m.title, int(summary.table.loc[m.name, "degenerate"]), int(summary.table.loc[m.name, "images"]))
+        for m in run.methods
+        if m.name in summary.table.index and summary.table.loc[m.name, "degenerate"]
+    ]
+    return {
+        "counts": [("images that could not be read", len(run.excluded)), *summary.counts.items()],
+        "unreadable": run.excluded[:NAMES_SHOWN],
+        "more": max(0, len(run.excluded) - NAMES_SHOWN),
+        "degenerate": degenerate,
+    }
+
+
+def rerun_facts(run: Run) -> dict[str, Any]:
+    """The last session's command, versions and devices, the dates of all, and the configuration."""
+    last = run.sessions[-1] if run.sessions else {}
+    return {
+        "command": shlex.join(last.get("command", [])),
+        "versions": last.get("versions", {}),
+        "devices": last.get("devices", []),
+        "machine": last.get("machine", "unknown"),
+        "dates": [session.get("date", "unknown") for session in run.sessions],
+        "config": json.dumps(run.config, indent=2, ensure_ascii=False),
+    }

@@ -1,0 +1,168 @@
+"""What class maps, the evaluation step and the pipeline cost on this machine.
+
+Question   Are all classes' maps as good as free? Does the pipeline keep the device busy? What does the import cost?
+Command    python -m experiments.benchmarks.core [--quick] [--out FILE.json]
+Cost       about a minute on 2 CPU cores
+Expected   all-class maps ≤ 1.1 × forward at the closed-form layers; pipeline/step ≥ 0.9; import ≤ 1.3 × jax + flax
+"""
+
+import dataclasses
+import datetime
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tabulate import tabulate
+
+from case_jax import METHODS, all_class_maps, parallel
+from case_jax.contrast.choice import choose_contrast
+from case_jax.data import DigitScenes
+from case_jax.evaluation.run import Plan, evaluate, plan, versions
+from case_jax.evaluation.step import Pixels, make_step
+from case_jax.evaluation.stream import load_tile, template
+from case_jax.imageops import normalise_image
+from case_jax.models import load_classifier, tap_classifier
+from case_jax.results import RunFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes of the benchmark."""
+
+    quick: bool = False
+    """Small sizes, to prove that it runs."""
+    out: Path | None = None
+    """JSON file to write."""
+
+
+def interleaved(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each function, taking turns so that all meet the same disturbances."""
+    for function in functions.values():
+        jax.block_until_ready(function())
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            jax.block_until_ready(function())
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def class_maps_against_forward(batch: int, repeats: int) -> list[dict[str, Any]]:
+    """All classes' CASE maps (confusion-like sets of 5) against the plain forward pass, per layer and route."""
+    classifier = load_classifier()
+    facts = classifier.entry.preprocessing
+    scenes = DigitScenes("test", batch)
+    images = jnp.stack([normalise_image(scenes[i].image, facts.mean, facts.std) for i in range(batch)])
+    rows = []
+    for layer in ("blocks.2", "blocks.2.conv2", "blocks.1"):
+        model = tap_classifier(classifier, images[0], layer=layer)
+        routes = {"declared" if model.head_kernel else "pullback": model}
+        if model.head_kernel:
+            routes["pullback"] = dataclasses.replace(model, head_kernel=None)
+        contrast = choose_contrast("topk_logits:5", model.num_classes).sets
+        functions = {"forward": jax.jit(jax.vmap(partial(model.apply, model.params)))}
+        for name, route in routes.items():
+            functions[name] = jax.jit(jax.vmap(partial(all_class_maps, METHODS["case"].maps, route, model.params, contrast=contrast)))
+        found = interleaved({name: partial(f, images) for name, f in functions.items()}, repeats)
+        rows += [
+            {
+                "layer": layer,
+                "route": "closed form" if name == "declared" else name,
+                "ms_per_image": 1e3 * found[name] / batch,
+                "ratio_to_forward": found[name] / found["forward"],
+            }
+            for name in routes
+        ]
+    return rows
+
+
+def pipeline_against_step(images: int, tile: int) -> dict[str, float]:
+    """Images per second of a whole evaluation against its compiled step on batches that are already on the device.
+
+    Start-up and compilation are taken out of the pipeline's time by running `images` and three times as many.
+    """
+    classifier = load_classifier()
+    facts = classifier.entry.preprocessing
+    pixels, source = Pixels(facts.mean, facts.std), DigitScenes("test", 3 * images)
+    model = tap_classifier(classifier, normalise_image(source[0].image, *pixels))
+    contrast = choose_contrast("topk_logits:5", model.num_classes)
+
+    def planned(limit: int) -> Plan:
+        return plan(DigitScenes("test", limit), model, contrast, pixels=pixels, tile=tile, part=4 * tile)
+
+    def pipeline(limit: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            evaluate(planned(limit), RunFolder(Path(folder) / "run"), progress=False)
+            return time.perf_counter() - start
+
+    whole = planned(3 * images)
+    empty, devices = template(source, whole.indices, tile), parallel.device_count()
+    loaded = [load_tile(source, whole.indices, t, empty).batch for t in range(devices)]
+    batch = parallel.shard(jax.tree.map(lambda *a: np.stack(a), *loaded))
+    step, params = parallel.over_devices(make_step(whole.protocol, model)), parallel.replicate(model.params)
+    jax.block_until_ready(step(params, batch))
+
+    def bare() -> float:
+        start = time.perf_counter()
+        for _ in range(-(-2 * images // (tile * devices))):
+            jax.block_until_ready(step(params, batch))
+        return time.perf_counter() - start
+
+    pipeline(tile)  # the first run in a process also warms up the Parquet writer
+    pairs = [(pipeline(3 * images) - pipeline(images), bare()) for _ in range(3)]
+    rates = [2 * images / statistics.median(column) for column in zip(*pairs, strict=True)]
+    return {"pipeline_images_per_s": rates[0], "step_images_per_s": rates[1], "ratio": rates[0] / rates[1]}
+
+
+def import_cost(repeats: int) -> dict[str, float]:
+    """Seconds to import case_jax against importing jax and flax, each in fresh processes, taking turns."""
+    code = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+
+    def seconds(modules: str) -> float:
+        return float(subprocess.run([sys.executable, "-c", code.format(modules)], capture_output=True, text=True, check=True).stdout)
+
+    pairs = [(seconds("jax, flax"), seconds("case_jax")) for _ in range(repeats)]
+    base, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return {"jax_flax_s": base, "case_jax_s": ours, "ratio": ours / base}
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Measure, print, and write JSON when asked."""
+    repeats = 2 if config.quick else 9
+    maps = class_maps_against_forward(4 if config.quick else 32, repeats)
+    pipeline = pipeline_against_step(16 if config.quick else 256, 8 if config.quick else 32)
+    imported = import_cost(1 if config.quick else 9)
+    print(tabulate(maps, headers="keys", floatfmt=".3f"))
+    for title, values in (("pipeline", pipeline), ("import", imported)):
+        print(title, ", ".join(f"{name} {value:.3g}" for name, value in values.items()))
+    result = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "devices": parallel.device_names(),
+        "versions": versions(),
+        "all_class_maps": maps,
+        "pipeline": pipeline,
+        "import": imported,
+    }
+    if config.out:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        config.out.write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
