@@ -8,7 +8,7 @@ The functions here work on one image; batch them with `jax.vmap`, compile them w
     maps = case_jax.case(view, query)                           # (targets, h, w)
 """
 
-from case_jax._checks import CaseJaxError, CaseJaxWarning
+from case_jax._checks import CaseJaxError
 from case_jax.contrast import (
     ConfusionSets,
     ContrastSet,
@@ -47,7 +47,6 @@ __all__ = [
     "METHODS",
     "METRICS",
     "CaseJaxError",
-    "CaseJaxWarning",
     "ConfusionSets",
     "ContrastSet",
     "Query",

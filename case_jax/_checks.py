@@ -8,10 +8,6 @@ class CaseJaxError(ValueError):
     """Bad input, found before any long work starts."""
 
 
-class CaseJaxWarning(UserWarning):
-    """Something the user should know and may ignore."""
-
-
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """The known names, most similar to `name` first."""
     return sorted(known, key=lambda other: (-difflib.SequenceMatcher(None, name, other).ratio(), other))

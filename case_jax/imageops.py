@@ -14,9 +14,11 @@ Fill = Literal["mean", "blur", "noise", "zero-pixel"]
 FILLS: tuple[Fill, ...] = get_args(Fill)
 
 
-def normalise_image(image: UInt8[Array, "H W 3"], mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Array, "H W 3"]:
+def normalise_image(
+    image: UInt8[Array | np.ndarray, "H W 3"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "H W 3"]:
     """uint8 pixels to the classifier's input range: `(x / 255 − mean) / std` per channel."""
-    return (image.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
+    return (jnp.asarray(image, jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
 @lru_cache
@@ -31,7 +33,7 @@ def _interpolation(source: int, target: int) -> np.ndarray:
     return matrix
 
 
-def resize_map(saliency: Float[Array, "*n h w"], shape: tuple[int, int]) -> Float[Array, "*n H W"]:
+def resize_map(saliency: Float[Array, "*n h w"], shape: tuple[int, ...]) -> Float[Array, "*n H W"]:
     """Bilinear interpolation with half-pixel centres and no antialias, as cv2 INTER_LINEAR (equal to 1e-6)."""
     if saliency.shape[-2:] == tuple(shape):
         return saliency
@@ -55,7 +57,7 @@ def is_degenerate(saliency: Float[Array, "*n h w"]) -> Bool[Array, "*n"]:
     return ~finite | (positive.max((-2, -1)) <= positive.min((-2, -1)))
 
 
-def finish_maps(maps: Float[Array, "*n h w"], shape: tuple[int, int]) -> Float[Array, "*n H W"]:
+def finish_maps(maps: Float[Array, "*n h w"], shape: tuple[int, ...]) -> Float[Array, "*n H W"]:
     """Maps at a layer's resolution to maps in [0, 1] at input resolution: `rescale_map`, then `resize_map`.
 
     Degenerate maps become all zero.

@@ -25,7 +25,9 @@ def _over_devices() -> NamedSharding:
 def replicate(tree: Any) -> Any:
     """One copy of every array on each local device, once: leading axis = device."""
     count, sharding = device_count(), _over_devices()
-    return jax.tree.map(lambda a: jax.device_put(np.broadcast_to(np.asarray(a)[None], (count, *np.shape(a))), sharding), tree)
+    return jax.tree.map(
+        lambda a: jax.device_put(np.broadcast_to(np.asarray(a)[None], (count, *np.shape(a))), sharding), tree
+    )
 
 
 def shard(tree: Any) -> Any:

@@ -10,10 +10,11 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from case_jax._checks import require_percent
 
 
-def pixel_count(percent: float, shape: tuple[int, int]) -> int:
+def pixel_count(percent: float, shape: tuple[int, ...]) -> int:
     """How many pixels are the top `percent` % of a map of this shape (rounded down)."""
     require_percent("percent", [percent])
-    return int(percent / 100 * shape[0] * shape[1])
+    height, width = shape
+    return int(percent / 100 * height * width)
 
 
 def _ordered(values: Float[Array, "*s"]) -> UInt32[Array, "*s"]:

@@ -136,7 +136,9 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise CaseJaxError(f"out: another process is writing into {self.path}; wait for it or give another --out.") from error
+                raise CaseJaxError(
+                    f"out: another process is writing into {self.path}; wait for it or give another --out."
+                ) from error
             yield
 
     def config(self) -> dict[str, Any]:
@@ -185,7 +187,9 @@ class RunFolder:
         try:
             return pq.read_schema(file) if metadata_only else pq.read_table(file)
         except (pa.ArrowInvalid, OSError) as error:
-            raise CaseJaxError(f"out: {file} is damaged ({error}); delete it and run the same command again.") from error
+            raise CaseJaxError(
+                f"out: {file} is damaged ({error}); delete it and run the same command again."
+            ) from error
 
     def rows(self) -> pd.DataFrame:
         """All rows, in order of the images and of the methods.

@@ -1,7 +1,7 @@
 """From rows to answers: tests, intervals and counts per method (no JAX here)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,9 @@ class Summary(NamedTuple):
     """How many images or maps were left out of which statistic, and why."""
 
 
-def bootstrap(values: Float[np.ndarray, " n"], statistic: str, *, resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
+def bootstrap(
+    values: Float[np.ndarray, " n"], statistic: str, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval:
     """A median or mean with its percentile bootstrap interval.
 
     Args:
@@ -87,8 +89,9 @@ def below(values: Float[np.ndarray, " n"], theta: float) -> SignedRank:
     count = int((differences != 0).sum())
     if count == 0:
         return SignedRank(0.0, 1.0, 0.0)
-    found = stats.wilcoxon(differences, alternative="less")
-    return SignedRank(float(found.statistic), float(found.pvalue), float(4 * found.statistic / (count * (count + 1)) - 1))
+    found: Any = stats.wilcoxon(differences, alternative="less")
+    statistic = float(found.statistic)
+    return SignedRank(statistic, float(found.pvalue), 4 * statistic / (count * (count + 1)) - 1)
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -146,7 +149,9 @@ def _fidelity(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]
     out = {"n_drop": len(drop), **_named("drop", bootstrap(drop, "mean", resamples=resamples, seed=seed), "mean")}
     out["drop_sd"] = drop.std(ddof=1) if len(drop) > 1 else np.nan
     out["drop_signed_mean"] = drops(usable, DROP_PERCENT, clipped=False).mean()
-    return out | _named("sweep", bootstrap(mean_drop(usable).to_numpy(), "mean", resamples=resamples, seed=seed), "mean")
+    return out | _named(
+        "sweep", bootstrap(mean_drop(usable).to_numpy(), "mean", resamples=resamples, seed=seed), "mean"
+    )
 
 
 def _evidence(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]:
@@ -157,7 +162,10 @@ def _evidence(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]
     out |= {f"top_{kind}_mean": first[f"top_{kind}"].mean() for kind in ("shared", "own", "other")}
     both = rows[~(rows["degenerate_1"] | rows["degenerate_2"]) & rows["points_1"].notna() & rows["points_2"].notna()]
     points = (both[["points_1", "points_2"]] == 1).all(axis=1).to_numpy(np.float64)
-    out |= {"n_pointing": len(points), **_named("pointing", bootstrap(points, "mean", resamples=resamples, seed=seed), "mean")}
+    out |= {
+        "n_pointing": len(points),
+        **_named("pointing", bootstrap(points, "mean", resamples=resamples, seed=seed), "mean"),
+    }
     return out | {f"points_{i}_mean": both[f"points_{i}"].mean() for i in (1, 2)}
 
 
@@ -175,7 +183,9 @@ def paired_tests(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
         One row per other method; empty when the reference was not run.
     """
     usable = rows[correct_rows(rows)].assign(drop=lambda r: drops(r, DROP_PERCENT))
-    drop = {name: group.set_index("image_id")["drop"] for name, group in usable.groupby("method", sort=False, observed=True)}
+    drop = {
+        name: group.set_index("image_id")["drop"] for name, group in usable.groupby("method", sort=False, observed=True)
+    }
     out = []
     for name in drop if reference in drop else ():
         if name == reference:
@@ -186,7 +196,9 @@ def paired_tests(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
         if len(both) > 1 and np.ptp(difference) > 0:
             t = stats.ttest_rel(both[:, 0], both[:, 1])
             w = stats.wilcoxon(difference)
-        out.append([name, reference, len(both), difference.mean() if len(both) else np.nan, *map(float, t), *map(float, w)])
+        out.append(
+            [name, reference, len(both), difference.mean() if len(both) else np.nan, *map(float, t), *map(float, w)]
+        )
     table = pd.DataFrame(out, columns=["method", "reference", "n", "mean_difference", "t", "p_t", "w", "p_w"])
     return table.assign(p_t_holm=holm(table["p_t"].to_numpy(float)), p_w_holm=holm(table["p_w"].to_numpy(float)))
 
@@ -217,7 +229,10 @@ def summarise(
     """
     table = {}
     for name, group in rows.groupby("method", sort=False, observed=True):
-        entry: dict[str, float] = {"images": len(group), "degenerate": int((group["degenerate_1"] | group["degenerate_2"]).sum())}
+        entry: dict[str, float] = {
+            "images": len(group),
+            "degenerate": int((group["degenerate_1"] | group["degenerate_2"]).sum()),
+        }
         if "F" in rows:
             entry |= _sensitivity(group, thetas, resamples, seed)
         if f"p_removed_{DROP_PERCENT}" in rows:
@@ -248,6 +263,10 @@ def _counts(rows: pd.DataFrame) -> dict[str, int]:
     if "mass_own" in rows:
         # whether evidence is known depends on the image alone, but an all-zero map has no mass: any method's row will do
         known = rows.groupby("image_id")[["points_1", "points_2"]].first().notna()
-        out["images whose top-1 class has no evidence region (left out of the evidence shares)"] = int((~known["points_1"]).sum())
-        out["images whose two likeliest classes do not both have one (left out of class pointing)"] = int((~known.all(axis=1)).sum())
+        out["images whose top-1 class has no evidence region (left out of the evidence shares)"] = int(
+            (~known["points_1"]).sum()
+        )
+        out["images whose two likeliest classes do not both have one (left out of class pointing)"] = int(
+            (~known.all(axis=1)).sum()
+        )
     return out

@@ -1,0 +1,1 @@
+"""Claims as experiments: each file says its question, command, cost and expected result on top."""

@@ -2,8 +2,8 @@
 
 Question   Does a small residual network with soft targets make the two candidate classes of a scene really compete?
 Command    python -m experiments.train_digit_classifier
-Cost       about 10 minutes on 2 CPU cores
-Expected   see `EXPECTED`; a rerun lands within one point of it
+Cost       about 5 minutes on 2 CPU cores
+Expected   test scenes: the bright marker's class first in 95.6%, the dim marker's second in 94.6%; a rerun within one point
 """
 
 import dataclasses
@@ -50,7 +50,12 @@ def load(split: Split, size: int, seed: int) -> tuple[np.ndarray, np.ndarray, np
     source = DigitScenes(split, size, seed=seed)
     scenes = [source.scene(i) for i in range(size)]
     rivals = np.array([s.classes[2] for s in scenes])
-    return np.stack([s.image for s in scenes]), np.stack([s.target for s in scenes]), np.array([s.label for s in scenes]), rivals
+    return (
+        np.stack([s.image for s in scenes]),
+        np.stack([s.target for s in scenes]),
+        np.array([s.label for s in scenes]),
+        rivals,
+    )
 
 
 def main(config: Config) -> None:
@@ -87,7 +92,9 @@ def main(config: Config) -> None:
         }
 
     opt_state = optimiser.init(params)
-    with ocp.CheckpointManager(config.checkpoints.resolve(), options=ocp.CheckpointManagerOptions(max_to_keep=2)) as manager:
+    with ocp.CheckpointManager(
+        config.checkpoints.resolve(), options=ocp.CheckpointManagerOptions(max_to_keep=2)
+    ) as manager:
         state = {"params": params, "stats": stats, "opt": opt_state}
         first = (manager.latest_step() or 0) if manager.all_steps() else 0
         if first:
@@ -102,7 +109,10 @@ def main(config: Config) -> None:
                     params, stats, opt_state, loss = train_step(params, stats, opt_state, images[batch], targets[batch])
                     losses.append(loss)
             floor = -(BRIGHT_SHARE * np.log(BRIGHT_SHARE) + (1 - BRIGHT_SHARE) * np.log(1 - BRIGHT_SHARE))
-            print(f"epoch {epoch + 1}: loss {np.mean(losses):.4f} (entropy of the targets {floor:.4f}); validation {score('validation', 1000)}", flush=True)
+            print(
+                f"epoch {epoch + 1}: loss {np.mean(losses):.4f} (entropy of the targets {floor:.4f}); validation {score('validation', 1000)}",
+                flush=True,
+            )
             manager.save(epoch + 1, args=ocp.args.StandardSave({"params": params, "stats": stats, "opt": opt_state}))
         manager.wait_until_finished()
 

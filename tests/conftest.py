@@ -71,7 +71,9 @@ def toy():
     }
 
     def function(params, x):
-        a = jax.lax.conv_general_dilated(x[None], params["kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        a = jax.lax.conv_general_dilated(
+            x[None], params["kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
         a = tag(jax.nn.relu(a[0]), "features")
         return tag_head_input(a.mean((0, 1))) @ params["head"]
 

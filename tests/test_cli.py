@@ -4,9 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from case_jax import cli
 from case_jax.results import RunFolder
-from PIL import Image
 
 
 @pytest.fixture
@@ -42,7 +43,9 @@ def photos(tmp_path_factory):
 
 
 def test_evaluate_writes_rows_and_a_report(shell, tmp_path):
-    status, out, _ = shell("evaluate", "--limit", 20, "--methods", "grad_cam", "case", "--tile", 10, "--part", 10, "--out", "run")
+    status, out, _ = shell(
+        "evaluate", "--limit", 20, "--methods", "grad_cam", "case", "--tile", 10, "--part", 10, "--out", "run"
+    )
     assert status == 0
     assert "Grad-CAM" in out
     rows = RunFolder(tmp_path / "run").rows()
@@ -59,7 +62,20 @@ def test_evaluate_runs_on_photographs_and_names_a_truncated_one(shell, photos, t
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
     (folder / "half.jpg").write_bytes((photos / "china.jpg").read_bytes()[:20_000])
-    status, out, err = shell("evaluate", "--data", f"folder:{folder}", "--methods", "grad_cam", "case", "--tile", 4, "--part", 4, "--out", "run")
+    status, out, err = shell(
+        "evaluate",
+        "--data",
+        f"folder:{folder}",
+        "--methods",
+        "grad_cam",
+        "case",
+        "--tile",
+        4,
+        "--part",
+        4,
+        "--out",
+        "run",
+    )
     assert status == 0
     assert "half.jpg" in err
     assert RunFolder(tmp_path / "run").rows()["name"].unique().tolist() == ["china.jpg", "flower.jpg"]
@@ -68,7 +84,18 @@ def test_evaluate_runs_on_photographs_and_names_a_truncated_one(shell, photos, t
 
 
 def test_explain_draws_photographs_and_scenes(shell, photos, tmp_path):
-    status, out, _ = shell("explain", photos / "china.jpg", photos / "flower.jpg", "digit_scenes:3", "--contrast", "topk_logits:2", "--methods", "case", "--out", "grids")
+    status, out, _ = shell(
+        "explain",
+        photos / "china.jpg",
+        photos / "flower.jpg",
+        "digit_scenes:3",
+        "--contrast",
+        "topk_logits:2",
+        "--methods",
+        "case",
+        "--out",
+        "grids",
+    )
     assert status == 0
     for name in ("china", "flower", "scene-000003"):
         with Image.open(tmp_path / "grids" / f"explain-{name}.png") as picture:
@@ -77,7 +104,9 @@ def test_explain_draws_photographs_and_scenes(shell, photos, tmp_path):
 
 
 def test_sweep_finds_the_blind_control_and_tells_classes_apart(shell, tmp_path):
-    status, out, _ = shell("sweep", "--limit", 16, "--methods", "case", "centre_gaussian", "--contrast", "topk_logits:4", "--out", "sweep")
+    status, out, _ = shell(
+        "sweep", "--limit", 16, "--methods", "case", "centre_gaussian", "--contrast", "topk_logits:4", "--out", "sweep"
+    )
     assert status == 0
     found = np.load(tmp_path / "sweep" / "sweep.npz")
     case, blind = found["agreement"]
@@ -90,12 +119,26 @@ def test_sweep_finds_the_blind_control_and_tells_classes_apart(shell, tmp_path):
 
 
 def test_top_two_sweep_counts_one_pair_per_image(shell, tmp_path):
-    assert shell("sweep", "--limit", 16, "--top", 2, "--methods", "random", "--contrast", "topk_logits:4", "--out", "sweep")[0] == 0
+    assert (
+        shell(
+            "sweep", "--limit", 16, "--top", 2, "--methods", "random", "--contrast", "topk_logits:4", "--out", "sweep"
+        )[0]
+        == 0
+    )
     images = np.load(tmp_path / "sweep" / "sweep.npz")["images"][0]
     assert images[~np.eye(25, dtype=bool)].sum() == 2 * 16
 
 
-@pytest.mark.parametrize(("what", "expected"), [("methods", "case_span"), ("models", "digit_resnet"), ("datasets", "folder"), ("metrics", "fidelity"), ("contrasts", "topk_logits")])
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("methods", "case_span"),
+        ("models", "digit_resnet"),
+        ("datasets", "folder"),
+        ("metrics", "fidelity"),
+        ("contrasts", "topk_logits"),
+    ],
+)
 def test_list(shell, what, expected):
     status, out, _ = shell("list", what)
     assert status == 0
@@ -202,7 +245,21 @@ def test_labels_by_class_name_are_used(shell, tmp_path):
         folder = tmp_path / "data" / scenes.class_names[scenes[i].label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(scenes[i].image).save(folder / f"{i:02}.png")
-    status, _, _ = shell("evaluate", "--data", "folder:data", "--methods", "grad_cam", "--contrast", "topk_logits:1", "--tile", 4, "--part", 4, "--out", "run")
+    status, _, _ = shell(
+        "evaluate",
+        "--data",
+        "folder:data",
+        "--methods",
+        "grad_cam",
+        "--contrast",
+        "topk_logits:1",
+        "--tile",
+        4,
+        "--part",
+        4,
+        "--out",
+        "run",
+    )
     assert status == 0
     rows = RunFolder(tmp_path / "run").rows()
     assert (rows["label"] == rows["top1"]).mean() > 0.8

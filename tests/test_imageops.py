@@ -19,7 +19,10 @@ from case_jax.imageops import (
 NETWORKS = ("resnet_bottleneck", "resnet_basic", "vgg_bn", "densenet", "convnext")
 
 
-@pytest.mark.parametrize(("source", "target"), [((7, 7), (224, 224)), ((7, 5), (224, 160)), ((1, 1), (8, 8)), ((2, 3), (5, 3)), ((12, 12), (48, 48))])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [((7, 7), (224, 224)), ((7, 5), (224, 160)), ((1, 1), (8, 8)), ((2, 3), (5, 3)), ((12, 12), (48, 48))],
+)
 def test_resize_is_bilinear_with_half_pixel_centres(source, target):
     maps = jnp.asarray(np.random.default_rng(0).normal(size=(3, *source)), jnp.float32)
     expected = jax.image.resize(maps, (3, *target), "linear", antialias=False)
@@ -104,7 +107,9 @@ def test_finished_maps_do_not_depend_on_the_scale(scale):
 
 def test_normalised_images_by_hand():
     image = np.asarray([[[0, 255, 51]]], np.uint8)
-    np.testing.assert_allclose(normalise_image(jnp.asarray(image), (0.5, 0.5, 0.1), (0.5, 0.25, 0.1)), [[[-1, 2, 1]]], atol=1e-6)
+    np.testing.assert_allclose(
+        normalise_image(jnp.asarray(image), (0.5, 0.5, 0.1), (0.5, 0.25, 0.1)), [[[-1, 2, 1]]], atol=1e-6
+    )
 
 
 def fill(kind, image, *, key=0):

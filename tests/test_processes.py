@@ -9,11 +9,23 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+
 from case_jax.results import RunFolder
 
 pytestmark = pytest.mark.slow
 
-COMMAND = (sys.executable, "-m", "case_jax.cli", "evaluate", "--methods", "grad_cam", "case", "random", "--contrast", "topk_logits:3")
+COMMAND = (
+    sys.executable,
+    "-m",
+    "case_jax.cli",
+    "evaluate",
+    "--methods",
+    "grad_cam",
+    "case",
+    "random",
+    "--contrast",
+    "topk_logits:3",
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +35,9 @@ def environment(tmp_path_factory):
 
 
 def complete(arguments, environment):
-    done = subprocess.run([*COMMAND, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -39,9 +53,15 @@ def test_ten_kills_and_the_rows_of_an_unbroken_run(environment, tmp_path):
             [*COMMAND, *map(str, arguments), "--out", str(folder.path)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )  # fmt: skip
         # half of the kills at any moment from the start on, half while parts are being written
-        patience, wanted = (rng.uniform(0, 6), 10**9) if kill % 2 else (120, len(list(folder.parts.glob("*.parquet"))) + 1)
+        patience, wanted = (
+            (rng.uniform(0, 6), 10**9) if kill % 2 else (120, len(list(folder.parts.glob("*.parquet"))) + 1)
+        )
         deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and process.poll() is None and len(list(folder.parts.glob("*.parquet"))) < wanted:
+        while (
+            time.monotonic() < deadline
+            and process.poll() is None
+            and len(list(folder.parts.glob("*.parquet"))) < wanted
+        ):
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
@@ -72,5 +92,7 @@ def test_a_run_may_be_resumed_on_another_number_of_devices(environment, tmp_path
     whole = folder.rows()
     for part in (0, 5, 11):
         folder.part(part).unlink()
-    complete([*arguments, "--out", folder.path], {**environment, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
+    complete(
+        [*arguments, "--out", folder.path], {**environment, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    )
     pd.testing.assert_frame_equal(folder.rows(), whole, check_exact=True)

@@ -62,7 +62,10 @@ def test_bfloat16_maps_are_ranked_too():
     np.testing.assert_array_equal(top(saliency, 20), stable_top(np.asarray(saliency, np.float32), 20))
 
 
-@pytest.mark.parametrize(("percent", "shape", "count"), [(5, (64, 64), 204), (50, (64, 64), 2048), (5, (224, 224), 2508), (100, (3, 5), 15), (1, (7, 7), 0)])
+@pytest.mark.parametrize(
+    ("percent", "shape", "count"),
+    [(5, (64, 64), 204), (50, (64, 64), 2048), (5, (224, 224), 2508), (100, (3, 5), 15), (1, (7, 7), 0)],
+)
 def test_pixel_count_rounds_down(percent, shape, count):
     assert pixel_count(percent, shape) == count
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+
 from case_jax import stats
 
 
@@ -49,7 +50,9 @@ def rows(count: int = 40, **columns) -> pd.DataFrame:
     rng = np.random.default_rng(1)
     frames = []
     for method, drop in (("grad_cam", 0.3), ("case", 0.6)):
-        frame = pd.DataFrame({"image_id": np.arange(count), "name": "x", "label": 1, "method": method, "top1": 1, "top2": 2})
+        frame = pd.DataFrame(
+            {"image_id": np.arange(count), "name": "x", "label": 1, "method": method, "top1": 1, "top2": 2}
+        )
         frame["p1"], frame["p2"] = 0.8, 0.2
         frame["degenerate_1"] = frame["degenerate_2"] = False
         frame["F"] = frame["F_plus"] = rng.uniform(0.0, 0.3, count)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from case_jax import CaseJaxError, Query, case, tag, tag_head_input, tap_function, tap_linen, tap_nnx
+from case_jax.chunking import map_in_chunks
 from case_jax.models import tap_classifier
 from case_jax.tap import check_closed_form, split
 from flax import linen, nnx
@@ -60,7 +61,9 @@ def random_variables():
 
 
 def convolve(x, p, stride):
-    out = jax.lax.conv_general_dilated(x[None], p["kernel"], (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    out = jax.lax.conv_general_dilated(
+        x[None], p["kernel"], (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     return out[0] + p["bias"]
 
 
@@ -110,7 +113,9 @@ def tap_plain(layer, head):
 
 TAPS = {
     "nnx": lambda layer, head: tap_nnx(nnx_net(random_variables()), layer, image_of(), linear_head=head),
-    "linen": lambda layer, head: tap_linen(LinenNet(), random_variables(), layer, image_of(), linear_head=head, train=False),
+    "linen": lambda layer, head: tap_linen(
+        LinenNet(), random_variables(), layer, image_of(), linear_head=head, train=False
+    ),
     "function": tap_plain,
 }
 CASES = [("conv1", None), ("conv2", None), ("conv2", "head")]
@@ -130,11 +135,15 @@ def test_view_equals_the_explicit_two_part_network(kind, layer, head):
     np.testing.assert_allclose(view.predict(x), logits, atol=1e-5)
     np.testing.assert_allclose(view.tail(a), logits, atol=1e-5)
     np.testing.assert_allclose(view.tail(2 * a), plain_part_2(variables, 2 * a, layer), atol=1e-5)
-    np.testing.assert_allclose(view.pull(jnp.arange(5.0)), jnp.einsum("chwk,c->hwk", jacobian, jnp.arange(5.0)), atol=1e-5)
+    np.testing.assert_allclose(
+        view.pull(jnp.arange(5.0)), jnp.einsum("chwk,c->hwk", jacobian, jnp.arange(5.0)), atol=1e-5
+    )
     for classes in ([0, 1, 2, 3, 4], [3], [4, 4, 1]):
         expected = jacobian.mean((1, 2))[jnp.asarray(classes)]
         np.testing.assert_allclose(view.class_weights(jnp.asarray(classes)), expected, atol=1e-6)
-        np.testing.assert_allclose(model.view_all(model.params, x).class_weights(jnp.asarray(classes)), expected, atol=1e-6)
+        np.testing.assert_allclose(
+            model.view_all(model.params, x).class_weights(jnp.asarray(classes)), expected, atol=1e-6
+        )
     assert (model.num_classes, model.activation_shape, model.layer) == (CLASSES, a.shape, layer)
 
 
@@ -169,7 +178,9 @@ def everything(model):
 
 
 @pytest.mark.parametrize("kind", TAPS)
-@pytest.mark.parametrize(("layer", "extra"), [("conv2", 0), ("conv1", 1)])  # behind conv1 lies one convolution to pull back
+@pytest.mark.parametrize(
+    ("layer", "extra"), [("conv2", 0), ("conv1", 1)]
+)  # behind conv1 lies one convolution to pull back
 def test_nothing_before_the_layer_is_differentiated(kind, layer, extra):
     model = TAPS[kind](layer, None)
     assert convolutions(model.apply, model.params, image_of()) == 2
@@ -345,7 +356,9 @@ def test_closed_form_equals_the_pullback(classifier, images, layer):
 
 @pytest.mark.parametrize("layer", ["blocks.1", "blocks.2.conv1", "stem"])
 def test_a_tail_that_mixes_channels_has_no_closed_form(classifier, images, layer):
-    with pytest.raises(CaseJaxError, match=rf"linear_head: the closed form .* layer '{layer}' differs .* leave linear_head out"):
+    with pytest.raises(
+        CaseJaxError, match=rf"linear_head: the closed form .* layer '{layer}' differs .* leave linear_head out"
+    ):
         tap_nnx(classifier.module, layer, images[0], linear_head="head")
 
 
@@ -386,6 +399,14 @@ def test_chunk_size_does_not_matter(classifier, images, mode):
         np.testing.assert_allclose(weights[0], other, atol=2e-6 * float(jnp.abs(weights[0]).max()), rtol=0)
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 4, 50, 64])  # 3: a loop with a remainder; 4: unrolled with a remainder
+def test_chunks_equal_the_whole(chunk):
+    inputs = {"a": jnp.arange(50.0), "b": jnp.arange(100.0).reshape(50, 2)}
+    whole = jax.vmap(lambda v: {"sum": v["a"] + v["b"].sum(), "b": v["b"]})(inputs)
+    parts = map_in_chunks(lambda v: {"sum": v["a"] + v["b"].sum(), "b": v["b"]}, inputs, chunk=chunk)
+    jax.tree.map(np.testing.assert_array_equal, parts, whole)
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------------
 
 
@@ -394,7 +415,9 @@ def test_chunk_size_does_not_matter(classifier, images, mode):
 def test_wrong_layers_list_the_existing_ones_nearest_first(kind, argument):
     layer, head = ("conv22", None) if argument == "layer" else ("conv2", "heat")
     nearest = "conv2, conv1" if argument == "layer" else "head, "
-    with pytest.raises(CaseJaxError, match=rf"^{argument}: .* is unknown\. Did you mean .*Known, nearest first: {nearest}"):
+    with pytest.raises(
+        CaseJaxError, match=rf"^{argument}: .* is unknown\. Did you mean .*Known, nearest first: {nearest}"
+    ):
         TAPS[kind](layer, head)
 
 
@@ -402,7 +425,9 @@ def test_a_wrong_tag_lists_the_existing_ones():
     def function(p, x):
         return tag(x, "early").mean((0, 1)) + tag(x.sum(), "late")
 
-    with pytest.raises(CaseJaxError, match=r"^layer: 'earl' is unknown\. Did you mean 'early'\? Known, nearest first: early, late\."):
+    with pytest.raises(
+        CaseJaxError, match=r"^layer: 'earl' is unknown\. Did you mean 'early'\? Known, nearest first: early, late\."
+    ):
         tap_function(function, (), "earl", image_of())
 
 
@@ -480,7 +505,9 @@ def loop(name):
 
 @pytest.mark.parametrize("name", ["scan", "while", "cond"])
 def test_a_layer_inside_a_loop_or_branch_is_refused(name):
-    with pytest.raises(CaseJaxError, match=rf"layer: 'here' lies inside a '{name}' loop or branch.*tap a layer outside it"):
+    with pytest.raises(
+        CaseJaxError, match=rf"layer: 'here' lies inside a '{name}' loop or branch.*tap a layer outside it"
+    ):
         tap_function(loop(name), (), "here", image_of())
 
 
@@ -544,11 +571,15 @@ def test_the_users_module_is_untouched():
     net.train()
     batch = jnp.stack([image_of(s) for s in range(4)])
     before = nnx.state(net)
-    before = jax.tree.map(lambda v: np.asarray(jax.random.key_data(v) if jnp.issubdtype(v.dtype, jax.dtypes.prng_key) else v), before)
+    before = jax.tree.map(
+        lambda v: np.asarray(jax.random.key_data(v) if jnp.issubdtype(v.dtype, jax.dtypes.prng_key) else v), before
+    )
     model = tap_nnx(net, "conv2", image_of(), linear_head="head")
     model.view(model.params, image_of(2))
     after = nnx.state(net)
-    after = jax.tree.map(lambda v: np.asarray(jax.random.key_data(v) if jnp.issubdtype(v.dtype, jax.dtypes.prng_key) else v), after)
+    after = jax.tree.map(
+        lambda v: np.asarray(jax.random.key_data(v) if jnp.issubdtype(v.dtype, jax.dtypes.prng_key) else v), after
+    )
     assert (type(net), type(net.conv2), type(net.head)) == (NnxNet, nnx.Conv, nnx.Linear)
     assert (net.bn.use_running_average, net.drop.deterministic) == (False, False)
     jax.tree.map(np.testing.assert_array_equal, before, after)

@@ -46,7 +46,9 @@ def _size(name: str, k: str) -> int:
     try:
         return int(k)
     except ValueError as error:
-        raise CaseJaxError(f"contrast: {name!r} has no set size; write for example {name.partition(':')[0]}:5.") from error
+        raise CaseJaxError(
+            f"contrast: {name!r} has no set size; write for example {name.partition(':')[0]}:5."
+        ) from error
 
 
 def choose_contrast(
@@ -68,7 +70,9 @@ def choose_contrast(
     if kind == "confusion":
         k = _size(name, rest)
         if confusions is None:
-            raise CaseJaxError(f"contrast: {name!r} needs labelled images to count confusions on; give contrast data, or topk_logits:{k}.")
+            raise CaseJaxError(
+                f"contrast: {name!r} needs labelled images to count confusions on; give contrast data, or topk_logits:{k}."
+            )
         if not 1 <= k < num_classes:
             topk_logits(k, num_classes)  # the same bound, before the pass over the data
         counted = confusions()
@@ -86,7 +90,9 @@ def choose_contrast(
         try:
             lists = json.loads(Path(rest).read_text())
         except (OSError, ValueError) as error:
-            raise CaseJaxError(f"contrast: cannot read {rest!r} ({error}); give explicit:FILE.json with one list of class indices per class.") from error
+            raise CaseJaxError(
+                f"contrast: cannot read {rest!r} ({error}); give explicit:FILE.json with one list of class indices per class."
+            ) from error
         if not (isinstance(lists, list) and lists and all(isinstance(row, list) for row in lists)):
             raise CaseJaxError(f"contrast: {rest!r} holds no list of lists; give one list of class indices per class.")
         sets = explicit(lists, num_classes)

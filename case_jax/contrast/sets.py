@@ -37,7 +37,10 @@ class ConfusionSets(NamedTuple):
 
 def _require_k(k: int, num_classes: int) -> None:
     require(
-        1 <= k < num_classes, "k", k, f"a contrast-set size from 1 to {num_classes - 1} (the model has {num_classes} classes)"
+        1 <= k < num_classes,
+        "k",
+        k,
+        f"a contrast-set size from 1 to {num_classes - 1} (the model has {num_classes} classes)",
     )
 
 
@@ -60,7 +63,9 @@ def table(indices: Int[Any, "C k"], num_classes: int) -> ContrastSet:
     )
     if sets.min() < 0 or sets.max() >= num_classes:
         row, column = np.argwhere((sets < 0) | (sets >= num_classes))[0]
-        raise CaseJaxError(f"contrast: row {row} names class {sets[row, column]}; the model has classes 0 to {num_classes - 1}.")
+        raise CaseJaxError(
+            f"contrast: row {row} names class {sets[row, column]}; the model has classes 0 to {num_classes - 1}."
+        )
     own = (sets == np.arange(num_classes)[:, None]).any(1)
     if own.any():
         raise CaseJaxError(f"contrast: the set of class {np.flatnonzero(own)[0]} contains the class itself; remove it.")
@@ -74,7 +79,9 @@ def table(indices: Int[Any, "C k"], num_classes: int) -> ContrastSet:
 def explicit(indices: Sequence[Sequence[int]], num_classes: int) -> ContrastSet:
     """The user's own sets, as `table`, with a plain error when rows differ in length."""
     lengths = sorted({len(row) for row in indices})
-    require(len(lengths) == 1, "contrast", f"rows of {lengths} classes", "the same number of contrast classes in every row")
+    require(
+        len(lengths) == 1, "contrast", f"rows of {lengths} classes", "the same number of contrast classes in every row"
+    )
     return table(np.asarray(indices), num_classes)
 
 
@@ -86,10 +93,12 @@ def topk_logits(k: int, num_classes: int) -> ContrastSet:
     """
     _require_k(k, num_classes)
 
-    def sets(logits, targets):
-        return jax.vmap(lambda c: jax.lax.top_k(logits.at[c].set(-jnp.inf), k)[1])(targets)
+    def highest(logits, target):
+        others = jnp.arange(num_classes - 1)
+        others = others + (others >= target).astype(others.dtype)
+        return others[jax.lax.top_k(logits[others], k)[1]]
 
-    return sets
+    return jax.vmap(highest, (None, 0))
 
 
 def random_sets(k: int, num_classes: int, *, seed: int = 0) -> Int[np.ndarray, "C k"]:
@@ -138,7 +147,8 @@ def confusion_sets(
     require(
         matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] and np.isfinite(matrix).all() and (matrix >= 0).all(),
         "confusion",
-        f"an array of shape {matrix.shape}" + ("" if np.isfinite(matrix).all() and (matrix >= 0).all() else " with negative or non-finite entries"),
+        f"an array of shape {matrix.shape}"
+        + ("" if np.isfinite(matrix).all() and (matrix >= 0).all() else " with negative or non-finite entries"),
         "a square matrix of counts or rates ≥ 0, rows = true class",
     )
     num_classes = len(matrix)
@@ -154,13 +164,20 @@ def confusion_sets(
         probabilities = np.zeros_like(matrix)
     else:
         probabilities = np.asarray(mean_probabilities, np.float64)
-        require(probabilities.shape == matrix.shape, "mean_probabilities", f"shape {probabilities.shape}", f"shape {matrix.shape}")
+        require(
+            probabilities.shape == matrix.shape,
+            "mean_probabilities",
+            f"shape {probabilities.shape}",
+            f"shape {matrix.shape}",
+        )
     index = np.broadcast_to(np.arange(num_classes), matrix.shape)
     order = np.lexsort((index, -probabilities, -confused, np.eye(num_classes)), axis=-1)
     return ConfusionSets(order[:, :k], filled)
 
 
-def ask(view: View, targets: Int[Array, " T"], contrast: ContrastSet | None = None, *, key: Key[Array, ""] | None = None) -> Query:
+def ask(
+    view: View, targets: Int[Array, " T"], contrast: ContrastSet | None = None, *, key: Key[Array, ""] | None = None
+) -> Query:
     """The query about these targets of this image.
 
     Args:

@@ -32,7 +32,12 @@ def open_source(
         split = rest or "test"
         if split not in SPLITS:
             raise unknown("data", data, [f"digit_scenes:{s}" for s in SPLITS])
-        require(crop == 48, "data", f"48×48 digit scenes for a classifier of {crop}×{crop} images", "a classifier of digit scenes")
+        require(
+            crop == 48,
+            "data",
+            f"48×48 digit scenes for a classifier of {crop}×{crop} images",
+            "a classifier of digit scenes",
+        )
         return DigitScenes(split, 1000 if size is None else size, seed=seed)
     if kind == "folder":
         if not rest:

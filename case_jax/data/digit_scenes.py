@@ -5,8 +5,8 @@ the pair (body, marker), so the two candidate classes of a scene share the body 
 """
 
 import hashlib
-from functools import cached_property, lru_cache
-from typing import Literal, NamedTuple, get_args
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -50,7 +50,7 @@ class Scene(NamedTuple):
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits  # half a second that only users of digit scenes pay
 
-    data = load_digits()
+    data: Any = load_digits()
     return data.images / 16.0, data.target
 
 
@@ -122,7 +122,7 @@ class DigitScenes:
         """The source's name in run folders and reports."""
         return f"digit_scenes/{self.split}"
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """A digest of the handwriting used and of every option but the size: a longer set starts with the shorter one."""
         recipe = (self.split, self.seed, self.hard_labels, self.second_body, self.dim_marker, 1)

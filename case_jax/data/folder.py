@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,9 @@ def read_image(path: Path, *, resize: int, crop: int) -> UInt8[np.ndarray, "crop
         UnreadableImageError: when the file is missing, truncated or no image.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise CaseJaxError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES: is True, which pads broken images in silence; set it to False.")
+        raise CaseJaxError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES: is True, which pads broken images in silence; set it to False."
+        )
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as opened:
             image = opened.convert("RGB")
@@ -101,7 +102,7 @@ class ImageFolder:
         """The source's name in run folders and reports."""
         return f"folder:{self.root}"
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """A digest of all relative paths and file sizes."""
         digest = hashlib.sha256()

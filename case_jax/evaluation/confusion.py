@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from case_jax import parallel
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.choice import Confusions
-from case_jax.source import Source
 from case_jax.evaluation.step import Batch, Pixels
 from case_jax.evaluation.stream import template, through_devices, tiles
 from case_jax.imageops import normalise_image
+from case_jax.source import Source
 from case_jax.tap.view import TappedModel
 
 
@@ -40,12 +41,16 @@ def count_confusions(source: Source, model: TappedModel, pixels: Pixels, *, tile
     counts = np.zeros((model.num_classes, model.num_classes), np.int64)
     sums = np.zeros((model.num_classes, model.num_classes), np.float64)
     stream = tiles(source, indices, range(-(-len(indices) // tile)), empty, ahead=4)
-    for read, found in through_devices(probabilities, model.params, stream):
+    for read, found in through_devices(parallel.over_devices(probabilities), model.params, stream):
         slots = [(i, e.label) for i, e in enumerate(read.examples) if e is not None and e.label >= 0]
         if slots:
             at, labels = np.array(slots).T
             np.add.at(counts, (labels, found[at].argmax(-1)), 1)
             np.add.at(sums, labels, found[at].astype(np.float64))
     if not counts.any():
-        raise CaseJaxError(f"contrast: none of the {len(source)} images of {source.name} has a label; confusions cannot be counted there.")
-    return Confusions(counts, sums / np.maximum(counts.sum(1, keepdims=True), 1), f"{source.name} ({counts.sum()} images)")
+        raise CaseJaxError(
+            f"contrast: none of the {len(source)} images of {source.name} has a label; confusions cannot be counted there."
+        )
+    return Confusions(
+        counts, sums / np.maximum(counts.sum(1, keepdims=True), 1), f"{source.name} ({counts.sum()} images)"
+    )

@@ -82,7 +82,11 @@ def explain_image(
     def maps(params, image, image_id):
         view = view_for_targets(model, params, normalise_image(image, *pixels))
         targets = jax.lax.top_k(view.logits, top)[1]
-        return targets, jax.nn.softmax(view.logits)[targets], *maps_of_view(protocol, view, targets, image_key(seed, image_id))
+        return (
+            targets,
+            jax.nn.softmax(view.logits)[targets],
+            *maps_of_view(protocol, view, targets, image_key(seed, image_id)),
+        )
 
     found = maps(model.params, jnp.asarray(example.image), example.image_id)
     return Explanation(example, tuple(methods), *(np.asarray(a) for a in found))

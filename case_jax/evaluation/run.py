@@ -5,7 +5,7 @@ import functools
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,16 +16,28 @@ from tqdm import tqdm
 from case_jax import parallel
 from case_jax._checks import require, unknown
 from case_jax.contrast.choice import ContrastChoice
-from case_jax.source import Source
-from case_jax.evaluation.step import Pixels, Protocol, make_step
+from case_jax.evaluation.step import Batch, Pixels, Protocol, make_step
 from case_jax.evaluation.stream import Tile, first_readable, select, template, through_devices, tiles
 from case_jax.imageops import FILLS, normalise_image
 from case_jax.methods import METHODS, MapFunction, method
 from case_jax.metrics import METRICS, PERCENTS, metric
 from case_jax.results import RunFolder, fingerprint, write_json
+from case_jax.source import Source
 from case_jax.tap.view import TappedModel, check_closed_form
 
-PACKAGES = ("case-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "statsmodels", "pandas", "pyarrow", "scikit-learn", "pillow")
+PACKAGES = (
+    "case-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "numpy",
+    "scipy",
+    "statsmodels",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "pillow",
+)
 
 TILE, PART = 32, 128
 
@@ -34,6 +46,8 @@ class Plan(NamedTuple):
     """An evaluation that has been checked and can start."""
 
     protocol: Protocol
+    step: Callable[[Any, Batch], Any]
+    """The step under `jax.pmap`; compiled at its first call, once for as many runs as the plan is used for."""
     model: TappedModel
     source: Source
     indices: np.ndarray
@@ -111,49 +125,80 @@ def plan(
     require(len(functions) == len(methods), "methods", f"{list(methods)}", "every method once")
     require(len(metrics) >= 1, "metrics", "none", f"at least one of {', '.join(METRICS)}")
     chosen = {name: metric(name) for name in metrics}
-    for argument, percents in (("agreement_percent", [agreement_percent]), ("fidelity_percents", fidelity_percents)):
-        for value in percents:
-            require(0 < value <= 100, argument, value, "a percentage of the pixels in (0, 100], for example 5 for 5%")
-    require(50 in fidelity_percents, "fidelity_percents", list(fidelity_percents), "a list that holds 50, the paper's percentage")
+    _check_percents(agreement_percent, fidelity_percents)
     if fill not in FILLS:
         raise unknown("fill", fill, FILLS)
     require(tile >= 1, "tile", tile, "at least 1 image per device and step")
     require(part >= tile and part % tile == 0, "part", part, f"a multiple of the tile, {tile}")
-    require(model.num_classes >= 2, "model", f"{model.num_classes} class", "a classifier of at least 2 classes")
-    if source.class_names is not None:
-        require(len(source.class_names) == model.num_classes, "source", f"labels of {len(source.class_names)} classes", f"as many as the classifier has, {model.num_classes}")
+    _check_classes(source, model)
     indices = select(source, limit, seed)
     if model.head_kernel is not None:
         check_closed_form(model, normalise_image(first_readable(source, indices).image, *pixels))
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "sensitivity": {"percent": float(agreement_percent)},
         "fidelity": {"percents": tuple(float(p) for p in fidelity_percents), "fill": fill},
         "evidence": {"percent": float(agreement_percent)},
     }
-    options = {name: options[name] for name in chosen}
+    protocol = Protocol(functions, contrast.sets, chosen, {name: options[name] for name in chosen}, pixels, seed)
     config = {
-        "data": {"name": source.name, "fingerprint": source.fingerprint, "images": len(indices), "selection": fingerprint([indices])},
-        "model": {
-            "name": model_name,
-            "weights": fingerprint(jax.tree.leaves(model.params)),
-            "layer": model.layer,
-            "classes": model.num_classes,
-            "activation": list(model.activation_shape),
-            "class_weights": "pullback" if model.head_kernel is None else "closed form",
+        "data": {
+            "name": source.name,
+            "fingerprint": source.fingerprint,
+            "images": len(indices),
+            "selection": fingerprint([indices]),
         },
+        "model": _model_facts(model, model_name),
         "pixels": pixels._asdict(),
         "methods": {name: _method_facts(name, function) for name, function in functions.items()},
         "contrast": {
             "name": contrast.name,
             "table": None if contrast.table is None else fingerprint([np.asarray(contrast.table, np.int64)]),
         },
-        "metrics": options,
+        "metrics": dict(protocol.options),
         "seed": seed,
         "tile": tile,
         "part": part,
     }
-    protocol = Protocol(functions, contrast.sets, chosen, options, pixels, seed)
-    return Plan(protocol, model, source, indices, contrast, config, tile, part)
+    return Plan(
+        protocol,
+        parallel.over_devices(make_step(protocol, model)),
+        model,
+        source,
+        indices,
+        contrast,
+        config,
+        tile,
+        part,
+    )
+
+
+def _check_percents(agreement_percent: float, fidelity_percents: Sequence[float]) -> None:
+    for argument, percents in (("agreement_percent", [agreement_percent]), ("fidelity_percents", fidelity_percents)):
+        for value in percents:
+            require(0 < value <= 100, argument, value, "a percentage of the pixels in (0, 100], for example 5 for 5%")
+    accepted = "a list that holds 50, the paper's percentage, and every percentage once"
+    proper = 50 in fidelity_percents and len(set(fidelity_percents)) == len(fidelity_percents)
+    require(proper, "fidelity_percents", list(fidelity_percents), accepted)
+
+
+def _check_classes(source: Source, model: TappedModel) -> None:
+    require(model.num_classes >= 2, "model", f"{model.num_classes} class", "a classifier of at least 2 classes")
+    if source.class_names is not None:
+        accepted = f"as many as the classifier has, {model.num_classes}"
+        require(
+            len(source.class_names) == model.num_classes, "source", f"{len(source.class_names)} class names", accepted
+        )
+
+
+def _model_facts(model: TappedModel, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "weights": fingerprint(jax.tree.leaves(model.params)),
+        "layer": model.layer,
+        "classes": model.num_classes,
+        "activation": list(model.activation_shape),
+        "class_weights": "pullback" if model.head_kernel is None else "closed form",
+    }
 
 
 def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) -> RunFolder:
@@ -173,32 +218,34 @@ def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) 
     with folder.locked():
         folder.open(planned.config, _session())
         write_json(folder.path / "contrast.json", _contrast_facts(planned))
-        per_part = planned.part // planned.tile
         total = -(-len(planned.indices) // planned.tile)
-        missing = [p for p in range(-(-total // per_part)) if p not in folder.done()]
-        numbers = [t for p in missing for t in range(p * per_part, min((p + 1) * per_part, total))]
-        if not numbers:
-            return folder
-        empty = template(planned.source, planned.indices, planned.tile)
-        ahead = 2 * parallel.device_count()
-        stream = tiles(planned.source, planned.indices, numbers, empty, ahead=ahead)
-        finished: dict[int, list[tuple[Tile, Any]]] = {}
-        with tqdm(
-            total=len(planned.indices),
-            initial=len(planned.indices) - sum(len(planned.indices[t * planned.tile : (t + 1) * planned.tile]) for t in numbers),
-            unit=" images",
-            desc="evaluate",
-            disable=None if progress is None else not progress,
-        ) as bar:
-            for tile, columns in through_devices(make_step(planned.protocol, planned.model), planned.model.params, stream):
-                part = tile.number // per_part
-                finished.setdefault(part, []).append((tile, columns))
-                if len(finished[part]) == min(per_part, total - part * per_part):
-                    read = finished.pop(part)
-                    rows = _rows(read, list(planned.protocol.methods))
-                    folder.write_part(part, rows, [e for t, _ in read for e in t.excluded])
-                bar.update(sum(e is not None for e in tile.examples) + len(tile.excluded))
+        per_part = planned.part // planned.tile
+        done = folder.done()
+        numbers = [t for t in range(total) if t // per_part not in done]
+        if numbers:
+            _run_tiles(planned, folder, numbers, total, per_part, progress)
     return folder
+
+
+def _run_tiles(
+    planned: Plan, folder: RunFolder, numbers: Sequence[int], total: int, per_part: int, progress: bool | None
+) -> None:
+    """Evaluate these tiles; a part is written as soon as its last tile is there."""
+    empty = template(planned.source, planned.indices, planned.tile)
+    stream = tiles(planned.source, planned.indices, numbers, empty, ahead=2 * parallel.device_count())
+    images = len(planned.indices)
+    missing = sum(min(planned.tile, images - t * planned.tile) for t in numbers)
+    hidden = None if progress is None else not progress
+    finished: dict[int, list[tuple[Tile, Any]]] = {}
+    with tqdm(total=images, initial=images - missing, unit=" images", desc="evaluate", disable=hidden) as bar:
+        for tile, columns in through_devices(planned.step, planned.model.params, stream):
+            part = tile.number // per_part
+            read = finished.setdefault(part, [])
+            read.append((tile, columns))
+            if len(read) == min(per_part, total - part * per_part):
+                rows = _rows(read, list(planned.protocol.methods))
+                folder.write_part(part, rows, [e for t, _ in finished.pop(part) for e in t.excluded])
+            bar.update(sum(e is not None for e in tile.examples) + len(tile.excluded))
 
 
 def _contrast_facts(planned: Plan) -> dict[str, Any]:
@@ -214,8 +261,8 @@ def _contrast_facts(planned: Plan) -> dict[str, Any]:
 
 def _rows(read: list[tuple[Tile, Any]], methods: list[str]) -> dict[str, np.ndarray]:
     """One row per image and method, as columns."""
-    kept = [(tile, slot, columns) for tile, columns in read for slot, e in enumerate(tile.examples) if e is not None]
-    examples = [tile.examples[slot] for tile, slot, _ in kept]
+    kept = [(e, slot, columns) for tile, columns in read for slot, e in enumerate(tile.examples) if e is not None]
+    examples = [example for example, _, _ in kept]
     count = len(methods)
 
     def repeated(values: Sequence[Any], dtype: Any = None) -> np.ndarray:

@@ -75,7 +75,9 @@ def maps_of_view(protocol: Protocol, view: View, targets: Int[Array, " T"], key:
     return jnp.stack([finish_maps(m, shape) for m in raw]), jnp.stack([is_degenerate(m) for m in raw])
 
 
-def image_maps(protocol: Protocol, model: TappedModel, params: Params, image: UInt8[Array, "H W 3"], image_id: Array) -> tuple[View, ImageMaps]:
+def image_maps(
+    protocol: Protocol, model: TappedModel, params: Params, image: UInt8[Array, "H W 3"], image_id: Array
+) -> tuple[View, ImageMaps]:
     """One image's view and the maps of its two likeliest classes."""
     view = view_for_targets(model, params, normalise_image(image, *protocol.pixels))
     targets = jax.lax.top_k(view.logits, 2)[1]
@@ -96,7 +98,9 @@ def make_step(protocol: Protocol, model: TappedModel) -> Any:
         noise = jax.random.fold_in(image_key(protocol.seed, image_id), 1 << 30)
 
         def score(maps: Float[Array, "2 H W"]) -> dict[str, Array]:
-            scored = Scored(maps, view, found.targets, found.probabilities, regions, classes, protocol.pixels.black(), noise)
+            scored = Scored(
+                maps, view, found.targets, found.probabilities, regions, classes, protocol.pixels.black(), noise
+            )
             columns: dict[str, Array] = {}
             for name, metric in protocol.metrics.items():
                 columns |= metric.columns(scored, **protocol.options.get(name, {}))

@@ -15,8 +15,8 @@ from jaxtyping import Int
 
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require
-from case_jax.source import NOBODY, Example, Source, UnreadableImageError
 from case_jax.evaluation.step import Batch, empty_batch
+from case_jax.source import NOBODY, Example, Source, UnreadableImageError
 
 LOADERS = 4
 
@@ -39,7 +39,12 @@ def select(source: Source, limit: int | None, seed: int) -> Int[np.ndarray, " N"
     """
     if limit is None or limit == len(source):
         return np.arange(len(source))
-    require(1 <= limit <= len(source), "limit", limit, f"a number of images from 1 to {len(source)}, the size of {source.name}")
+    require(
+        1 <= limit <= len(source),
+        "limit",
+        limit,
+        f"a number of images from 1 to {len(source)}, the size of {source.name}",
+    )
     return np.sort(np.random.default_rng(seed).permutation(len(source))[:limit])
 
 
@@ -64,7 +69,9 @@ def first_readable(source: Source, indices: Int[np.ndarray, " N"]) -> Example:
             "uint8 of shape (height, width, 3)",
         )
         return example
-    raise CaseJaxError(f"data: none of the {len(indices)} images of {source.name} could be read; the first: {first_error}.")
+    raise CaseJaxError(
+        f"data: none of the {len(indices)} images of {source.name} could be read; the first: {first_error}."
+    )
 
 
 def template(source: Source, indices: Int[np.ndarray, " N"], size: int) -> Batch:
@@ -91,7 +98,12 @@ def load_tile(source: Source, indices: Int[np.ndarray, " N"], number: int, empty
         except UnreadableImageError as error:
             excluded.append({"image_id": int(index), "name": error.name, "reason": error.reason})
             continue
-        require(example.image.shape == empty.images.shape[1:], f"image {example.name!r}", f"shape {example.image.shape}", f"{empty.images.shape[1:]} like the first image")
+        require(
+            example.image.shape == empty.images.shape[1:],
+            f"image {example.name!r}",
+            f"shape {example.image.shape}",
+            f"{empty.images.shape[1:]} like the first image",
+        )
         examples[slot] = example
         batch.images[slot], batch.image_ids[slot] = example.image, example.image_id
         if example.evidence is not None:
@@ -99,7 +111,9 @@ def load_tile(source: Source, indices: Int[np.ndarray, " N"], number: int, empty
     return Tile(number, examples, excluded, batch)
 
 
-def tiles(source: Source, indices: Int[np.ndarray, " N"], numbers: Iterable[int], empty: Batch, *, ahead: int) -> Iterator[Tile]:
+def tiles(
+    source: Source, indices: Int[np.ndarray, " N"], numbers: Iterable[int], empty: Batch, *, ahead: int
+) -> Iterator[Tile]:
     """Tiles in the given order, read by background threads, at most `ahead` in advance."""
     with ThreadPoolExecutor(LOADERS) as pool:
         waiting: deque[Future[Tile]] = deque()
@@ -116,22 +130,22 @@ def tiles(source: Source, indices: Int[np.ndarray, " N"], numbers: Iterable[int]
 
 
 def through_devices(
-    function: Callable[[Any, Batch], Any], params: Any, stream: Iterable[Tile]
+    step: Callable[[Any, Batch], Any], params: Any, stream: Iterable[Tile]
 ) -> Iterator[tuple[Tile, Any]]:
-    """Run a batch function on every tile, one tile per local device at a time.
+    """Run a compiled batch function on every tile, one tile per local device at a time.
 
     The next step is dispatched before the last one's results are fetched, so the devices do not wait for the host's rows.
 
     Args:
-        function: `(params, batch)` to a pytree of arrays with leading axis B.
-        params: the function's parameters; replicated once.
+        step: `(params, batch)` to a pytree of arrays with leading axis B, under `parallel.over_devices`.
+        params: the step's parameters; replicated once.
         stream: tiles; the last step is padded with empty ones.
 
     Yields:
         Each tile with its results as NumPy arrays, in order.
     """
     count = parallel.device_count()
-    step, params = parallel.over_devices(function), parallel.replicate(params)
+    params = parallel.replicate(params)
     pending: tuple[list[Tile], Any] | None = None
     for group in _groups(stream, count):
         batches = [tile.batch for tile in group]

@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
+from case_jax import parallel
 from case_jax._checks import require
 from case_jax.contrast.sets import ContrastSet
 from case_jax.evaluation.step import Batch, Pixels, Protocol, image_key, maps_of_view
@@ -96,8 +97,10 @@ def sweep(
     overlap, images, degenerate = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(len(methods), np.int64)
     excluded: list[dict[str, Any]] = []
     stream = tiles(source, indices, range(-(-len(indices) // tile)), empty, ahead=4)
-    with tqdm(total=len(indices), unit=" images", desc="sweep", disable=None if progress is None else not progress) as bar:
-        for read, (targets, overlaps, flat) in through_devices(step, model.params, stream):
+    with tqdm(
+        total=len(indices), unit=" images", desc="sweep", disable=None if progress is None else not progress
+    ) as bar:
+        for read, (targets, overlaps, flat) in through_devices(parallel.over_devices(step), model.params, stream):
             excluded += read.excluded
             for slot, example in enumerate(read.examples):
                 if example is None:
@@ -121,8 +124,8 @@ def confused_pairs(found: Sweep, class_names: Sequence[str], *, most: int = 20) 
         pd.DataFrame(
             {
                 "method": name,
-                "class_a": [class_names[i] for i in first],
-                "class_b": [class_names[i] for i in second],
+                "class_a": [class_names[int(i)] for i in first],
+                "class_b": [class_names[int(i)] for i in second],
                 "agreement": matrix[first, second],
                 "images": images[first, second],
             }

@@ -22,9 +22,12 @@ def random_map(view: View, query: Query) -> Float[Array, "T Hx Wx"]:
     Raises:
         CaseJaxError: when the query has no key.
     """
-    if query.key is None:
-        raise CaseJaxError("key: the random map needs this image's key; build the query with ask(..., key=jax.random.key(0)).")
-    keys = jax.vmap(lambda target: jax.random.fold_in(query.key, target))(query.targets)
+    key = query.key
+    if key is None:
+        raise CaseJaxError(
+            "key: the random map needs this image's key; build the query with ask(..., key=jax.random.key(0))."
+        )
+    keys = jax.vmap(lambda target: jax.random.fold_in(key, target))(query.targets)
     return jax.vmap(lambda key: jax.random.uniform(key, view.image.shape[:2]))(keys)
 
 

@@ -22,7 +22,9 @@ class Metric(NamedTuple):
 
 METRICS: dict[str, Metric] = {
     "sensitivity": Metric(sensitivity_columns, "do the maps of the two likeliest classes mark different pixels?"),
-    "fidelity": Metric(fidelity_columns, "does the predicted class lose its probability when the map's top pixels are removed?"),
+    "fidelity": Metric(
+        fidelity_columns, "does the predicted class lose its probability when the map's top pixels are removed?"
+    ),
     "evidence": Metric(evidence_columns, "does the map lie on the evidence of its own class, where that is known?"),
 }
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from case_jax.source import SHARED
 from case_jax.metrics.scored import Scored
 from case_jax.ranking import pixel_count, top_mask
+from case_jax.source import SHARED
 
 
 class EvidenceShares(NamedTuple):
@@ -48,7 +48,9 @@ def evidence_shares(
     mass = saliency.astype(jnp.float32)
     total = mass.sum()
     known = (classes == target).any() & (total > 0)
-    shares = jnp.where(evidence_regions(regions, classes, target), mass, 0.0).sum((1, 2)) / jnp.where(total > 0, total, 1.0)
+    shares = jnp.where(evidence_regions(regions, classes, target), mass, 0.0).sum((1, 2)) / jnp.where(
+        total > 0, total, 1.0
+    )
     return EvidenceShares(*jnp.where(known, shares, jnp.nan))
 
 

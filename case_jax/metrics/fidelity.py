@@ -16,7 +16,9 @@ PERCENTS = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 Region = Literal["top", "reference-transposed"]
 
 
-def removal_mask(saliency: Float[Array, "H W"], count: int | Int[Array, ""], *, region: Region = "top") -> Bool[Array, "H W"]:
+def removal_mask(
+    saliency: Float[Array, "H W"], count: int | Int[Array, ""], *, region: Region = "top"
+) -> Bool[Array, "H W"]:
     """The pixels that the test removes.
 
     Args:

@@ -47,7 +47,7 @@ MODELS: dict[str, ModelEntry] = {
     "digit_resnet": ModelEntry(
         build=lambda: DigitResNet(rngs=nnx.Rngs(0)),
         weights="digit_resnet.safetensors",
-        preprocessing=Preprocessing(48, 48, (0.1,) * 3, (0.2,) * 3),
+        preprocessing=Preprocessing(48, 48, (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)),
         class_names=CLASS_NAMES,
         contrast_data="digit_scenes:confusion",
         layers=("blocks.2", "blocks.2.conv2"),

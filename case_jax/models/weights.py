@@ -68,6 +68,9 @@ def load_weights(path: str | Path, module: nnx.Module) -> dict[str, Any]:
             f"  in the model only ({len(missing)}): {', '.join(missing[:10]) or '–'}\n"
             f"  other shape ({len(shapes)}): {'; '.join(shapes[:10]) or '–'}"
         )
-    filled = {path: variable.replace(jnp.asarray(arrays[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(nnx.state(module))}
+    filled = {
+        path: variable.replace(jnp.asarray(arrays[".".join(map(str, path))]))
+        for path, variable in nnx.to_flat_state(nnx.state(module))
+    }
     nnx.update(module, nnx.from_flat_state(filled))
     return {key: json.loads(value) for key, value in raw.items()}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from case_jax import stats
 from case_jax.report.drawings import draw
-from case_jax.report.loading import load_run
+from case_jax.report.loading import load_run, numbers_of
 from case_jax.report.page import render
 from case_jax.report.sentence import answer
 from case_jax.report.tables import columns, main_table, markdown
@@ -27,12 +27,13 @@ def write_report(run: str | Path) -> Path:
     """
     folder, found = Path(run), load_run(run)
     summary = stats.summarise(found.rows)
+    numbers = numbers_of(summary.table)
     percent = found.config["metrics"].get("sensitivity", {}).get("percent", 5.0)
-    table = main_table(summary.table, found.methods, columns(stats.THETAS, percent, stats.DROP_PERCENT))
+    table = main_table(numbers, found.methods, columns(stats.THETAS, percent, stats.DROP_PERCENT))
     sentence = answer(
-        summary.table, found.methods, theta=stats.THETAS[0], percent_of_pixels=percent, removed=stats.DROP_PERCENT
+        numbers, found.methods, theta=stats.THETAS[0], percent_of_pixels=percent, removed=stats.DROP_PERCENT
     )
-    drawings = draw(found, summary.table)
+    drawings = draw(found, numbers)
     (folder / "figures").mkdir(exist_ok=True)
     for drawing in drawings:
         write_atomically(folder / "figures" / f"{drawing.name}.png", drawing.png)

@@ -1,15 +1,24 @@
 """Which figures a run has, with their words."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import pandas as pd
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from case_jax import stats
-from case_jax.report.figures import agreement_histograms, deletion_sweep, drop_distribution, plain_style, rendered
+from case_jax.report.figures import (
+    Sweep,
+    agreement_histograms,
+    deletion_sweep,
+    drop_distribution,
+    plain_style,
+    rendered,
+)
 from case_jax.report.gallery import gallery_figure
-from case_jax.report.loading import Run
+from case_jax.report.loading import Numbers, Run
 from case_jax.report.page import Drawing
 from case_jax.report.words import percent
 from case_jax.source import NOBODY
@@ -17,72 +26,84 @@ from case_jax.source import NOBODY
 METHODS_PER_GALLERY = 8
 
 
-def draw(run: Run, table: pd.DataFrame) -> list[Drawing]:
+def draw(run: Run, numbers: Numbers) -> list[Drawing]:
     """All figures that the run has numbers or maps for, in the order of the page.
 
     Args:
         run: what the folder holds.
-        table: `Summary.table`, for the words.
+        numbers: its statistics, for the words.
     """
     with plain_style():
-        parts = (_agreement(run, table), _fidelity(run, table), _galleries(run))
+        parts = (_agreement(run, numbers), _fidelity(run, numbers), _galleries(run))
         return [Drawing(*words, *rendered(figure)) for part in parts for words, figure in part]
 
 
 Drawn = Iterator[tuple[tuple[str, str, str, str], Figure]]
+"""Name, title, caption and alternative text of a figure, and the figure."""
 
 
-def _by_method(rows: pd.DataFrame, values: pd.Series, run: Run) -> dict[str, np.ndarray]:
-    groups = values.dropna().groupby(rows["method"], sort=False)
-    found = {str(name): group.to_numpy(np.float64) for name, group in groups}
-    return {method.name: found.get(method.name, np.zeros(0)) for method in run.methods}
+def _masks(run: Run, usable: ArrayLike) -> dict[str, Bool[np.ndarray, " n"]]:
+    names, kept = run.rows["method"].to_numpy(), np.asarray(usable, bool)
+    return {method.name: (names == method.name) & kept for method in run.methods}
 
 
-def _in_words(run: Run, table: pd.DataFrame, column: str) -> str:
-    return ", ".join(f"{m.title} {percent(float(table[column][m.name]))}" for m in run.methods if m.name in table.index)
+def _by_method(masks: Mapping[str, Bool[np.ndarray, " n"]], values: ArrayLike) -> dict[str, Float[np.ndarray, " k"]]:
+    numbers = np.asarray(values, np.float64)
+    known = ~np.isnan(numbers)
+    return {name: numbers[mask & known] for name, mask in masks.items()}
 
 
-def _agreement(run: Run, table: pd.DataFrame) -> Drawn:
+def _in_words(run: Run, numbers: Numbers, column: str) -> str:
+    return ", ".join(f"{m.title} {percent(numbers[m.name][column])}" for m in run.methods if m.name in numbers)
+
+
+def _agreement(run: Run, numbers: Numbers) -> Drawn:
     if "F" not in run.rows:
         return
-    usable = run.rows[~(run.rows["degenerate_1"] | run.rows["degenerate_2"])]
-    figure = agreement_histograms(_by_method(usable, usable["F"], run), run.methods, thetas=stats.THETAS)
+    masks = _masks(run, ~(run.rows["degenerate_1"] | run.rows["degenerate_2"]))
+    figure = agreement_histograms(_by_method(masks, run.rows["F"]), run.methods, thetas=stats.THETAS)
     marks = " and ".join(f"{theta:.0%}" for theta in stats.THETAS)
     caption = f"Far left: the two maps mark different pixels. Vertical lines: the thresholds θ, {marks}."
-    alt = f"Histograms of the agreement F, one per method. Medians: {_in_words(run, table, 'F_median')}."
+    alt = f"Histograms of the agreement F, one per method. Medians: {_in_words(run, numbers, 'F_median')}."
     yield ("agreement", "Do the maps of two classes differ?", caption, alt), figure
 
 
-def _fidelity(run: Run, table: pd.DataFrame) -> Drawn:
-    percents = stats.removed_percents(run.rows)
-    if "drop_mean" not in table or not table["n_drop"].any():
+def _fidelity(run: Run, numbers: Numbers) -> Drawn:
+    if not any(row.get("n_drop") for row in numbers.values()):
         return
-    usable = run.rows[stats.correct_rows(run.rows)]
-    removed = stats.DROP_PERCENT
-    figure = drop_distribution(_by_method(usable, stats.drops(usable, removed), run), run.methods, removed=removed)
+    percents, removed = stats.removed_percents(run.rows), stats.DROP_PERCENT
+    masks = _masks(run, stats.correct_rows(run.rows))
+    figure = drop_distribution(_by_method(masks, stats.drops(run.rows, removed)), run.methods, removed=removed)
     caption = "A curve lower and further right belongs to a more faithful method. Grey: controls."
-    means = _in_words(run, table, "drop_mean")
+    means = _in_words(run, numbers, "drop_mean")
     alt = f"Empirical distribution of the confidence drop at {removed:g}% removed. Means: {means}."
     yield ("drop", "Does the predicted class lose its probability?", caption, alt), figure
-    figure = deletion_sweep(sweep_curves(usable, percents), run.methods)
+    figure = deletion_sweep(sweep_curves(run, masks, percents), run.methods)
     caption = (
         "Mean of 1 − drop as more of each map's top pixels is removed, with a 95% band; lower is more faithful. "
         "Where many pixels are gone, any image is unrecognisable and the curves say little."
     )
-    means = _in_words(run, table, "sweep_mean")
+    means = _in_words(run, numbers, "sweep_mean")
     alt = f"Mean confidence left at {percents[0]:g} to {percents[-1]:g}% removed. Mean drops over the sweep: {means}."
     yield ("sweep", "How soon?", caption, alt), figure
 
 
-def sweep_curves(usable: pd.DataFrame, percents: list[float]) -> pd.DataFrame:
-    """Mean and standard error of the confidence left, per method and percentage removed."""
-    curves = []
-    for removed in percents:
-        left = (
-            (1 - stats.drops(usable, removed)).groupby(usable["method"], sort=False).agg(["mean", "sem"]).reset_index()
-        )
-        curves.append(left.set_axis(["method", "left", "error"], axis=1).assign(removed=removed))
-    return pd.concat(curves, ignore_index=True)
+def sweep_curves(run: Run, masks: Mapping[str, Bool[np.ndarray, " n"]], percents: Sequence[float]) -> dict[str, Sweep]:
+    """The confidence left at each percentage, of every method that has usable rows.
+
+    Args:
+        run: for its rows.
+        masks: which rows count, by method.
+        percents: the sweep, ascending.
+    """
+    left = [_by_method(masks, 1 - stats.drops(run.rows, removed)) for removed in percents]
+    curves = {}
+    for name in masks:
+        values = [at_percent[name] for at_percent in left]
+        if all(map(len, values)):
+            errors = [v.std(ddof=1) / math.sqrt(len(v)) if len(v) > 1 else 0.0 for v in values]
+            curves[name] = Sweep(np.asarray(percents), np.asarray([v.mean() for v in values]), np.asarray(errors))
+    return curves
 
 
 def _galleries(run: Run) -> Drawn:

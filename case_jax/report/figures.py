@@ -3,15 +3,16 @@
 import contextlib
 import io
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from case_jax.report.loading import Method
@@ -30,7 +31,8 @@ PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g}%")
 @contextlib.contextmanager
 def plain_style() -> Iterator[None]:
     """Matplotlib's own defaults with a restrained style on top, whatever the user's settings; undone at the end."""
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the page has the same names as text
         mpl.rcdefaults()
         installed = set(fontManager.get_font_names())
         mpl.rcParams.update(
@@ -122,7 +124,7 @@ def drop_distribution(
         methods: in the order of the run.
         removed: percentage of pixels removed.
     """
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 3.4), layout=ConstrainedLayoutEngine(wspace=0.06))
     linear, log = figure.subplots(1, 2, sharey=True)
     drops, left = np.linspace(0, 1, 401), np.geomspace(1, 1e-4, 401)
     for name, line in lines_of(methods).items():
@@ -144,26 +146,34 @@ def drop_distribution(
     return figure
 
 
-def deletion_sweep(curves: pd.DataFrame, methods: Sequence[Method]) -> Figure:
+class Sweep(NamedTuple):
+    """How much confidence is left as more pixels are removed."""
+
+    removed: Float[np.ndarray, " P"]
+    """Percentages."""
+    left: Float[np.ndarray, " P"]
+    """Mean of 1 − clipped drop."""
+    error: Float[np.ndarray, " P"]
+    """Its standard error, 0 for a single image."""
+
+
+def deletion_sweep(curves: Mapping[str, Sweep], methods: Sequence[Method]) -> Figure:
     """Mean confidence left against the share of pixels removed, with a 95% band (normal approximation).
 
     Args:
-        curves: columns `method`, `removed` (percent), `left` (mean of 1 − clipped drop), `error` (its standard error).
+        curves: by method; a method without any is not drawn.
         methods: in the order of the run.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axis = figure.subplots()
-    floor = 1e-6
+    axis, floor = figure.subplots(), 1e-6
     for name, line in lines_of(methods).items():
-        found = curves[curves["method"] == name]
-        if len(found):
-            axis.plot(found["removed"], found["left"].clip(lower=floor), marker="o", markersize=2.5, **line)
-            low, high = (found["left"] + side * 1.96 * found["error"].fillna(0) for side in (-1, 1))
-            axis.fill_between(
-                found["removed"], low.clip(lower=floor), high, color=line["color"], alpha=0.15, linewidth=0
-            )
-    lowest = curves.loc[curves["left"] > floor, "left"].min()
-    axis.set(yscale="log", xlim=(0, 100), ylim=(max(floor, 0.6 * lowest) if lowest == lowest else floor, 1.1))
+        if name in curves:
+            removed, left, error = curves[name]
+            axis.plot(removed, np.maximum(left, floor), marker="o", markersize=2.5, **line)
+            low, high = (np.maximum(left + side * 1.96 * error, floor) for side in (-1, 1))
+            axis.fill_between(removed, low, high, color=line["color"], alpha=0.15, linewidth=0)
+    lowest = min((curve.left.min() for curve in curves.values()), default=floor)
+    axis.set(yscale="log", xlim=(0, 100), ylim=(max(floor, 0.6 * lowest), 1.1))
     axis.set(xlabel="pixels removed, the map's highest first", ylabel="confidence left (mean, log axis)")
     axis.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
     axis.yaxis.set_major_formatter(PERCENT)

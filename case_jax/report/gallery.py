@@ -53,9 +53,9 @@ def outlines(mask: Bool[np.ndarray, "H W"], scratch: Axes) -> list[Float[np.ndar
     if not mask.any():
         return []
     contours = scratch.contour(np.pad(mask, 1).astype(float), levels=[0.5])
-    polygons = [polygon - 0.5 for path in contours.get_paths() for polygon in path.to_polygons(closed_only=False)]
+    polygons = [polygon for path in contours.get_paths() for polygon in path.to_polygons(closed_only=False)]
     contours.remove()
-    return polygons
+    return [np.asarray(polygon) - 0.5 for polygon in polygons]
 
 
 def overlay(image: UInt8[np.ndarray, "H W 3"], saliency: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -64,7 +64,7 @@ def overlay(image: UInt8[np.ndarray, "H W 3"], saliency: Float[np.ndarray, "H W"
     values = np.nan_to_num(saliency.astype(np.float32))
     strength = (0.25 + 0.6 * values)[..., None]
     colour = mpl.colormaps[MAP_COLOURS](values)[..., :3]
-    return np.uint8(255 * ((1 - strength) * grey + strength * colour))
+    return (255 * ((1 - strength) * grey + strength * colour)).astype(np.uint8)
 
 
 class Layout(NamedTuple):

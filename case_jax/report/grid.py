@@ -1,4 +1,4 @@
-"""A grid of one image's maps: methods × likeliest classes."""
+"""A grid of one image's maps: likeliest classes × methods."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def draw_grid(found: "Explanation", titles: Sequence[str], class_names: Sequence[str], file: Path) -> Path:
-    """Draw the image beside every method's map of every target, and write a PNG.
+    """Draw the image and every method's map of every target, and write a PNG.
 
     Args:
         found: the maps of one image.
@@ -22,25 +22,20 @@ def draw_grid(found: "Explanation", titles: Sequence[str], class_names: Sequence
     Returns:
         The file.
     """
-    rows, columns = len(titles), len(found.targets)
-    figure = Figure(figsize=(1.5 + 1.9 * (columns + 1), 0.6 + 1.9 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns + 1, squeeze=False)
-    figure.suptitle(found.example.name, fontsize=11)
-    for row, title in enumerate(titles):
-        if row == 0:
-            axes[row, 0].imshow(found.example.image)
-        else:
-            axes[row, 0].spines[:].set_visible(False)
-        axes[row, 0].set_ylabel(title, fontsize=10)
-        for column, target in enumerate(found.targets):
-            panel = axes[row, column + 1]
+    rows, columns = len(found.targets), len(titles) + 1
+    figure = Figure(figsize=(0.4 + 1.8 * columns, 0.6 + 1.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row, (target, probability) in enumerate(zip(found.targets, found.probabilities, strict=True)):
+        axes[row, 0].imshow(found.example.image)
+        axes[row, 0].set_ylabel(f"{class_names[target]}\np = {probability:.2f}", fontsize=11)
+        for column, panel in enumerate(axes[row, 1:]):
             panel.imshow(found.example.image.mean(-1), cmap="gray", vmin=0, vmax=255)
-            if found.degenerate[row, column]:
-                panel.text(0.5, 0.5, "degenerate", transform=panel.transAxes, ha="center", va="center", color="w", fontsize=9)
+            if found.degenerate[column, row]:
+                panel.text(0.5, 0.5, "degenerate", transform=panel.transAxes, ha="center", va="center", color="w")
             else:
-                panel.imshow(found.maps[row, column], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
-            if row == 0:
-                panel.set_title(f"{class_names[target]}\np = {found.probabilities[column]:.2f}", fontsize=10)
+                panel.imshow(found.maps[column, row], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
+    for panel, title in zip(axes[0], [found.example.name, *titles], strict=True):
+        panel.set_title(title, fontsize=11)
     for panel in axes.flat:
         panel.set_xticks([])
         panel.set_yticks([])

@@ -11,6 +11,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from case_jax._checks import CaseJaxError
 from case_jax.results import RunFolder
 
+Numbers = dict[str, dict[str, Any]]
+"""`Summary.table` as method → column → number; a group of columns is absent where the run lacks its metric."""
+
 
 class Method(NamedTuple):
     """A method of the run and what a reader of a table must know about it."""
@@ -52,6 +55,13 @@ class Run(NamedTuple):
         """The name of a class, or its number where the run knows no names."""
         names = self.contrast.get("class_names") or []
         return str(names[index]) if 0 <= index < len(names) else f"class {index}"
+
+
+def numbers_of(table: pd.DataFrame) -> Numbers:
+    """A table indexed by method, as plain numbers."""
+    return {
+        str(name): {str(column): value for column, value in row.items()} for name, row in table.to_dict("index").items()
+    }
 
 
 def _methods(config: dict[str, Any]) -> list[Method]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from case_jax.report import tables
-from case_jax.report.loading import Run
+from case_jax.report.loading import Run, numbers_of
 from case_jax.report.words import counted
 from case_jax.stats import Summary
 
@@ -126,10 +126,11 @@ def method_options(options: dict[str, Any]) -> str:
 
 def left_out(run: Run, summary: Summary) -> dict[str, Any]:
     """What entered no score, and why."""
+    numbers = numbers_of(summary.table)
     degenerate = [
-        (m.title, int(summary.table.loc[m.name, "degenerate"]), int(summary.table.loc[m.name, "images"]))
+        (m.title, numbers[m.name]["degenerate"], numbers[m.name]["images"])
         for m in run.methods
-        if m.name in summary.table.index and summary.table.loc[m.name, "degenerate"]
+        if m.name in numbers and numbers[m.name]["degenerate"]
     ]
     return {
         "counts": [("images that could not be read", len(run.excluded)), *summary.counts.items()],

@@ -1,17 +1,14 @@
 """The answer of a run in one sentence, generated from its numbers."""
 
+import math
 from collections.abc import Sequence
 
-import math
-
-import pandas as pd
-
-from case_jax.report.loading import Method
+from case_jax.report.loading import Method, Numbers
 from case_jax.report.words import counted, listed, p_value, percent
 
 
 def answer(
-    table: pd.DataFrame, methods: Sequence[Method], *, theta: float, percent_of_pixels: float, removed: float
+    numbers: Numbers, methods: Sequence[Method], *, theta: float, percent_of_pixels: float, removed: float
 ) -> str:
     """Which methods are class-sensitive, which is most faithful and which lies on its class's evidence.
 
@@ -19,7 +16,7 @@ def answer(
     not claimed.
 
     Args:
-        table: `Summary.table`.
+        numbers: statistics by method.
         methods: those of the run.
         theta: the threshold that the verdict is given for.
         percent_of_pixels: how many top pixels the agreement compares.
@@ -27,93 +24,107 @@ def answer(
     """
     judged = [method for method in methods if not method.control]
     controls = [method for method in methods if method.control]
-    images = counted(int(table["images"].max()), "image")
+    images = counted(max(int(row["images"]) for row in numbers.values()), "image")
     if not judged:
         return f"This run holds only {counted(len(controls), 'control')} on {images}, and so no method to judge."
     beside = f" (and {counted(len(controls), 'control')})" if controls else ""
+    start = f"Of {len(judged)} methods{beside}" if len(judged) > 1 else f"{judged[0].title}{beside}"
     parts = [
-        *_sensitivity(table, judged, theta, percent_of_pixels),
-        *_fidelity(table, judged, controls, removed),
-        *_evidence(table, judged),
+        *_sensitivity(numbers, judged, theta, percent_of_pixels),
+        *_fidelity(numbers, judged, controls, removed),
+        *_evidence(numbers, judged, controls),
     ]
-    return f"Of {counted(len(judged), 'method')}{beside} on {images}, {'; '.join(parts) or 'none was scored'}."
+    return f"{start} on {images}{':' if len(judged) == 1 else ','} {'; '.join(parts) or 'nothing was scored'}."
 
 
-def _known(table: pd.DataFrame, methods: Sequence[Method], column: str) -> list[Method]:
-    return [m for m in methods if column in table and pd.notna(table.loc[m.name, column])]
+def _known(numbers: Numbers, methods: Sequence[Method], column: str) -> list[Method]:
+    return [m for m in methods if not math.isnan(numbers[m.name].get(column, math.nan))]
 
 
-def _sensitivity(table: pd.DataFrame, judged: Sequence[Method], theta: float, k: float) -> list[str]:
+def _sensitivity(numbers: Numbers, judged: Sequence[Method], theta: float, k: float) -> list[str]:
     column = f"p_holm_{theta:g}"
-    if column not in table:
+    if all(column not in row for row in numbers.values()):
         return []
-    known = _known(table, judged, column)
+    known = _known(numbers, judged, column)
     unusable = [m.title for m in judged if m not in known]
-    yes = [m for m in known if table.loc[m.name, f"sensitive_{theta:g}"]]
+    yes = [m for m in known if numbers[m.name][f"sensitive_{theta:g}"]]
     no = [m for m in known if m not in yes]
-    parts = []
+    level, parts = f"class-sensitive at θ = {theta:g}", []
+    if len(judged) == 1 and known:
+        verdict = (
+            level if yes else f"not {level}" if numbers[known[0].name]["F_median"] >= theta else f"not shown {level}"
+        )
+        return [f"{verdict}, the {_overlap(k)} {_medians(numbers, known)} (median)"]
     if yes:
-        share = "all" if len(yes) == len(judged) > 1 else str(len(yes))
-        names = listed([m.title for m in yes])
-        parts.append(f"{share} {'is' if len(yes) == 1 else 'are'} class-sensitive at θ = {theta:g} ({names})")
+        share = "all" if len(yes) == len(judged) else str(len(yes))
+        parts.append(f"{share} {_be(yes)} {level} ({_titles(yes)})")
     elif known:
-        parts.append(f"none is shown to be class-sensitive at θ = {theta:g}")
-    if no:
-        parts.append(_insensitive(table, no, theta, k))
+        parts.append(f"none is shown to be {level}")
+    refuted = [m for m in no if numbers[m.name]["F_median"] >= theta]
+    unproven = [m for m in no if m not in refuted]
+    if refuted:
+        whose = "its" if len(refuted) == 1 else "their"
+        parts.append(
+            f"{_titles(refuted)} {_be(refuted)} not: {whose} {_overlap(k)} {_medians(numbers, refuted)} (median)"
+        )
+    if unproven:
+        each = [f"{m.title} ({_medians(numbers, [m])}, {p_value(numbers[m.name][column])})" for m in unproven]
+        parts.append(f"for {listed(each)} the median overlap is lower, but the test does not reject")
     if unusable:
         parts.append(f"{listed(unusable)} left no usable pair of maps to judge")
     return parts
 
 
-def _insensitive(table: pd.DataFrame, methods: Sequence[Method], theta: float, k: float) -> str:
-    def median(m: Method) -> float:
-        return float(table["F_median"][m.name])
-
-    refuted, open_ = ([m for m in methods if (median(m) >= theta) == side] for side in (True, False))
-    overlap = f"top {k:g}% pixels for the two likeliest classes overlap by"
-    parts = []
-    if refuted:
-        start = f"{listed([m.title for m in refuted])} {'is' if len(refuted) == 1 else 'are'} not: "
-        whose = "its" if len(refuted) == 1 else "their"
-        shares = listed([percent(median(m), digits=0) for m in refuted])
-        parts.append(f"{start}{whose} {overlap} {shares} (median)")
-    if open_:
-        each = [f"{m.title} ({percent(median(m), digits=0)}, {_p(table, m, theta)})" for m in open_]
-        parts.append(f"for {listed(each)} the median overlap is lower, but the test does not reject θ")
-    return "; ".join(parts)
+def _titles(methods: Sequence[Method]) -> str:
+    return listed([m.title for m in methods])
 
 
-def _p(table: pd.DataFrame, method: Method, theta: float) -> str:
-    return p_value(float(table[f"p_holm_{theta:g}"][method.name]))
+def _be(methods: Sequence[Method]) -> str:
+    return "is" if len(methods) == 1 else "are"
 
 
-def _fidelity(table: pd.DataFrame, judged: Sequence[Method], controls: Sequence[Method], removed: float) -> list[str]:
-    if "drop_mean" not in table:
+def _overlap(k: float) -> str:
+    return f"top {k:g}% pixels for the two likeliest classes overlap by"
+
+
+def _medians(numbers: Numbers, methods: Sequence[Method]) -> str:
+    shares = [numbers[m.name]["F_median"] for m in methods]
+    if len(shares) > 3:
+        return f"{percent(min(shares), digits=0)} to {percent(max(shares), digits=0)}"
+    return listed([percent(share, digits=0) for share in shares])
+
+
+def _fidelity(numbers: Numbers, judged: Sequence[Method], controls: Sequence[Method], removed: float) -> list[str]:
+    if all("drop_mean" not in row for row in numbers.values()):
         return []
-    known = _known(table, judged, "drop_mean")
+    known = _known(numbers, judged, "drop_mean")
+    yardsticks = _known(numbers, controls, "drop_mean")
     if not known:
         return ["fidelity could not be measured on any image"]
-    drop = table["drop_mean"].astype(float)
+    drop = {m.name: numbers[m.name]["drop_mean"] for m in [*known, *yardsticks]}
     best = max(known, key=lambda m: drop[m.name])
-    value = f"{percent(drop[best.name])} mean confidence drop at {removed:g}% removed"
-    yardsticks = _known(table, controls, "drop_mean")
-    top_control = max(yardsticks, key=lambda m: drop[m.name], default=None)
-    if top_control and drop[top_control.name] >= drop[best.name]:
-        beaten = f"{top_control.title} reaches {percent(drop[top_control.name])}"
-        return [f"no method is more faithful than the controls ({best.title} {value}, the control {beaten})"]
-    near = [m.title for m in known if m is not best and table["drop_high"][m.name] >= table["drop_low"][best.name]]
-    against = f", against {percent(drop[top_control.name])} for the control {top_control.title}" if top_control else ""
-    level = f", its interval overlapping with {listed(near)}" if near else ""
-    lead = "most faithful is" if len(known) > 1 else "faithfulness of"
-    return [f"{lead} {best.title} ({value}{against}{level})"]
+    control = max(yardsticks, key=lambda m: drop[m.name], default=None)
+    value = f"the confidence drops by {percent(drop[best.name])} on average at {removed:g}% removed"
+    against = f", by {percent(drop[control.name])} for the control {control.title}" if control else ""
+    if control and drop[control.name] >= drop[best.name]:
+        return [f"no method is more faithful than the controls ({best.title}: {value}{against})"]
+    if len(known) == 1:
+        return [f"for {best.title} {value}{against}"]
+    others = [m for m in [*known, *yardsticks] if m is not best]
+    near = [m.title for m in others if numbers[m.name]["drop_high"] >= numbers[best.name]["drop_low"]]
+    lead = f", not clearly ahead of {listed(near)}" if near else ""
+    return [f"most faithful is {best.title}{lead} ({value}{against})"]
 
 
-def _evidence(table: pd.DataFrame, judged: Sequence[Method]) -> list[str]:
-    known = _known(table, judged, "own_mean")
+def _evidence(numbers: Numbers, judged: Sequence[Method], controls: Sequence[Method]) -> list[str]:
+    known = _known(numbers, judged, "own_mean")
     if not known:
         return []
-    own = table["own_mean"].astype(float)
+    yardsticks = _known(numbers, controls, "own_mean")
+    own = {m.name: numbers[m.name]["own_mean"] for m in [*known, *yardsticks]}
     best = max(known, key=lambda m: own[m.name])
+    if any(own[m.name] >= own[best.name] for m in yardsticks):
+        return ["no method puts more of its mass on its own class's evidence than the controls do"]
     share = f"{percent(own[best.name], digits=0)} of its mass"
     mass = f"most, {share}," if len(known) > 1 else share
     return [f"{best.title} puts {mass} on its own class's evidence"]

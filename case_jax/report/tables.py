@@ -1,16 +1,16 @@
 """The tables of the report: every column is declared once, for the page and for Markdown."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from case_jax.report.loading import Method
-from case_jax.report.words import interval, p_value
+from case_jax.report.loading import Method, Numbers
+from case_jax.report.words import interval, p_value, signed
 
-Row = Any
-"""A row of `Summary.table`: a pandas Series whose values are numbers or booleans."""
+Row = Mapping[str, Any]
+"""One method's numbers."""
 
 
 class Column(NamedTuple):
@@ -19,7 +19,7 @@ class Column(NamedTuple):
     group: str
     head: str
     needs: str
-    """The column of `Summary.table` without which this one is not shown."""
+    """The number without which this column is not shown."""
     cell: Callable[[Row], str]
     note: str
 
@@ -45,10 +45,10 @@ def verdict(row: Row, theta: float) -> str:
     """Whether the method is class-sensitive at this threshold, with the corrected p of the test."""
     p = row[f"p_holm_{theta:g}"]
     if math.isnan(p):
-        return "– no usable maps"
+        return "–\nno usable maps"
     if row[f"sensitive_{theta:g}"]:
-        return f"✓ yes, {p_value(p)}"
-    return f"✗ no, {p_value(p)}" if row["F_median"] >= theta else f"✗ not shown, {p_value(p)}"
+        return f"✓ yes\n({p_value(p)})"
+    return f"✗ no\n({p_value(p)})" if row["F_median"] >= theta else f"✗ not shown\n({p_value(p)})"
 
 
 def _verdict_column(theta: float) -> Column:
@@ -95,8 +95,8 @@ def columns(thetas: Sequence[float], percent_of_pixels: float, removed: float) -
                "The same on another class's evidence."),
         Column(evidence, "class pointing [95%]", "pointing_mean", _interval_of("pointing", "mean"),
                "Percentage of images in which both maps peak on their own class's evidence."),
-        Column("Maps", "degenerate", "degenerate", lambda row: f"{row['degenerate']:,} of {row['images']:,}",
-               "Images with a map that is all zero, constant or not finite; they are counted here and enter no score."),
+        Column("Maps", "degenerate", "degenerate", lambda row: f"{row['degenerate']:,}",
+               "Number of images with a map that is all zero, constant or not finite; they enter no score."),
     ]  # fmt: skip
 
 
@@ -107,21 +107,21 @@ CONTROLS_NOTE = (
 )
 
 
-def main_table(table: pd.DataFrame, methods: Sequence[Method], shown: Iterable[Column]) -> MainTable:
+def main_table(numbers: Numbers, methods: Sequence[Method], shown: Iterable[Column]) -> MainTable:
     """The main table.
 
     Args:
-        table: `Summary.table`.
+        numbers: statistics by method.
         methods: those of the run, in its order.
         shown: columns; those whose numbers the run does not have are left out.
     """
-    kept = [column for column in shown if column.needs in table]
+    kept = [column for column in shown if any(column.needs in row for row in numbers.values())]
     groups: list[tuple[str, int]] = []
     for column in kept:
         same = groups and groups[-1][0] == column.group
         groups[-1:] = [(column.group, groups[-1][1] + 1)] if same else [*groups[-1:], (column.group, 1)]
     heads = [(column.head, number) for number, column in enumerate(kept, start=1)]
-    rows = [(m, [column.cell(table.loc[m.name]) for column in kept]) for m in methods if m.name in table.index]
+    rows = [(m, [column.cell(numbers[m.name]) for column in kept]) for m in methods if m.name in numbers]
     notes = [column.note for column in kept]
     if any(method.control for method in methods):
         notes.append(CONTROLS_NOTE)
@@ -137,7 +137,7 @@ def markdown(found: MainTable) -> str:
     """The main table as Markdown, to be pasted."""
 
     def safe(text: str) -> str:
-        return text.replace("|", "\\|").replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
+        return text.replace("|", "\\|").replace("\n", " ")
 
     frame = pd.DataFrame(
         [[safe(title_of(method)), *map(safe, cells)] for method, cells in found.rows],
@@ -150,19 +150,15 @@ def markdown(found: MainTable) -> str:
 
 def pairs_table(pairs: pd.DataFrame, titles: dict[str, str]) -> list[list[str]]:
     """The paired fidelity tests as rows of cells: method, images, difference, t, its p, W, its p."""
-
-    def number(value: float, form: str) -> str:
-        return "–" if math.isnan(value) else format(value, form)
-
     return [
         [
             titles.get(str(row["method"]), str(row["method"])),
             f"{row['n']:,}",
-            number(100 * row["mean_difference"], "+.2f"),
-            number(row["t"], ".2f"),
+            signed(100 * row["mean_difference"], "+.2f"),
+            signed(row["t"], ".2f"),
             p_value(row["p_t_holm"]),
-            number(row["w"], ",.0f"),
+            signed(row["w"], ",.0f"),
             p_value(row["p_w_holm"]),
         ]
-        for _, row in pairs.iterrows()
+        for row in pairs.to_dict("records")
     ]  # fmt: skip

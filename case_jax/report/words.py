@@ -1,4 +1,4 @@
-"""Numbers and lists as a reader wants them; no-break spaces hold together what belongs together."""
+"""Numbers and lists as a reader wants them."""
 
 import math
 from collections.abc import Sequence
@@ -10,16 +10,15 @@ def percent(value: float, *, digits: int = 1) -> str:
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """A share with its interval, in percent; a dash where it is undefined."""
-    return "–" if math.isnan(value) else f"{100 * value:.1f} [{100 * low:.1f},\N{NO-BREAK SPACE}{100 * high:.1f}]"
+    """A share and, on a second line, its interval, in percent; a dash where it is undefined."""
+    return "–" if math.isnan(value) else f"{100 * value:.1f}\n[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def p_value(p: float) -> str:
     """A p value, never as an exact zero."""
     if math.isnan(p):
         return "p undefined"
-    words = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
-    return words.replace(" ", "\N{NO-BREAK SPACE}")
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
 
 
 def listed(names: Sequence[str], *, shown: int = 6, last: str = "and") -> str:
@@ -33,3 +32,8 @@ def listed(names: Sequence[str], *, shown: int = 6, last: str = "and") -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun: `1 method`, `1,000 images`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def signed(value: float, form: str) -> str:
+    """A number with a typographic minus; a dash where it is undefined."""
+    return "–" if math.isnan(value) else format(value, form).replace("-", "−")

@@ -6,4 +6,14 @@ from case_jax.tap.function import tag_head_input, tap_function
 from case_jax.tap.split import split, tag
 from case_jax.tap.view import TappedModel, View, check_closed_form
 
-__all__ = ["TappedModel", "View", "check_closed_form", "split", "tag", "tag_head_input", "tap_function", "tap_linen", "tap_nnx"]
+__all__ = [
+    "TappedModel",
+    "View",
+    "check_closed_form",
+    "split",
+    "tag",
+    "tag_head_input",
+    "tap_function",
+    "tap_linen",
+    "tap_nnx",
+]

@@ -63,7 +63,12 @@ def tap_linen(
         if path is not None and path not in known:
             raise unknown(argument, path, known)
     if linear_head is not None:
-        require(isinstance(known[linear_head], nn.Dense), "linear_head", f"{linear_head!r}, a {type(known[linear_head]).__name__}", "an nn.Dense")
+        require(
+            isinstance(known[linear_head], nn.Dense),
+            "linear_head",
+            f"{linear_head!r}, a {type(known[linear_head]).__name__}",
+            "an nn.Dense",
+        )
 
     def intercept(call, args, kwargs, context):
         if context.method_name != "__call__":
@@ -88,4 +93,12 @@ def tap_linen(
             found = found[part]
         return found["kernel"]
 
-    return tapped(apply, variables, image, layer=layer, tag=LAYER + layer, head_kernel=kernel if linear_head else None, chunk=chunk)
+    return tapped(
+        apply,
+        variables,
+        image,
+        layer=layer,
+        tag=LAYER + layer,
+        head_kernel=kernel if linear_head else None,
+        chunk=chunk,
+    )

@@ -14,13 +14,20 @@ from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.tap.split import LAYER, tag
 from case_jax.tap.view import HEAD_INPUT, TappedModel, tapped
 
+if TYPE_CHECKING:
+    from flax import nnx
+
 
 def layers(module: nnx.Module) -> dict[str, nnx.Module]:
     """The sub-modules that can be tapped, by dotted path (`blocks.2.conv1`), in the module's own order."""
     from flax import nnx
 
     found = {".".join(map(str, path)): sub for path, sub in nnx.iter_modules(module) if path and callable(sub)}
-    return dict(sorted(found.items(), key=lambda item: [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in item[0].split(".")]))
+    return dict(
+        sorted(
+            found.items(), key=lambda item: [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in item[0].split(".")]
+        )
+    )
 
 
 def _retype(sub: Any, call: Any) -> None:
@@ -57,13 +64,20 @@ def tap_nnx(
     """
     from flax import nnx
 
-    require(isinstance(module, nnx.Module), "module", type(module).__name__, "a flax.nnx.Module; for Linen use tap_linen")
+    require(
+        isinstance(module, nnx.Module), "module", type(module).__name__, "a flax.nnx.Module; for Linen use tap_linen"
+    )
     known = layers(module)
     for argument, path in (("layer", layer), ("linear_head", linear_head)):
         if path is not None and path not in known:
             raise unknown(argument, path, known)
     if linear_head is not None:
-        require(isinstance(known[linear_head], nnx.Linear), "linear_head", f"{linear_head!r}, a {type(known[linear_head]).__name__}", "an nnx.Linear")
+        require(
+            isinstance(known[linear_head], nnx.Linear),
+            "linear_head",
+            f"{linear_head!r}, a {type(known[linear_head]).__name__}",
+            "an nnx.Linear",
+        )
     evaluated = nnx.clone(module)
     evaluated.eval()
     graph, params = nnx.split(evaluated)
@@ -79,7 +93,9 @@ def tap_nnx(
         def tagged(self, *args, **kwargs):
             out = call(self, *args, **kwargs)
             if not isinstance(out, jax.Array):
-                raise CaseJaxError(f"layer: {layer!r} returns a {type(out).__name__}; tap a layer that returns one array.")
+                raise CaseJaxError(
+                    f"layer: {layer!r} returns a {type(out).__name__}; tap a layer that returns one array."
+                )
             return tag(out[0], LAYER + layer)[None]
 
         _retype(parts[layer], tagged)
@@ -91,4 +107,6 @@ def tap_nnx(
     def kernel(params: Any) -> Array:
         return rebuilt(params)[1][linear_head].kernel[...]  # type: ignore[index,union-attr]
 
-    return tapped(apply, params, image, layer=layer, tag=LAYER + layer, head_kernel=kernel if linear_head else None, chunk=chunk)
+    return tapped(
+        apply, params, image, layer=layer, tag=LAYER + layer, head_kernel=kernel if linear_head else None, chunk=chunk
+    )

@@ -178,7 +178,9 @@ def tapped(
     return model
 
 
-def check_closed_form(model: TappedModel, image: Array, *, classes: int = 4, tolerance: float = 1e-4, seed: int = 0) -> None:
+def check_closed_form(
+    model: TappedModel, image: Array, *, classes: int = 4, tolerance: float = 1e-4, seed: int = 0
+) -> None:
     """Compare the declared closed form with the pullback for a few random classes on one image.
 
     Args:
@@ -199,7 +201,11 @@ def check_closed_form(model: TappedModel, image: Array, *, classes: int = 4, tol
         )
     )(model.params, image)
     same_shape = closed.shape == pulled.shape
-    error = float(jnp.abs(closed - pulled).max() / jnp.maximum(jnp.abs(pulled).max(), 1e-30)) if same_shape else float("inf")
+    error = (
+        float(jnp.abs(closed - pulled).max() / jnp.maximum(jnp.abs(pulled).max(), 1e-30))
+        if same_shape
+        else float("inf")
+    )
     if not error <= tolerance:
         raise CaseJaxError(
             f"linear_head: the closed form of the class weights at layer {model.layer!r} differs from the pullback by {error:.2g} "

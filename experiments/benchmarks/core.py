@@ -29,8 +29,8 @@ from tabulate import tabulate
 from case_jax import METHODS, all_class_maps, parallel
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
-from case_jax.evaluation.run import Plan, evaluate, plan, versions
-from case_jax.evaluation.step import Pixels, make_step
+from case_jax.evaluation.run import evaluate, plan, versions
+from case_jax.evaluation.step import Pixels
 from case_jax.evaluation.stream import load_tile, template
 from case_jax.imageops import normalise_image
 from case_jax.models import load_classifier, tap_classifier
@@ -75,7 +75,9 @@ def class_maps_against_forward(batch: int, repeats: int) -> list[dict[str, Any]]
         contrast = choose_contrast("topk_logits:5", model.num_classes).sets
         functions = {"forward": jax.jit(jax.vmap(partial(model.apply, model.params)))}
         for name, route in routes.items():
-            functions[name] = jax.jit(jax.vmap(partial(all_class_maps, METHODS["case"].maps, route, model.params, contrast=contrast)))
+            functions[name] = jax.jit(
+                jax.vmap(partial(all_class_maps, METHODS["case"].maps, route, model.params, contrast=contrast))
+            )
         found = interleaved({name: partial(f, images) for name, f in functions.items()}, repeats)
         rows += [
             {
@@ -90,42 +92,33 @@ def class_maps_against_forward(batch: int, repeats: int) -> list[dict[str, Any]]
 
 
 def pipeline_against_step(images: int, tile: int) -> dict[str, float]:
-    """Images per second of a whole evaluation against its compiled step on batches that are already on the device.
-
-    Start-up and compilation are taken out of the pipeline's time by running `images` and three times as many.
-    """
+    """Images per second of a whole evaluation against its compiled step on batches that are already on the device."""
     classifier = load_classifier()
     facts = classifier.entry.preprocessing
-    pixels, source = Pixels(facts.mean, facts.std), DigitScenes("test", 3 * images)
+    pixels, source = Pixels(facts.mean, facts.std), DigitScenes("test", images)
     model = tap_classifier(classifier, normalise_image(source[0].image, *pixels))
     contrast = choose_contrast("topk_logits:5", model.num_classes)
-
-    def planned(limit: int) -> Plan:
-        return plan(DigitScenes("test", limit), model, contrast, pixels=pixels, tile=tile, part=4 * tile)
-
-    def pipeline(limit: int) -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            start = time.perf_counter()
-            evaluate(planned(limit), RunFolder(Path(folder) / "run"), progress=False)
-            return time.perf_counter() - start
-
-    whole = planned(3 * images)
-    empty, devices = template(source, whole.indices, tile), parallel.device_count()
-    loaded = [load_tile(source, whole.indices, t, empty).batch for t in range(devices)]
+    planned = plan(source, model, contrast, pixels=pixels, tile=tile, part=4 * tile)
+    empty, devices = template(source, planned.indices, tile), parallel.device_count()
+    loaded = [load_tile(source, planned.indices, t, empty).batch for t in range(devices)]
     batch = parallel.shard(jax.tree.map(lambda *a: np.stack(a), *loaded))
-    step, params = parallel.over_devices(make_step(whole.protocol, model)), parallel.replicate(model.params)
-    jax.block_until_ready(step(params, batch))
+    params = parallel.replicate(model.params)
 
-    def bare() -> float:
-        start = time.perf_counter()
-        for _ in range(-(-2 * images // (tile * devices))):
-            jax.block_until_ready(step(params, batch))
-        return time.perf_counter() - start
+    def pipeline() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            evaluate(planned, RunFolder(Path(folder) / "run"), progress=False)
 
-    pipeline(tile)  # the first run in a process also warms up the Parquet writer
-    pairs = [(pipeline(3 * images) - pipeline(images), bare()) for _ in range(3)]
-    rates = [2 * images / statistics.median(column) for column in zip(*pairs, strict=True)]
-    return {"pipeline_images_per_s": rates[0], "step_images_per_s": rates[1], "ratio": rates[0] / rates[1]}
+    def bare() -> None:
+        for _ in range(-(-images // (tile * devices))):
+            jax.block_until_ready(planned.step(params, batch))
+
+    found = interleaved({"pipeline": pipeline, "step": bare}, 5)
+    rates = {name: images / seconds for name, seconds in found.items()}
+    return {
+        "pipeline_images_per_s": rates["pipeline"],
+        "step_images_per_s": rates["step"],
+        "ratio": rates["pipeline"] / rates["step"],
+    }
 
 
 def import_cost(repeats: int) -> dict[str, float]:
@@ -133,7 +126,11 @@ def import_cost(repeats: int) -> dict[str, float]:
     code = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
     def seconds(modules: str) -> float:
-        return float(subprocess.run([sys.executable, "-c", code.format(modules)], capture_output=True, text=True, check=True).stdout)
+        return float(
+            subprocess.run(
+                [sys.executable, "-c", code.format(modules)], capture_output=True, text=True, check=True
+            ).stdout
+        )
 
     pairs = [(seconds("jax, flax"), seconds("case_jax")) for _ in range(repeats)]
     base, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
@@ -144,7 +141,7 @@ def main(config: Config) -> dict[str, Any]:
     """Measure, print, and write JSON when asked."""
     repeats = 2 if config.quick else 9
     maps = class_maps_against_forward(4 if config.quick else 32, repeats)
-    pipeline = pipeline_against_step(16 if config.quick else 256, 8 if config.quick else 32)
+    pipeline = pipeline_against_step(16 if config.quick else 512, 8 if config.quick else 32)
     imported = import_cost(1 if config.quick else 9)
     print(tabulate(maps, headers="keys", floatfmt=".3f"))
     for title, values in (("pipeline", pipeline), ("import", imported)):

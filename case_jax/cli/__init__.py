@@ -1,0 +1,43 @@
+"""The shell: `case-jax evaluate | explain | sweep | report | list`."""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+import tyro
+
+from case_jax._checks import CaseJaxError
+from case_jax.cli import commands
+
+
+def _cache_compilations() -> None:
+    """Keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR already says where."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(base / "case_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    known = {
+        "evaluate": commands.evaluate,
+        "explain": commands.explain,
+        "sweep": commands.sweep,
+        "report": commands.report,
+        "list": commands.list_,
+    }
+    try:
+        _cache_compilations()
+        tyro.extras.subcommand_cli_from_dict(
+            known,
+            prog="case-jax",
+            description="Do saliency maps say something about this class, or only about the image?",
+        )
+    except CaseJaxError as error:
+        print(f"case-jax: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("case-jax: interrupted; the same command resumes.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,98 @@
+"""The architecture, read from the imports: a room imports from lower floors and from itself only."""
+
+import ast
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+FLOORS = (
+    ("_checks",),
+    ("source", "imageops", "ranking", "chunking", "parallel", "results"),
+    ("tap", "data"),
+    ("models",),
+    ("contrast",),
+    ("methods", "metrics"),
+    ("evaluation",),
+    ("stats",),
+    ("report",),
+    ("cli", "__main__"),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+NO_JAX = ("results", "stats", "report")
+HEAVY = ("tensorflow_datasets", "tensorflow", "matplotlib", "scipy", "pyarrow", "pandas", "sklearn")
+
+PACKAGE = Path(find_spec("case_jax").origin).parent
+FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def room_of(file):
+    return Path(file).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Dotted names of everything that a file imports, imports inside functions included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the room"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_used(path):
+    return {
+        name.split(".")[1] for name in imports(path) if name.startswith("case_jax.") and name.split(".")[1] in FLOOR
+    }
+
+
+INSIDE = [file for file in FILES if file != "__init__.py"]
+
+
+@pytest.mark.parametrize("file", INSIDE)
+def test_imports_go_downwards_only(file):
+    room = room_of(file)
+    assert room in FLOOR, f"{room} has no floor yet: give it one in FLOORS"
+    upwards = {used for used in rooms_used(FILES[file]) if used != room and FLOOR[used] >= FLOOR[room]}
+    assert not upwards, f"{file} (floor {FLOOR[room]}) imports {upwards}, which lie on its own floor or above"
+
+
+@pytest.mark.parametrize("file", INSIDE)
+def test_no_file_imports_the_whole_package(file):
+    names = set(imports(FILES[file]))
+    whole = {n for n in names if n.startswith("case_jax.") and n.split(".")[1] not in FLOOR}
+    assert not whole - {"case_jax.__version__"}, f"{file} imports {whole} through the package; name the room"
+
+
+def test_the_reader_of_imports_sees_them(tmp_path):
+    """The table is only as good as the reader."""
+    file = tmp_path / "example.py"
+    file.write_text(
+        "import jax.numpy as jnp\nfrom case_jax import parallel\n\ndef f():\n    from case_jax.tap.view import View\n"
+    )
+    assert {"jax.numpy", "case_jax.parallel", "case_jax.tap.view"} <= set(imports(file))
+    assert rooms_used(file) == {"parallel", "tap"}
+    assert len(INSIDE) > 25
+
+
+@pytest.mark.parametrize("file", [f for f in INSIDE if room_of(f) in NO_JAX])
+def test_rooms_of_rows_and_tables_do_not_import_jax(file):
+    found = {name.split(".")[0] for name in imports(FILES[file])}
+    assert not found & {"jax", "flax", "optax", "orbax"}
+
+
+def test_only_parallel_says_device_or_process():
+    words = ("jax.pmap", "jax.local_devices", "jax.devices(", "jax.process_index", "Mesh(", "device_put")
+    for file in INSIDE:
+        if room_of(file) != "parallel":
+            text = FILES[file].read_text()
+            assert not [w for w in words if w in text], f"{file} speaks of devices"
+
+
+def test_importing_the_package_is_light():
+    code = f"import sys, case_jax; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,163 @@
+"""The contract every saliency method keeps, and what is special about some."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from case_jax import (
+    METHODS,
+    CaseJaxError,
+    all_class_maps,
+    ask,
+    case,
+    centre_gaussian,
+    random_map,
+    tag,
+    tap_function,
+    top_class_maps,
+    topk_logits,
+)
+from case_jax.methods import method
+
+CLASSES = 5
+CONTRAST = topk_logits(2, CLASSES)
+EACH = pytest.mark.parametrize("name", METHODS)
+
+
+def maps_of(name, model):
+    """Maps of chosen classes of one image as a plain function of arrays."""
+
+    def run(params, image, targets, key):
+        view = model.view(params, image)
+        return METHODS[name].maps(view, ask(view, targets, CONTRAST, key=key))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def compiled(toy):
+    """The same, compiled once for two targets."""
+    return cache(lambda name: jax.jit(maps_of(name, toy)))
+
+
+@EACH
+def test_shape_type_range_and_jit(toy, toy_images, compiled, name):
+    args = (toy.params, toy_images[0], jnp.asarray([3, 0]), jax.random.key(0))
+    maps = compiled(name)(*args)
+    size = toy.image_shape[:2] if METHODS[name].control else toy.activation_shape[:2]
+    assert (maps.shape, maps.dtype) == ((2, *size), jnp.float32)
+    assert bool(jnp.isfinite(maps).all())
+    assert float(maps.min()) >= 0
+    assert float(maps.max()) > 0
+    np.testing.assert_allclose(maps_of(name, toy)(*args), maps, atol=1e-6)
+
+
+@EACH
+def test_vmap_over_images_equals_the_loop(toy, toy_images, compiled, name):
+    keys, targets = jax.random.split(jax.random.key(0), 4), jnp.asarray([3, 0])
+    batched = jax.jit(jax.vmap(maps_of(name, toy), (None, 0, None, 0)))(toy.params, toy_images, targets, keys)
+    for i in range(4):
+        np.testing.assert_allclose(batched[i], compiled(name)(toy.params, toy_images[i], targets, keys[i]), atol=1e-6)
+    assert METHODS[name].maps is centre_gaussian or not np.allclose(batched[0], batched[1])
+
+
+@EACH
+def test_maps_of_all_classes_hold_the_map_of_each(toy, toy_images, compiled, name):
+    run = jax.jit(lambda x, key: all_class_maps(METHODS[name].maps, toy, toy.params, x, contrast=CONTRAST, key=key))
+    key = jax.random.key(0)
+    together = run(toy_images[0], key)
+    assert len(together) == CLASSES
+    for c in range(CLASSES):
+        pair = jnp.asarray([c, (c + 1) % CLASSES])
+        np.testing.assert_allclose(together[pair], compiled(name)(toy.params, toy_images[0], pair, key), atol=1e-6)
+
+
+@EACH
+def test_maps_of_the_likeliest_classes(toy, toy_images, compiled, name):
+    run = jax.jit(lambda x, key: top_class_maps(METHODS[name].maps, toy, toy.params, x, contrast=CONTRAST, key=key))
+    key = jax.random.key(0)
+    top = run(toy_images[0], key)
+    order = jnp.argsort(-toy.apply(toy.params, toy_images[0]))
+    np.testing.assert_allclose(top, compiled(name)(toy.params, toy_images[0], order[:2], key), atol=1e-6)
+    assert bool((top[0] == top[1]).all()) == (METHODS[name].maps is centre_gaussian)  # the one class-blind method
+
+
+@EACH
+def test_one_compilation_serves_other_images_classes_and_parameters(toy, toy_images, name):
+    traces = []
+
+    def counted(*args):
+        traces.append(1)
+        return maps_of(name, toy)(*args)
+
+    run = jax.jit(counted)
+    other = jax.tree.map(lambda p: p[..., ::-1], toy.params)
+    first = run(toy.params, toy_images[0], jnp.asarray([0, 1]), jax.random.key(0))
+    changed = run(other, toy_images[0], jnp.asarray([0, 1]), jax.random.key(0))
+    run(other, toy_images[1], jnp.asarray([3, 2]), jax.random.key(1))
+    assert len(traces) == 1
+    assert METHODS[name].control == np.array_equal(first, changed)
+
+
+def test_the_class_blind_control_is_the_same_for_every_class_and_image(toy, toy_images):
+    maps = [all_class_maps(centre_gaussian, toy, toy.params, x) for x in toy_images]
+    for m in jnp.concatenate(maps):
+        np.testing.assert_array_equal(m, maps[0][0])
+    peak = np.asarray(maps[0][0])
+    np.testing.assert_allclose(peak, peak[::-1, ::-1].T, atol=1e-6)
+    # pixel (5, 5) of 12 lies half a pixel from the centre: 1/24 of the side, at a width of 0.25
+    assert peak[5, 5] == pytest.approx(np.exp(-((1 / 24 / 0.25) ** 2)), rel=1e-6)
+    assert peak.max() == peak[5, 5]
+
+
+def test_the_random_control_depends_on_key_and_class_alone(toy, toy_images):
+    def run(key, image, targets):
+        view = toy.view(toy.params, image)
+        return np.asarray(random_map(view, ask(view, jnp.asarray(targets), key=jax.random.key(key))))
+
+    first = run(0, toy_images[0], [1, 2])
+    np.testing.assert_array_equal(first, run(0, toy_images[1], [1, 2]))
+    np.testing.assert_array_equal(first[::-1], run(0, toy_images[0], [2, 1]))
+    assert not np.array_equal(first[0], first[1])
+    assert not np.array_equal(first, run(1, toy_images[0], [1, 2]))
+    assert abs(first.mean() - 0.5) < 0.1  # 288 uniform numbers: six standard errors
+
+
+def test_the_random_control_asks_for_a_key(toy, toy_images):
+    view = toy.view(toy.params, toy_images[0])
+    with pytest.raises(CaseJaxError, match=r"key: .* key=jax\.random\.key\(0\)"):
+        random_map(view, ask(view, jnp.asarray([0])))
+
+
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if not m.control])
+def test_a_network_that_sees_nothing_gives_zero_maps_not_nan(name):
+    model = tap_function(
+        lambda p, x: jnp.tanh(tag(x * 0, "a").mean((0, 1))) @ p, jnp.ones((3, 4)), "a", jnp.ones((4, 4, 3))
+    )
+    run = jax.jit(lambda x: all_class_maps(METHODS[name].maps, model, model.params, x, contrast=topk_logits(2, 4)))
+    maps = run(jnp.ones((4, 4, 3)))
+    np.testing.assert_array_equal(maps, 0.0)
+
+
+@EACH
+def test_every_method_has_a_title_and_a_source(name):
+    assert method(name) is METHODS[name]
+    assert METHODS[name].title
+    assert "Returns:" in METHODS[name].maps.__doc__
+
+
+def test_titles_are_unique():
+    assert len({m.title for m in METHODS.values()}) == len(METHODS)
+
+
+def test_an_unknown_method_suggests_the_nearest():
+    with pytest.raises(CaseJaxError, match=r"method: 'gradcam' is unknown\. Did you mean 'grad_cam'\?"):
+        method("gradcam")
+
+
+@pytest.mark.parametrize("top", [0, CLASSES + 1])
+def test_an_impossible_number_of_top_classes_is_refused(toy, toy_images, top):
+    with pytest.raises(CaseJaxError, match=f"top: got {top}; accepted: a number of classes from 1 to 5"):
+        top_class_maps(case, toy, toy.params, toy_images[0], top=top, contrast=CONTRAST)
