@@ -172,8 +172,8 @@ def _evidence(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]
 def paired_tests(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Fidelity of every method against the reference on the same images, paired by image id.
 
-    Per method: number of common images, mean difference of the drop (method − reference), paired t-test and Wilcoxon's
-    signed-rank test, both two-sided and Holm-corrected over the methods. Tests are NaN where no image differs.
+    Per method: number of common images, mean and median difference of the drop (method − reference), paired t-test and
+    Wilcoxon's signed-rank test, both two-sided and Holm-corrected over the methods. Tests are NaN where no image differs.
 
     Args:
         rows: rows with the fidelity columns.

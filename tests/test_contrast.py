@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from case_jax import (
     CaseJaxError,
     Query,
@@ -476,5 +477,5 @@ def test_confusion_without_data_is_refused():
 def test_explicit_files_of_another_form_are_refused(tmp_path, content):
     file = tmp_path / "sets.json"
     file.write_text(content)
-    with pytest.raises(CaseJaxError, match="give (explicit:FILE.json with )?one list of class indices per class"):
+    with pytest.raises(CaseJaxError, match=r"give (explicit:FILE\.json with )?one list of class indices per class"):
         choose_contrast(f"explicit:{file}", 3)

@@ -4,10 +4,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
+
 from case_jax import CaseJaxError
 from case_jax.data import NOBODY, SHARED, DigitScenes, open_source
 from case_jax.data.digit_scenes import CLASS_NAMES, INK_THRESHOLD, REGIONS, SPLITS, _strokes
-from sklearn.datasets import load_digits
 
 OPTIONS = {
     "default": {},

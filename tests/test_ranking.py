@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from case_jax import CaseJaxError
 from case_jax.ranking import pixel_count, top_mask
 

@@ -212,7 +212,7 @@ def sweep(
     )
     pairs = confused_pairs(found, names)
     pairs.to_csv(out / "pairs.csv", index=False)
-    files = draw_heat_maps([METHODS[name].title for name in chosen], found.agreement, names, out)
+    files = draw_heat_maps({name: METHODS[name].title for name in chosen}, found.agreement, names, out)
     print(pairs.groupby("method", sort=False).head(5).to_markdown(index=False, floatfmt=".3f"))
     left_out = {name: int(n) for name, n in zip(found.methods, found.degenerate, strict=True) if n}
     if left_out:

@@ -1,8 +1,8 @@
 """An evaluation: methods × metrics over a data set into a run folder that survives being killed."""
 
 import datetime
-import functools
 import importlib.metadata
+import inspect
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,13 +72,19 @@ def _session() -> dict[str, Any]:
     }
 
 
+def _options(function: MapFunction) -> dict[str, Any]:
+    """The options a map function runs with: its own defaults, and what `functools.partial` has bound."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+
+
 def _method_facts(name: str, function: MapFunction) -> dict[str, Any]:
     known = METHODS.get(name)
     return {
         "title": known.title if known else name,
         "control": bool(known and known.control),
         "contrastive": bool(known and known.contrastive),
-        "options": dict(function.keywords) if isinstance(function, functools.partial) else {},
+        "options": _options(function),
     }
 
 

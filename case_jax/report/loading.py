@@ -60,7 +60,8 @@ class Run(NamedTuple):
 def numbers_of(table: pd.DataFrame) -> Numbers:
     """A table indexed by method, as plain numbers."""
     return {
-        str(name): {str(column): value for column, value in row.items()} for name, row in table.to_dict("index").items()
+        str(name): {str(column): value for column, value in row.items()}
+        for name, row in table.to_dict(orient="index").items()
     }
 
 
