@@ -1,5 +1,7 @@
 """Scores of maps: the contract, the reference's numbers, and maps whose score is known."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,11 @@ EACH = pytest.mark.parametrize("name", METRICS)
 
 def random_maps(seed=0, shape=(12, 12)):
     return jnp.asarray(np.random.default_rng(seed).random((2, *shape)), jnp.float32)
+
+
+agreements = jax.jit(jax.vmap(agreement))
+removals = jax.jit(jax.vmap(removal_mask, (0, None)))
+transposed = jax.jit(jax.vmap(partial(removal_mask, region="reference-transposed"), (0, None)))
 
 
 def patch(top, left, size=4, shape=(20, 20)):
@@ -105,7 +112,7 @@ def test_agreement_equals_the_reference_on_tie_free_maps(golden):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_agreement_equals_the_reference_under_the_first_index_tie_rule(golden, stored_maps, network):
     maps, stored = stored_maps(network), golden(f"{network}_eval")
-    found = jax.vmap(agreement)(maps[:, :, 0].reshape(-1, 64, 64), maps[:, :, 1].reshape(-1, 64, 64))
+    found = agreements(maps[:, :, 0].reshape(-1, 64, 64), maps[:, :, 1].reshape(-1, 64, 64))
     F = 100 * np.asarray(found.F, np.float64).reshape(12, 4)
     np.testing.assert_allclose(F, stored["agree5_first"], atol=1e-5)  # exact to float32; one pixel is 0.49
     np.testing.assert_array_less(stored["agree5_min"] - 1e-5, F)
@@ -166,8 +173,7 @@ def test_removed_regions_are_the_references_region_and_not_its_transpose(golden,
     """The reference zeroes the transposed region by mistake; we do so only under the name that says it."""
     stored = np.unpackbits(golden(f"{network}_eval")["top50_mask_first"], axis=-1).astype(bool).reshape(-1, 64, 64)
     maps = stored_maps(network).reshape(-1, 64, 64)
-    top = np.asarray(jax.vmap(lambda m: removal_mask(m, 2048))(maps))
-    swapped = np.asarray(jax.vmap(lambda m: removal_mask(m, 2048, region="reference-transposed"))(maps))
+    top, swapped = np.asarray(removals(maps, 2048)), np.asarray(transposed(maps, 2048))
     np.testing.assert_array_equal(top, stored)
     np.testing.assert_array_equal(swapped, stored.transpose(0, 2, 1))
     differs = (top != swapped).any((1, 2))

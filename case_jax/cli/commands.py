@@ -53,7 +53,7 @@ def evaluate(
 
     Args:
         model: classifier and contrast.
-        data: `digit_scenes`, `digit_scenes:SPLIT` or `folder:PATH` (labels from sub-folders when there are any).
+        data: `digit_scenes[:SPLIT]`, `folder:PATH` (labels from sub-folders when there are any) or `tfds:NAME:SPLIT`.
         methods: names from `case-jax list methods`; all by default.
         metrics: names from `case-jax list metrics`; all by default.
         limit: number of images, drawn once by the seed; all of a folder, and 1000 scenes, by default.

@@ -3,11 +3,14 @@
 from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.data.digit_scenes import SPLITS, DigitScenes
 from case_jax.data.folder import ImageFolder, read_image
+from case_jax.data.preprocess import preprocess
+from case_jax.data.tfds_images import TfdsImages
 from case_jax.source import NOBODY, SHARED, Evidence, Example, Source, UnreadableImageError
 
 DATASETS: dict[str, str] = {
     "digit_scenes": "real handwritten digits arranged in scenes with known class evidence; digit_scenes:SPLIT for another split",
     "folder": "folder:PATH, any folder of images; sub-folders, when there are any, are the labels",
+    "tfds": "tfds:NAME:SPLIT, a data set that tensorflow-datasets has prepared as array_record",
 }
 
 
@@ -17,7 +20,7 @@ def open_source(
     """The data set of this name, preprocessed for a classifier.
 
     Args:
-        data: `digit_scenes`, `digit_scenes:SPLIT` or `folder:PATH`.
+        data: `digit_scenes`, `digit_scenes:SPLIT`, `folder:PATH` or `tfds:NAME:SPLIT`.
         class_names: the classifier's classes.
         resize: shorter side in pixels.
         crop: side of the central crop in pixels.
@@ -43,6 +46,13 @@ def open_source(
         if not rest:
             raise CaseJaxError("data: 'folder:' has no path; give folder:PATH.")
         return ImageFolder(rest, class_names, resize=resize, crop=crop)
+    if kind == "tfds":
+        name, _, split = rest.rpartition(":")
+        if not name:
+            raise CaseJaxError(
+                f"data: {data!r} has no split; give tfds:NAME:SPLIT, for example tfds:imagenet2012:validation."
+            )
+        return TfdsImages(name, split, resize=resize, crop=crop)
     raise unknown("data", data, DATASETS)
 
 
@@ -55,7 +65,9 @@ __all__ = [
     "Example",
     "ImageFolder",
     "Source",
+    "TfdsImages",
     "UnreadableImageError",
     "open_source",
+    "preprocess",
     "read_image",
 ]

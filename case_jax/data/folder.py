@@ -1,47 +1,30 @@
 """Any folder of images; sub-folders, when there are any, are the labels."""
 
 import hashlib
-import io
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageFile
 
 from case_jax._checks import CaseJaxError, nearest
+from case_jax.data.preprocess import preprocess
 from case_jax.source import Example, UnreadableImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
-def read_image(path: Path, *, resize: int, crop: int) -> UInt8[np.ndarray, "crop crop 3"]:
-    """Read an image file as torchvision's evaluation transform does: shorter side to `resize`, central crop.
-
-    PIL bilinear with antialias; grey, palette, CMYK and alpha images become RGB.
-
-    Args:
-        path: the image file.
-        resize: shorter side in pixels.
-        crop: side of the crop in pixels.
+def read_image(path: Path, *, resize: int, crop: int, name: str | None = None) -> UInt8[np.ndarray, "crop crop 3"]:
+    """Read and preprocess an image file, see `preprocess`.
 
     Raises:
-        UnreadableImageError: when the file is missing, truncated or no image.
+        UnreadableImageError: when the file is missing, truncated or no image; `name` (by default the file's) says which.
     """
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise CaseJaxError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES: is True, which pads broken images in silence; set it to False."
-        )
+    name = path.name if name is None else name
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as opened:
-            image = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(str(path), path.name)
-        raise UnreadableImageError(path.name, f"{type(error).__name__}: {reason}") from error
-    width, height = image.size
-    size = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
-    image = image.resize(size, Image.Resampling.BILINEAR)
-    left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
-    return np.asarray(image.crop((left, top, left + crop, top + crop)))
+        encoded = path.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(name, f"{type(error).__name__}: {error.strerror}") from error
+    return preprocess(encoded, name, resize=resize, crop=crop)
 
 
 def labels_from_folders(folders: list[str], class_names: tuple[str, ...]) -> dict[str, int]:
@@ -118,7 +101,4 @@ class ImageFolder:
         """Image `index`; raises `UnreadableImageError` when it cannot be read."""
         path = self.files[index]
         name = path.relative_to(self.root).as_posix()
-        try:
-            return Example(index, name, read_image(path, resize=self.resize, crop=self.crop), self.labels[index])
-        except UnreadableImageError as error:
-            raise UnreadableImageError(name, error.reason) from error
+        return Example(index, name, read_image(path, resize=self.resize, crop=self.crop, name=name), self.labels[index])

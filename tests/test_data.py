@@ -1,0 +1,167 @@
+import io
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from case_jax._checks import CaseJaxError
+from case_jax.data import ImageFolder, TfdsImages, open_source, preprocess
+from case_jax.source import UnreadableImageError
+
+NAMES = ("cat", "dog")
+
+
+def encoded(image, kind="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def gradient(height, width):
+    rows, columns = np.mgrid[0:height, 0:width]
+    return Image.fromarray(np.stack([rows % 256, columns % 256, (rows + columns) % 256], -1).astype(np.uint8))
+
+
+def test_preprocessing_is_resize_and_central_crop():
+    image = gradient(60, 90)
+    pixels = preprocess(encoded(image), "x", resize=30, crop=24)
+    expected = np.asarray(image.resize((45, 30), Image.Resampling.BILINEAR))
+    # offsets as torchvision's: int(round((45 − 24) / 2)) = 10, int(round((30 − 24) / 2)) = 3
+    np.testing.assert_array_equal(pixels, expected[3:27, 10:34])
+
+
+def test_the_longer_side_is_rounded_down_as_torchvision_does():
+    # 256 · 500 / 375 = 341.33
+    pixels = preprocess(encoded(gradient(375, 500)), "x", resize=256, crop=256)
+    expected = np.asarray(gradient(375, 500).resize((341, 256), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(pixels, expected[:, 42:298])
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("L", "PNG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "PNG"), ("1", "PNG")]
+)
+def test_every_kind_of_image_becomes_rgb(mode, kind):
+    pixels = preprocess(encoded(gradient(40, 50).convert(mode), kind), "x", resize=32, crop=32)
+    assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no image", encoded(gradient(80, 80), "JPEG")[:900], encoded(gradient(80, 80))[:100]]
+)
+def test_broken_bytes_name_the_image(data):
+    with pytest.raises(UnreadableImageError, match="picture 7"):
+        preprocess(data, "picture 7", resize=32, crop=32)
+
+
+def test_padding_truncated_images_in_silence_is_refused(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(CaseJaxError, match="LOAD_TRUNCATED_IMAGES"):
+        preprocess(encoded(gradient(8, 8)), "x", resize=8, crop=8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("dog/b.png", "cat/a.png", "dog/a.JPG", "cat/note.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        gradient(20, 20).save(tmp_path / name, "PNG")
+    return tmp_path
+
+
+def test_folder_ids_follow_the_sorted_paths_and_labels_the_class_names(folder):
+    source = ImageFolder(folder, NAMES, resize=16, crop=16)
+    assert [(e.image_id, e.name, e.label) for e in map(source.__getitem__, range(3))] == [
+        (0, "cat/a.png", 0),
+        (1, "dog/a.JPG", 1),
+        (2, "dog/b.png", 1),
+    ]
+    assert len(source) == 3
+
+
+def test_folders_that_are_no_class_names_are_numbered_when_there_are_as_many(folder):
+    source = ImageFolder(folder, ("n02", "n01"), resize=16, crop=16)
+    assert [source[i].label for i in range(3)] == [0, 1, 1]
+
+
+def test_a_flat_folder_has_no_labels(tmp_path):
+    gradient(20, 20).save(tmp_path / "a.png")
+    source = ImageFolder(tmp_path, NAMES, resize=16, crop=16)
+    assert source[0].label == -1
+    assert source.class_names is None
+
+
+def test_the_fingerprint_follows_the_files(folder):
+    before = ImageFolder(folder, NAMES, resize=16, crop=16).fingerprint
+    shutil.copy(folder / "cat" / "a.png", folder / "cat" / "z.png")
+    assert ImageFolder(folder, NAMES, resize=16, crop=16).fingerprint != before
+
+
+PREPARE = """
+import io, sys
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+class Tiny(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["cat", "dog"]), "file_name": tfds.features.Text()}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, manager):
+        return {"validation": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(6):
+            buffer = io.BytesIO()
+            Image.fromarray(np.full((20, 30, 3), 40 * i, np.uint8)).save(buffer, "PNG")
+            buffer.seek(0)
+            yield i, {"image": buffer, "label": i % 2, "file_name": f"{i}.png"}
+
+Tiny(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A data set in the real format; made by another process, so that its builder is not known here."""
+    folder = tmp_path_factory.mktemp("tfds")
+    subprocess.run([sys.executable, "-c", PREPARE, str(folder)], check=True, capture_output=True)
+    return folder
+
+
+def test_a_prepared_data_set_is_read_without_tensorflow(prepared):
+    source = TfdsImages("tiny", "validation", resize=16, crop=16, data_dir=str(prepared))
+    assert source.class_names == NAMES
+    examples = [source[i] for i in range(len(source))]
+    assert sorted(e.name for e in examples) == [f"{i}.png" for i in range(6)]
+    for example in examples:
+        number = int(example.name[0])
+        assert example.label == number % 2
+        assert (example.image == 40 * number).all()
+    assert "tensorflow" not in sys.modules
+
+
+def test_the_shell_finds_it_by_its_environment_variable(prepared, monkeypatch):
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(prepared))
+    assert len(open_source("tfds:tiny:1.0.0:validation", NAMES, resize=16, crop=16)) == 6
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("tfds:imagenet2012:validation", ["'imagenet2012' is not prepared: nothing at", "TFDS_DATA_DIR"]),
+        ("tfds:imagenet", ["no split", "tfds:NAME:SPLIT"]),
+        ("tfds:nothing_such:test", ["knows no 'nothing_such'"]),
+        ("tfds:tiny:valid", ["split", "Did you mean 'validation'"]),
+    ],
+)
+def test_what_is_not_there_explains_itself(prepared, monkeypatch, data, words):
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(prepared))
+    with pytest.raises(CaseJaxError) as caught:
+        open_source(data, NAMES, resize=16, crop=16)
+    for word in words:
+        assert word in str(caught.value)
