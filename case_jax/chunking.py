@@ -21,5 +21,10 @@ def map_in_chunks(function: Callable[[Any], Any], inputs: Any, *, chunk: int) ->
     count = len(jax.tree.leaves(inputs)[0])
     if count > UNROLLED * chunk:
         return jax.lax.map(function, inputs, batch_size=chunk)
-    parts = [jax.vmap(function)(jax.tree.map(lambda a, i=i: a[i : i + chunk], inputs)) for i in range(0, count, chunk)]
+    parts: list[Any] = []
+    for start in range(0, count, chunk):
+        piece = jax.tree.map(lambda a, i=start: a[i : i + chunk], inputs)
+        if parts:  # a chunk waits for the one before it: without this they would all be in memory at once
+            piece, _ = jax.lax.optimization_barrier((piece, parts[-1]))
+        parts.append(jax.vmap(function)(piece))
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *parts)

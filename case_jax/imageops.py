@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
-from case_jax._checks import unknown
+from case_jax._checks import CaseJaxError, unknown
 
 Fill = Literal["mean", "blur", "noise", "zero-pixel"]
 FILLS: tuple[Fill, ...] = get_args(Fill)
@@ -80,7 +80,11 @@ def blur(image: Float[Array, "H W D"], sigma: float) -> Float[Array, "H W D"]:
 
 
 def filling(
-    kind: Fill, image: Float[Array, "H W D"], *, black: Float[Array, " D"], key: Key[Array, ""]
+    kind: Fill,
+    image: Float[Array, "H W D"],
+    *,
+    black: Float[Array, " D"] | None = None,
+    key: Key[Array, ""] | None = None,
 ) -> Float[Array, "H W D"]:
     """What is put in place of removed pixels of a normalised image.
 
@@ -92,14 +96,18 @@ def filling(
         key: random key of this image, for `noise`.
 
     Raises:
-        CaseJaxError: for an unknown kind.
+        CaseJaxError: for an unknown kind, or one without the `black` or `key` that it needs.
     """
     if kind == "mean":
         return jnp.zeros_like(image)
     if kind == "blur":
         return blur(image, max(image.shape[:2]) / 10)
     if kind == "noise":
+        if key is None:
+            raise CaseJaxError("key: the fill 'noise' needs this image's key, for example jax.random.key(0).")
         return jax.random.normal(key, image.shape, image.dtype)
     if kind == "zero-pixel":
+        if black is None:
+            raise CaseJaxError("black: the fill 'zero-pixel' needs a black pixel in normalised units, −mean / std.")
         return jnp.broadcast_to(black.astype(image.dtype), image.shape)
     raise unknown("fill", kind, FILLS)

@@ -3,18 +3,26 @@
 Pixels are ranked by value, descending, and among equal values by flat (row-major) index, ascending.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from case_jax._checks import require_percent
+from case_jax._checks import require, require_percent
 
 
 def pixel_count(percent: float, shape: tuple[int, ...]) -> int:
-    """How many pixels are the top `percent` % of a map of this shape (rounded down)."""
+    """How many pixels are the top `percent` % of a map of this shape, rounded down.
+
+    Raises:
+        CaseJaxError: for a percentage outside (0, 100], or of less than one pixel.
+    """
     require_percent("percent", [percent])
     height, width = shape
-    return int(percent / 100 * height * width)
+    count = math.floor(percent * height * width / 100 + 1e-9)  # 47% of 100 pixels are 47, whatever 0.47 · 100 rounds to
+    require(count >= 1, "percent", f"{percent:g}% of {height}×{width} pixels", "at least one pixel")
+    return count
 
 
 def _ordered(values: Float[Array, "*s"]) -> UInt32[Array, "*s"]:
@@ -31,7 +39,7 @@ def top_mask(saliency: Float[Array, "H W"], count: int | Int[Array, ""]) -> Bool
     The threshold is found by bisection on the bits of the values: no sort, cost independent of `count`.
 
     Args:
-        saliency: one map; compared in float32. NaN ranks highest, so exclude degenerate maps first.
+        saliency: one map; compared in float32. the rank of NaN is undefined: exclude degenerate maps first.
         count: number of pixels, 0 ≤ count ≤ H·W; may be traced.
 
     Returns:

@@ -21,12 +21,17 @@ EXCLUDED = b"case_jax.excluded"
 
 def write_atomically(path: Path, data: bytes) -> None:
     """The file is there whole or not at all, also after a crash."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -35,8 +40,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Where two configurations differ, one line a key."""
+    """Where two configurations differ, one line a key; the order of keys counts too (the order of methods is that of rows)."""
     lines = []
+    if list(stored) != list(given) and stored.keys() == given.keys():
+        lines.append(f"order of {prefix.rstrip('.') or 'keys'}: the folder has {list(stored)}, this run {list(given)}")
     for key in sorted(stored.keys() | given.keys()):
         old, new = stored.get(key, "(absent)"), given.get(key, "(absent)")
         if isinstance(old, dict) and isinstance(new, dict):
@@ -54,7 +61,7 @@ def require_writable(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / "probe.partial"
+        probe = folder / f"probe.{os.getpid()}.partial"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -101,12 +108,14 @@ class RunFolder:
             )
         try:
             self.parts.mkdir(parents=True, exist_ok=True)
-            for leftover in self.path.rglob("*.partial"):
+            for leftover in self.parts.glob("*.partial"):
                 leftover.unlink()
             if not file.exists():
                 write_json(file, config)
-            with (self.path / "sessions.jsonl").open("a") as log:
-                log.write(json.dumps(session) + "\n")
+            with (self.path / "sessions.jsonl").open("ab+") as log:
+                log.seek(max(0, log.tell() - 1))
+                torn = log.read(1) not in (b"", b"\n")  # a crash in the middle of the last line
+                log.write(b"\n" * torn + json.dumps(session).encode() + b"\n")
         except OSError as error:
             raise CaseJaxError(f"out: cannot write to {self.path} ({error}); give another --out.") from error
 
@@ -204,7 +213,7 @@ class RunFolder:
         return pa.concat_tables(tables).to_pandas()
 
     def excluded(self) -> list[dict[str, Any]]:
-        """The images that could not be read: id, name, reason."""
+        """The images that could not be read: index in the source, name, reason."""
         out = []
         for file in sorted(self.parts.glob("part-*.parquet")):
             out += json.loads((self._read(file, metadata_only=True).metadata or {}).get(EXCLUDED, b"[]"))
@@ -215,5 +224,7 @@ def fingerprint(arrays: Any) -> str:
     """A short digest of arrays, for configurations."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()[:16]

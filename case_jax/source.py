@@ -39,7 +39,10 @@ class UnreadableImageError(Exception):
 
 
 class Source(Protocol):
-    """A sequence of examples; `source[i]` raises `UnreadableImageError` where image i cannot be read."""
+    """A sequence of examples of one size; `source[i]` raises `UnreadableImageError` where image i cannot be read.
+
+    Several threads call `source[i]` at the same time.
+    """
 
     @property
     def name(self) -> str: ...  # noqa: D102

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from case_jax._checks import CaseJaxError
+
 THETAS = (0.5, 0.7)
 ALPHA = 0.05
 DROP_PERCENT = 50
@@ -83,7 +85,7 @@ def below(values: Float[np.ndarray, " n"], theta: float) -> SignedRank:
         The sum of the positive ranks, p, and the rank-biserial effect size. All NaN for an empty sample; p = 1 and effect 0 when
         every value equals θ.
     """
-    differences = np.asarray(values, np.float64) - theta
+    differences = np.round(np.asarray(values, np.float64) - theta, 9)  # equal distances from θ must tie exactly
     if len(differences) == 0:
         return SignedRank(np.nan, np.nan, np.nan)
     count = int((differences != 0).sum())
@@ -109,6 +111,11 @@ def correct_rows(rows: pd.DataFrame) -> pd.Series:
     return ((rows["label"] == rows["top1"]) | (rows["label"] < 0)) & ~rows["degenerate_1"]
 
 
+def both_usable(rows: pd.DataFrame) -> pd.Series:
+    """Which rows enter scores of both maps: those where neither is degenerate."""
+    return ~(rows["degenerate_1"] | rows["degenerate_2"])
+
+
 def removed_percents(rows: pd.DataFrame) -> list[float]:
     """The percentages of the deletion sweep, ascending, from the column names."""
     return sorted(float(c.removeprefix("p_removed_")) for c in rows.columns if c.startswith("p_removed_"))
@@ -131,8 +138,8 @@ def _named(prefix: str, interval: Interval, value_name: str) -> dict[str, float]
 
 
 def _sensitivity(rows: pd.DataFrame, thetas: Sequence[float], resamples: int, seed: int) -> dict[str, float]:
-    usable = rows[~(rows["degenerate_1"] | rows["degenerate_2"])]
-    F = usable["F"].to_numpy(np.float64)
+    usable = rows[both_usable(rows)]
+    F = np.round(usable["F"].to_numpy(np.float64), 6)  # stored as float32, in which 0.7 is not 0.7
     out = {"n_F": len(F), **_named("F", bootstrap(F, "median", resamples=resamples, seed=seed), "median")}
     out |= {"F_mean": F.mean() if len(F) else np.nan, "F_sd": F.std(ddof=1) if len(F) > 1 else np.nan}
     out |= {f"F_plus_{name}": usable["F_plus"].astype(np.float64).agg(name) for name in ("median", "mean")}
@@ -160,7 +167,7 @@ def _evidence(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]
     out = {"n_evidence": len(own), **_named("own", bootstrap(own, "mean", resamples=resamples, seed=seed), "mean")}
     out |= {f"{kind}_mean": first[f"mass_{kind}"].mean() for kind in ("shared", "other")}
     out |= {f"top_{kind}_mean": first[f"top_{kind}"].mean() for kind in ("shared", "own", "other")}
-    both = rows[~(rows["degenerate_1"] | rows["degenerate_2"]) & rows["points_1"].notna() & rows["points_2"].notna()]
+    both = rows[both_usable(rows) & rows["points_1"].notna() & rows["points_2"].notna()]
     points = (both[["points_1", "points_2"]] == 1).all(axis=1).to_numpy(np.float64)
     out |= {
         "n_pointing": len(points),
@@ -173,7 +180,8 @@ def paired_tests(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Fidelity of every method against the reference on the same images, paired by image id.
 
     Per method: number of common images, mean and median difference of the drop (method − reference), paired t-test and
-    Wilcoxon's signed-rank test, both two-sided and Holm-corrected over the methods. Tests are NaN where no image differs.
+    Wilcoxon's signed-rank test, both two-sided and Holm-corrected over the methods. Tests are NaN where no image
+    differs, and t where all differ by the same.
 
     Args:
         rows: rows with the fidelity columns.
@@ -195,6 +203,7 @@ def paired_tests(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
         t = w = (np.nan, np.nan)
         if len(both) > 1 and np.ptp(difference) > 0:
             t = stats.ttest_rel(both[:, 0], both[:, 1])
+        if difference.any():
             w = stats.wilcoxon(difference)
         out.append(
             [name, reference, len(both), difference.mean() if len(both) else np.nan, *map(float, t), *map(float, w)]
@@ -226,12 +235,20 @@ def summarise(
     Returns:
         The table (a group of columns per metric that was run), the paired tests and the counts. A method is
         `sensitive_<θ>` when its Holm-corrected p is below 0.05 over the methods of the run.
+
+    Raises:
+        CaseJaxError: when an image id occurs twice.
     """
+    if rows.duplicated(["image_id", "method"]).any():
+        twice = rows.loc[rows.duplicated(["image_id", "method"]), "image_id"].iloc[0]
+        raise CaseJaxError(
+            f"rows: image id {twice} occurs more than once per method; a source must give every image its own id."
+        )
     table = {}
     for name, group in rows.groupby("method", sort=False, observed=True):
         entry: dict[str, float] = {
             "images": len(group),
-            "degenerate": int((group["degenerate_1"] | group["degenerate_2"]).sum()),
+            "degenerate": int((~both_usable(group)).sum()),
         }
         if "F" in rows:
             entry |= _sensitivity(group, thetas, resamples, seed)
@@ -254,6 +271,7 @@ def _counts(rows: pd.DataFrame) -> dict[str, int]:
     labelled = images["label"] >= 0
     out = {
         "images evaluated": len(images),
+        "images with logits that are not finite (left out of every score)": int((~np.isfinite(images["p1"])).sum()),
         "images without a label (fidelity uses them all the same)": int((~labelled).sum()),
         "images classified wrongly (left out of fidelity)": int((labelled & (images["label"] != images["top1"])).sum()),
         "degenerate maps of the top-1 or top-2 class, over all methods (left out of every score)": int(

@@ -62,7 +62,7 @@ def test_evaluate_runs_on_photographs_and_names_a_truncated_one(shell, photos, t
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
     (folder / "half.jpg").write_bytes((photos / "china.jpg").read_bytes()[:20_000])
-    status, out, err = shell(
+    status, _out, err = shell(
         "evaluate",
         "--data",
         f"folder:{folder}",
@@ -104,7 +104,7 @@ def test_explain_draws_photographs_and_scenes(shell, photos, tmp_path):
 
 
 def test_sweep_finds_the_blind_control_and_tells_classes_apart(shell, tmp_path):
-    status, out, _ = shell(
+    status, _out, _ = shell(
         "sweep", "--limit", 16, "--methods", "case", "centre_gaussian", "--contrast", "topk_logits:4", "--out", "sweep"
     )
     assert status == 0

@@ -430,7 +430,9 @@ def test_sets_by_name(tmp_path):
     logits, targets = jnp.asarray([0.3, 0.1, 0.9]), jnp.arange(3)
     file = tmp_path / "sets.json"
     file.write_text(json.dumps([[2], [2], [1]]))
-    counted = lambda: Confusions(np.asarray([[3, 1, 0], [0, 3, 0], [2, 1, 3]]), np.full((3, 3), 1 / 3), "a split")  # noqa: E731
+    counted = lambda: Confusions(
+        np.asarray([[3, 1, 0], [0, 3, 0], [2, 1, 3]]), np.full((3, 3), 1 / 3), "a split", "digest"
+    )  # noqa: E731
     expected = {
         "confusion:1": [[1], [0], [0]],
         "topk_logits:1": [[2], [2], [0]],

@@ -125,7 +125,7 @@ def test_batch_size_moves_scores_by_less_than_the_tolerance(prepared, unbroken, 
 
 def test_unreadable_images_are_named_and_the_others_keep_their_rows(prepared, unbroken, tmp_path):
     folder = evaluate(prepared(Scenes(37, unreadable=(0, 20))), RunFolder(tmp_path / "run"))
-    assert [(e["image_id"], e["name"], e["reason"]) for e in folder.excluded()] == [
+    assert [(e["index"], e["name"], e["reason"]) for e in folder.excluded()] == [
         (0, "scene 0", "truncated"),
         (20, "scene 20", "truncated"),
     ]

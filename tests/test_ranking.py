@@ -65,7 +65,14 @@ def test_bfloat16_maps_are_ranked_too():
 
 @pytest.mark.parametrize(
     ("percent", "shape", "count"),
-    [(5, (64, 64), 204), (50, (64, 64), 2048), (5, (224, 224), 2508), (100, (3, 5), 15), (1, (7, 7), 0)],
+    [
+        (5, (64, 64), 204),
+        (50, (64, 64), 2048),
+        (5, (224, 224), 2508),
+        (100, (3, 5), 15),
+        (47, (10, 10), 47),
+        (47, (20, 20), 188),
+    ],
 )
 def test_pixel_count_rounds_down(percent, shape, count):
     assert pixel_count(percent, shape) == count
@@ -88,3 +95,9 @@ def test_regions_are_those_of_the_reference(golden, stored_maps, network):
     maps = stored_maps(network)
     found = jax.vmap(lambda m: top_mask(m, 2048))(maps.reshape(-1, 64, 64))
     np.testing.assert_array_equal(np.asarray(found).reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("percent", [0, -1, 101, 1])
+def test_a_percentage_that_is_no_pixel_is_refused(percent):
+    with pytest.raises(CaseJaxError, match=rf"percent: got {percent}"):
+        pixel_count(percent, (7, 7))

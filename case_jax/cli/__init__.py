@@ -39,5 +39,6 @@ def main() -> None:
         print(f"case-jax: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("case-jax: interrupted; the same command resumes.", file=sys.stderr)
+        resumes = " The same command resumes." if sys.argv[1:2] == ["evaluate"] else ""
+        print(f"case-jax: interrupted.{resumes}", file=sys.stderr)
         sys.exit(130)

@@ -8,10 +8,10 @@ import tyro
 from tabulate import tabulate
 
 from case_jax._checks import require
-from case_jax.cli.ready import Model, Names, make_ready, say
+from case_jax.cli.ready import Model, Names, make_ready, read_examples, say
 from case_jax.contrast.choice import CONTRASTS
 from case_jax.data import DATASETS
-from case_jax.evaluation.explain import explain_image, read_examples
+from case_jax.evaluation.explain import explain_images
 from case_jax.evaluation.gallery import save_gallery
 from case_jax.evaluation.run import PART, TILE, plan
 from case_jax.evaluation.run import evaluate as run_evaluation
@@ -73,7 +73,7 @@ def evaluate(
     planned = plan(
         source,
         ready.model,
-        ready.contrast(data=data, seed=seed),
+        ready.contrast(evaluated=source, seed=seed),
         pixels=ready.pixels,
         methods=chosen,
         metrics=metrics or tuple(METRICS),
@@ -145,11 +145,15 @@ def explain(
     require_writable(out)
     contrast = ready.contrast(seed=seed).sets
     titles = [METHODS[name].title for name in chosen]
-    for example in examples:
-        found = explain_image(example, ready.model, chosen, contrast=contrast, pixels=ready.pixels, top=top, seed=seed)
-        print(
-            draw_grid(found, titles, ready.classifier.entry.class_names, out / f"explain-{Path(example.name).stem}.png")
-        )
+    written: set[Path] = set()
+    for found in explain_images(
+        examples, ready.model, chosen, contrast=contrast, pixels=ready.pixels, top=top, seed=seed
+    ):
+        stem = Path(found.example.name).stem
+        names = (out / f"explain-{stem}{suffix}.png" for suffix in ("", *(f"-{n}" for n in range(2, len(images) + 1))))
+        file = next(name for name in names if name not in written)  # two images of one name in two folders
+        written.add(file)
+        print(draw_grid(found, titles, ready.classifier.entry.class_names, file))
 
 
 def sweep(
@@ -193,7 +197,7 @@ def sweep(
     found = run_sweep(
         source,
         ready.model,
-        ready.contrast(data=data, seed=seed).sets,
+        ready.contrast(evaluated=source, seed=seed).sets,
         chosen,
         pixels=ready.pixels,
         top=top,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +11,13 @@ import jax.numpy as jnp
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.contrast.choice import Confusions, ContrastChoice, choose_contrast
-from case_jax.data import open_source
+from case_jax.data import DigitScenes, open_source, read_image
 from case_jax.evaluation.confusion import count_confusions
+from case_jax.evaluation.run import require_other_images
 from case_jax.evaluation.step import Pixels
 from case_jax.methods import METHODS, MapFunction, case, method
 from case_jax.models import Classifier, load_classifier, tap_classifier
-from case_jax.source import Source
+from case_jax.source import Example, Source, UnreadableImageError
 from case_jax.tap import TappedModel
 
 CONFUSION_IMAGES = 5000
@@ -66,20 +68,18 @@ class Ready(NamedTuple):
             seed=seed,
         )
 
-    def contrast(self, *, data: str | None = None, seed: int) -> ContrastChoice:
-        """The contrast sets; `data` is what will be evaluated, on which confusions must not be counted."""
+    def contrast(self, *, evaluated: Source | None = None, seed: int) -> ContrastChoice:
+        """The contrast sets; confusions must not be counted on the images that will be evaluated."""
 
         def confusions() -> Confusions:
             where = self.choice.contrast_data or self.classifier.entry.contrast_data
-            if where == data:
-                raise CaseJaxError(
-                    f"contrast_data: {where!r} is the evaluation data; count confusions on another split, or use --contrast topk_logits:5."
-                )
-            counted = count_confusions(self.open(where, limit=CONFUSION_IMAGES, seed=0), self.model, self.pixels)
+            source = self.open(where, limit=CONFUSION_IMAGES, seed=0)
+            if evaluated is not None:
+                require_other_images(evaluated, source.fingerprint, source.name)
+            counted = count_confusions(source, self.model, self.pixels)
             right = counted.counts.trace() / counted.counts.sum()
-            say(
-                f"contrast: {self.choice.contrast}, counted on {counted.source}, where the classifier is right in {right:.1%}"
-            )
+            name = self.choice.contrast
+            say(f"contrast: {name}, counted on {counted.source}, where the classifier is right in {right:.1%}")
             return counted
 
         return choose_contrast(self.choice.contrast, self.model.num_classes, confusions=confusions, seed=seed)
@@ -100,3 +100,23 @@ def make_ready(choice: Model) -> Ready:
     facts = classifier.entry.preprocessing
     model = tap_classifier(classifier, jnp.zeros((facts.crop, facts.crop, 3)), layer=choice.layer)
     return Ready(choice, classifier, model, Pixels(facts.mean, facts.std))
+
+
+def read_examples(images: Sequence[str], *, resize: int, crop: int) -> list[Example]:
+    """Image files, or scenes written `digit_scenes:INDEX`, as examples.
+
+    Raises:
+        CaseJaxError: for a file that is missing or broken, or an index that is no number; names it.
+    """
+    examples = []
+    for number, image in enumerate(images):
+        kind, _, rest = image.partition(":")
+        if kind == "digit_scenes":
+            require(rest.isdigit(), "images", repr(image), "digit_scenes:INDEX with an index of at least 0")
+            examples.append(DigitScenes("test", int(rest) + 1)[int(rest)])
+            continue
+        try:
+            examples.append(Example(number, image, read_image(Path(image), resize=resize, crop=crop), -1))
+        except UnreadableImageError as error:
+            raise CaseJaxError(f"images: {image} cannot be read ({error.reason}); give an image file.") from error
+    return examples

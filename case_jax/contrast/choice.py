@@ -28,6 +28,8 @@ class Confusions(NamedTuple):
     mean_probabilities: Float[np.ndarray, "C C"]
     """Row c: mean softmax output over images of class c."""
     source: str
+    fingerprint: str
+    """Of that split: an evaluation on the same images is refused."""
 
 
 class ContrastChoice(NamedTuple):
@@ -40,6 +42,8 @@ class ContrastChoice(NamedTuple):
     """Entries per class that had no confusion and were filled by mean probability."""
     source: str | None = None
     """The split on which confusions were counted."""
+    fingerprint: str | None = None
+    """Of that split."""
 
 
 def _size(name: str, k: str) -> int:
@@ -77,7 +81,9 @@ def choose_contrast(
             topk_logits(k, num_classes)  # the same bound, before the pass over the data
         counted = confusions()
         sets = confusion_sets(counted.counts, k, mean_probabilities=counted.mean_probabilities)
-        return ContrastChoice(name, table(sets.indices, num_classes), sets.indices, sets.filled, counted.source)
+        return ContrastChoice(
+            name, table(sets.indices, num_classes), sets.indices, sets.filled, counted.source, counted.fingerprint
+        )
     if kind == "topk_logits":
         return ContrastChoice(name, topk_logits(_size(name, rest), num_classes))
     if kind == "random":

@@ -4,12 +4,15 @@ Every contrast is linear in the activation, so a contrastive map is `relu(Σ_k w
 given here. All functions take one image's view, targets (T,) and contrast sets (T, k), and return (T, K).
 """
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from case_jax.chunking import map_in_chunks
-from case_jax.tap.view import View
+from case_jax.chunking import UNROLLED, map_in_chunks
+from case_jax.tap.view import View, at_least_float32
 
 Targets = Int[Array, " T"]
 Sets = Int[Array, "T k"]
@@ -17,17 +20,21 @@ EffectiveWeights = Float[Array, "T K"]
 
 EPS = 1e-8
 RANK_TOLERANCE = 1e-6
+HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def _set_mean(view: View, sets: Sets, shares: Float[Array, "T k"]) -> EffectiveWeights:
     """`Σ_j shares[t,j] α_{sets[t,j]}`, one member at a time so that (T, k, K) is never formed."""
 
-    def add(total, member):
-        classes, share = member
-        return total + share[:, None] * view.class_weights(classes), None
+    def term(classes, share):
+        return share[:, None] * view.class_weights(classes)
 
-    zero = jnp.zeros((sets.shape[0], view.activation.shape[-1]), view.activation.dtype)
-    return jax.lax.scan(add, zero, (sets.T, shares.T))[0]
+    members = (sets.T, shares.T)
+    if sets.shape[1] <= UNROLLED:
+        return functools.reduce(operator.add, map(term, *members))
+    first = term(sets[:, 0], shares[:, 0])
+    rest = jax.tree.map(lambda a: a[1:], members)
+    return jax.lax.scan(lambda total, member: (total + term(*member), None), first, rest)[0]
 
 
 def orthogonal_to(
@@ -62,7 +69,8 @@ def orthogonal_to_span(alpha: Float[Array, " K"], others: Float[Array, "k K"]) -
 
     def remove(vector, basis):
         for _ in range(2):
-            vector = vector - basis.T @ (basis @ vector)
+            shadow = jnp.matmul(basis, vector, precision=HIGHEST)
+            vector = vector - jnp.matmul(basis.T, shadow, precision=HIGHEST)
         return vector
 
     def unit_or_zero(vector, reference):
@@ -89,8 +97,9 @@ def mean_orthogonal(
     view: View, targets: Targets, sets: Sets, *, eps: float = EPS, eps_relative: bool = False
 ) -> EffectiveWeights:
     """`α_c − β_c ᾱ_c`, with ᾱ_c the mean weights of the contrast set; see `orthogonal_to`."""
-    mean = _set_mean(view, sets, jnp.full(sets.shape, 1.0 / sets.shape[1], view.activation.dtype))
-    return orthogonal_to(view.class_weights(targets), mean, eps=eps, eps_relative=eps_relative)
+    alpha = view.class_weights(targets)
+    mean = _set_mean(view, sets, jnp.full(sets.shape, 1.0 / sets.shape[1], alpha.dtype))
+    return orthogonal_to(alpha, mean, eps=eps, eps_relative=eps_relative)
 
 
 def span_orthogonal(view: View, targets: Targets, sets: Sets, *, chunk: int = 32) -> EffectiveWeights:
@@ -105,11 +114,20 @@ def span_orthogonal(view: View, targets: Targets, sets: Sets, *, chunk: int = 32
 
 def difference(view: View, targets: Targets, sets: Sets, *, gamma: float = 1.0) -> EffectiveWeights:
     """`Σ_j p_j (α_c − γ α_j) / Σ_j p_j` over the contrast set, with p the softmax."""
-    shares = jax.nn.softmax(view.logits[sets], axis=-1)
+    shares = jax.nn.softmax(at_least_float32(view.logits)[sets], axis=-1)
     return view.class_weights(targets) - gamma * _set_mean(view, sets, shares)
 
 
 def softmax(view: View, targets: Targets) -> EffectiveWeights:
-    """`mean_{hw} ∂ log p_c/∂A`, that is `α_c − Σ_j p_j α_j` over all classes."""
-    expected = view.pull(jax.nn.softmax(view.logits)).mean((0, 1))
-    return view.class_weights(targets) - expected
+    """`mean_{hw} ∂ log p_c/∂A`, that is `Σ_{j≠c} p_j (α_c − α_j)` over all classes.
+
+    With m the likeliest class, `s = Σ_{j≠m} p_j` and `r = Σ_{j≠m} p_j α_j`, the weights are `s α_m − r` for m itself and
+    `α_c − p_m α_m − r` for the others: nothing cancels as p_m → 1, down to the smallest probability that float32 holds.
+    """
+    probabilities = jax.nn.softmax(at_least_float32(view.logits))
+    likeliest = view.logits.argmax()
+    others = probabilities.at[likeliest].set(0.0)
+    rest = at_least_float32(view.pull(others)).mean((0, 1))
+    alpha, alpha_likeliest = view.class_weights(targets), view.class_weights(likeliest[None])[0]
+    of_others = alpha - probabilities[likeliest] * alpha_likeliest
+    return jnp.where((targets == likeliest)[:, None], others.sum() * alpha, of_others) - rest

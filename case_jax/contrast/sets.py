@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 
 from case_jax._checks import CaseJaxError, require
@@ -170,6 +171,12 @@ def confusion_sets(
             f"shape {probabilities.shape}",
             f"shape {matrix.shape}",
         )
+    blank = np.flatnonzero((filled > 0) & (probabilities.sum(1) == 0))
+    if len(blank):
+        raise CaseJaxError(
+            f"confusion: {len(blank)} of {num_classes} classes (the first: {blank[0]}) have no images in the split, so nothing "
+            "is known of their confusions; give a split with images of every class, or use topk_logits."
+        )
     index = np.broadcast_to(np.arange(num_classes), matrix.shape)
     order = np.lexsort((index, -probabilities, -confused, np.eye(num_classes)), axis=-1)
     return ConfusionSets(order[:, :k], filled)
@@ -185,5 +192,20 @@ def ask(
         targets: target classes.
         contrast: gives each target its contrast set; None for methods that need none.
         key: this image's random key.
+
+    Raises:
+        CaseJaxError: for targets that are no vector of integers, or, outside of traces, that the model does not have. (Inside
+            a trace such a target's weights are NaN, and its map is degenerate.)
     """
+    targets = jnp.asarray(targets)
+    classes = view.logits.shape[0]
+    require(
+        targets.ndim == 1 and targets.size and jnp.issubdtype(targets.dtype, jnp.integer),
+        "targets",
+        f"shape {targets.shape}, dtype {targets.dtype}",
+        "a vector of class indices, for example jnp.array([3, 7])",
+    )
+    if not isinstance(targets, Tracer):
+        wrong = [int(c) for c in targets if not 0 <= c < classes]
+        require(not wrong, "targets", wrong, f"class indices from 0 to {classes - 1}")
     return Query(targets, None if contrast is None else contrast(view.logits, targets), key)

@@ -87,10 +87,12 @@ class ImageFolder:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of all relative paths and file sizes."""
-        digest = hashlib.sha256()
-        for path in self.files:
-            digest.update(f"{path.relative_to(self.root).as_posix()}\0{path.stat().st_size}\0".encode())
+        """A digest of the preprocessing and of every file's relative path, label, size and first 4 KiB."""
+        digest = hashlib.sha256(f"{self.resize} {self.crop}".encode())
+        for path, label in zip(self.files, self.labels, strict=True):
+            digest.update(f"\0{path.relative_to(self.root).as_posix()}\0{label}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(4096))
         return digest.hexdigest()[:16]
 
     def __len__(self) -> int:

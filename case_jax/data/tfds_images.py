@@ -46,7 +46,8 @@ class TfdsImages:
                 f"data: {name!r} has features {sorted(features)}; needed: an image, and a label with class names."
             )
         try:
-            self.records: Any = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+            read: Any = builder.as_data_source
+            self.records = read(split=split, decoders={"image": tfds.decode.SkipDecoding()})
         except NotImplementedError as error:
             raise CaseJaxError(
                 f"data: {name!r} at {builder.data_path} is not stored as array_record and cannot be read by position; "
@@ -54,7 +55,7 @@ class TfdsImages:
             ) from error
         self.class_names = tuple(features["label"].names)
         self.name = f"tfds:{builder.info.full_name}:{split}"
-        self.fingerprint = f"{builder.info.full_name}:{split}:{len(self.records)}"
+        self.fingerprint = f"{builder.info.full_name}:{split}:{len(self.records)}:{resize}:{crop}"
         self.resize, self.crop = resize, crop
 
     def __len__(self) -> int:

@@ -51,6 +51,5 @@ def count_confusions(source: Source, model: TappedModel, pixels: Pixels, *, tile
         raise CaseJaxError(
             f"contrast: none of the {len(source)} images of {source.name} has a label; confusions cannot be counted there."
         )
-    return Confusions(
-        counts, sums / np.maximum(counts.sum(1, keepdims=True), 1), f"{source.name} ({counts.sum()} images)"
-    )
+    mean = sums / np.maximum(counts.sum(1, keepdims=True), 1)
+    return Confusions(counts, mean, f"{source.name} ({counts.sum()} images)", source.fingerprint)

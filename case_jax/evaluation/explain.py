@@ -1,7 +1,6 @@
 """Maps of single images, for looking at."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from case_jax._checks import CaseJaxError, require
+from case_jax._checks import require
 from case_jax.contrast.sets import ContrastSet
-from case_jax.data import DigitScenes, read_image
 from case_jax.evaluation.step import Pixels, Protocol, image_key, maps_of_view, view_for_targets
 from case_jax.imageops import normalise_image
 from case_jax.methods import MapFunction
-from case_jax.source import Example, UnreadableImageError
+from case_jax.source import Example
 from case_jax.tap.view import TappedModel
 
 
@@ -31,28 +29,8 @@ class Explanation(NamedTuple):
     degenerate: Bool[np.ndarray, "M T"]
 
 
-def read_examples(images: Sequence[str], *, resize: int, crop: int) -> list[Example]:
-    """Image files, or scenes written `digit_scenes:INDEX`, as examples.
-
-    Raises:
-        CaseJaxError: for a file that is missing or broken, or an index that is no number; names it.
-    """
-    examples = []
-    for number, image in enumerate(images):
-        kind, _, rest = image.partition(":")
-        if kind == "digit_scenes":
-            require(rest.isdigit(), "images", repr(image), "digit_scenes:INDEX with an index of at least 0")
-            examples.append(DigitScenes("test", int(rest) + 1)[int(rest)])
-            continue
-        try:
-            examples.append(Example(number, image, read_image(Path(image), resize=resize, crop=crop), -1))
-        except UnreadableImageError as error:
-            raise CaseJaxError(f"images: {image} cannot be read ({error.reason}); give an image file.") from error
-    return examples
-
-
-def explain_image(
-    example: Example,
+def explain_images(
+    examples: Sequence[Example],
     model: TappedModel,
     methods: Mapping[str, MapFunction],
     *,
@@ -60,11 +38,11 @@ def explain_image(
     pixels: Pixels,
     top: int = 3,
     seed: int = 0,
-) -> Explanation:
-    """All methods' maps of one image's `top` likeliest classes.
+) -> Iterator[Explanation]:
+    """All methods' maps of each image's `top` likeliest classes; compiled once for images of one size.
 
     Args:
-        example: the image.
+        examples: the images.
         model: the classifier, tapped.
         methods: map functions by name.
         contrast: contrast sets of the contrastive methods.
@@ -82,11 +60,9 @@ def explain_image(
     def maps(params, image, image_id):
         view = view_for_targets(model, params, normalise_image(image, *pixels))
         targets = jax.lax.top_k(view.logits, top)[1]
-        return (
-            targets,
-            jax.nn.softmax(view.logits)[targets],
-            *maps_of_view(protocol, view, targets, image_key(seed, image_id)),
-        )
+        key = image_key(seed, image_id)
+        return targets, jax.nn.softmax(view.logits)[targets], *maps_of_view(protocol, view, targets, key)
 
-    found = maps(model.params, jnp.asarray(example.image), example.image_id)
-    return Explanation(example, tuple(methods), *(np.asarray(a) for a in found))
+    for example in examples:
+        found = maps(model.params, jnp.asarray(example.image), example.image_id)
+        yield Explanation(example, tuple(methods), *(np.asarray(a) for a in found))

@@ -12,7 +12,7 @@ from case_jax.results import RunFolder, write_atomically
 
 
 def save_gallery(planned: Plan, folder: RunFolder, *, count: int = 6) -> None:
-    """Write `gallery.npz`: `count` of the evaluated images, drawn by the seed, with the maps that were scored.
+    """Write `gallery.npz`: `count` of the evaluated images, drawn by the seed, with all methods' maps (computed anew, one image at a time).
 
     Args:
         planned: the evaluation.

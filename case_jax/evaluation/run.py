@@ -1,6 +1,8 @@
 """An evaluation: methods × metrics over a data set into a run folder that survives being killed."""
 
 import datetime
+import functools
+import hashlib
 import importlib.metadata
 import inspect
 import platform
@@ -14,13 +16,14 @@ import numpy as np
 from tqdm import tqdm
 
 from case_jax import parallel
-from case_jax._checks import require, unknown
+from case_jax._checks import require, require_percent, unknown
 from case_jax.contrast.choice import ContrastChoice
 from case_jax.evaluation.step import Batch, Pixels, Protocol, make_step
 from case_jax.evaluation.stream import Tile, first_readable, select, template, through_devices, tiles
 from case_jax.imageops import FILLS, normalise_image
 from case_jax.methods import METHODS, MapFunction, method
 from case_jax.metrics import METRICS, PERCENTS, metric
+from case_jax.ranking import pixel_count
 from case_jax.results import RunFolder, fingerprint, write_json
 from case_jax.source import Source
 from case_jax.tap.view import TappedModel, check_closed_form
@@ -72,20 +75,50 @@ def _session() -> dict[str, Any]:
     }
 
 
-def _options(function: MapFunction) -> dict[str, Any]:
-    """The options a map function runs with: its own defaults, and what `functools.partial` has bound."""
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
-
-
 def _method_facts(name: str, function: MapFunction) -> dict[str, Any]:
+    """Title and options of a method; a function of one's own also with a digest of its source, so that two are told apart."""
     known = METHODS.get(name)
-    return {
+    bare = function.func if isinstance(function, functools.partial) else function
+    if known is not None and known.maps is not bare:
+        known = None
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    facts = {
         "title": known.title if known else name,
         "control": bool(known and known.control),
         "contrastive": bool(known and known.contrastive),
-        "options": _options(function),
+        "options": {k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in defaults.items()},
     }
+    return facts if known else facts | {"source": _source_digest(bare)}
+
+
+def _source_digest(function: Any) -> str:
+    try:
+        code = inspect.getsource(function)
+    except (OSError, TypeError):  # typed into an interpreter, or an object with __call__
+        code = repr(type(function))
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def _numerics() -> dict[str, Any]:
+    """What may change the last bits of the rows: rows of two of these are not mixed in one run."""
+    return {
+        "platform": jax.default_backend(),
+        "jax": jax.__version__,
+        "case_jax": importlib.metadata.version("case-jax"),
+        "x64": jax.config.jax_enable_x64,  # type: ignore[attr-defined]
+        "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
+    }
+
+
+def require_other_images(evaluated: Source, fingerprint: str | None, name: str | None) -> None:
+    """Raise when confusions are counted on the images that are evaluated: the contrast would know the answers."""
+    require(
+        fingerprint != evaluated.fingerprint,
+        "contrast_data",
+        f"{name}, which is the evaluation data",
+        "another labelled split to count confusions on, or --contrast topk_logits:5, which needs none",
+    )
 
 
 def plan(
@@ -131,21 +164,25 @@ def plan(
     require(len(functions) == len(methods), "methods", f"{list(methods)}", "every method once")
     require(len(metrics) >= 1, "metrics", "none", f"at least one of {', '.join(METRICS)}")
     chosen = {name: metric(name) for name in metrics}
-    _check_percents(agreement_percent, fidelity_percents)
     if fill not in FILLS:
         raise unknown("fill", fill, FILLS)
     require(tile >= 1, "tile", tile, "at least 1 image per device and step")
     require(part >= tile and part % tile == 0, "part", part, f"a multiple of the tile, {tile}")
     _check_classes(source, model)
+    require_other_images(source, contrast.fingerprint, contrast.source)
     indices = select(source, limit, seed)
+    first = first_readable(source, indices).image
+    _check_percents(agreement_percent, fidelity_percents, first.shape[:2])
     if model.head_kernel is not None:
-        check_closed_form(model, normalise_image(first_readable(source, indices).image, *pixels))
+        check_closed_form(model, normalise_image(first, *pixels))
     options: dict[str, dict[str, Any]] = {
         "sensitivity": {"percent": float(agreement_percent)},
         "fidelity": {"percents": tuple(float(p) for p in fidelity_percents), "fill": fill},
         "evidence": {"percent": float(agreement_percent)},
     }
-    protocol = Protocol(functions, contrast.sets, chosen, {name: options[name] for name in chosen}, pixels, seed)
+    protocol = Protocol(
+        functions, contrast.sets, chosen, {name: options.get(name, {}) for name in chosen}, pixels, seed
+    )
     config = {
         "data": {
             "name": source.name,
@@ -164,6 +201,7 @@ def plan(
         "seed": seed,
         "tile": tile,
         "part": part,
+        "numerics": _numerics(),
     }
     return Plan(
         protocol,
@@ -178,10 +216,11 @@ def plan(
     )
 
 
-def _check_percents(agreement_percent: float, fidelity_percents: Sequence[float]) -> None:
-    for argument, percents in (("agreement_percent", [agreement_percent]), ("fidelity_percents", fidelity_percents)):
-        for value in percents:
-            require(0 < value <= 100, argument, value, "a percentage of the pixels in (0, 100], for example 5 for 5%")
+def _check_percents(agreement_percent: float, fidelity_percents: Sequence[float], shape: tuple[int, ...]) -> None:
+    require_percent("agreement_percent", [agreement_percent])
+    require_percent("fidelity_percents", fidelity_percents)
+    for percent in (agreement_percent, *fidelity_percents):
+        pixel_count(percent, shape)
     accepted = "a list that holds 50, the paper's percentage, and every percentage once"
     proper = 50 in fidelity_percents and len(set(fidelity_percents)) == len(fidelity_percents)
     require(proper, "fidelity_percents", list(fidelity_percents), accepted)

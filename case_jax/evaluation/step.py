@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from case_jax._checks import require
 from case_jax.contrast.sets import ContrastSet, ask
 from case_jax.imageops import finish_maps, is_degenerate, normalise_image
 from case_jax.methods import MapFunction
@@ -37,7 +38,7 @@ class Pixels(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """What decides the numbers of a step; hashable parts of a run's configuration."""
+    """What decides the numbers of a step."""
 
     methods: Mapping[str, MapFunction]
     contrast: ContrastSet
@@ -68,11 +69,22 @@ def view_for_targets(model: TappedModel, params: Params, image: Float[Array, "H 
 
 
 def maps_of_view(protocol: Protocol, view: View, targets: Int[Array, " T"], key: Key[Array, ""]) -> tuple[Array, Array]:
-    """Finished maps (M, T, H, W) of all methods at input resolution, and which are degenerate (M, T)."""
+    """Finished maps (M, T, H, W) of all methods at input resolution, and which are degenerate (M, T).
+
+    Where the classifier's logits are not finite, every map of the image is degenerate, whatever the method.
+    """
     query = ask(view, targets, protocol.contrast, key=key)
-    raw = [maps(view, query) for maps in protocol.methods.values()]
     shape = view.image.shape[:2]
-    return jnp.stack([finish_maps(m, shape) for m in raw]), jnp.stack([is_degenerate(m) for m in raw])
+    finite = jnp.isfinite(view.logits).all()
+    finished, degenerate = [], []
+    for name, method in protocol.methods.items():
+        maps = method(view, query)
+        accepted = f"one map per target, shape ({len(targets)}, height, width)"
+        proper = maps.ndim == 3 and len(maps) == len(targets)
+        require(proper, f"method {name!r}", f"an output of shape {maps.shape}", accepted)
+        finished.append(finish_maps(maps, shape))
+        degenerate.append(is_degenerate(maps) | ~finite)
+    return jnp.stack(finished), jnp.stack(degenerate)
 
 
 def image_maps(
@@ -97,10 +109,9 @@ def make_step(protocol: Protocol, model: TappedModel) -> Any:
         view, found = image_maps(protocol, model, params, image, image_id)
         noise = jax.random.fold_in(image_key(protocol.seed, image_id), 1 << 30)
 
-        def score(maps: Float[Array, "2 H W"]) -> dict[str, Array]:
-            scored = Scored(
-                maps, view, found.targets, found.probabilities, regions, classes, protocol.pixels.black(), noise
-            )
+        def score(method: tuple[Float[Array, "2 H W"], Bool[Array, "2"]]) -> dict[str, Array]:
+            black = protocol.pixels.black()
+            scored = Scored(*method, view, found.targets, found.probabilities, regions, classes, black, noise)
             columns: dict[str, Array] = {}
             for name, metric in protocol.metrics.items():
                 columns |= metric.columns(scored, **protocol.options.get(name, {}))
@@ -113,7 +124,7 @@ def make_step(protocol: Protocol, model: TappedModel) -> Any:
             "p2": found.probabilities[1],
             "degenerate_1": found.degenerate[:, 0],
             "degenerate_2": found.degenerate[:, 1],
-            **jax.lax.map(score, found.maps),
+            **jax.lax.map(score, (found.maps, found.degenerate)),
         }
 
     return lambda params, batch: jax.vmap(partial(one, params))(*batch)

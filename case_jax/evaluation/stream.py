@@ -96,19 +96,34 @@ def load_tile(source: Source, indices: Int[np.ndarray, " N"], number: int, empty
         try:
             example = source[int(index)]
         except UnreadableImageError as error:
-            excluded.append({"image_id": int(index), "name": error.name, "reason": error.reason})
+            excluded.append({"index": int(index), "name": error.name, "reason": error.reason})
             continue
-        require(
-            example.image.shape == empty.images.shape[1:],
-            f"image {example.name!r}",
-            f"shape {example.image.shape}",
-            f"{empty.images.shape[1:]} like the first image",
-        )
+        _check(example, source, empty)
         examples[slot] = example
         batch.images[slot], batch.image_ids[slot] = example.image, example.image_id
         if example.evidence is not None:
             batch.regions[slot], batch.region_classes[slot] = example.evidence
     return Tile(number, examples, excluded, batch)
+
+
+def _check(example: Example, source: Source, empty: Batch) -> None:
+    """Every image must fit the first one's shapes, have an id that int32 holds, and a label that exists."""
+    image, evidence, expected = f"image {example.name!r}", example.evidence, empty.regions.shape[1:]
+    shape, accepted = np.shape(example.image), f"{empty.images.shape[1:]} like the first image"
+    require(shape == empty.images.shape[1:], image, f"shape {shape}", accepted)
+    regions = (0, *expected[1:]) if evidence is None else np.shape(evidence.regions)
+    require(
+        regions == expected, image, f"evidence of shape {regions}", f"{expected} like the first image; pad with NOBODY"
+    )
+    require(0 <= example.image_id < 2**31, image, f"id {example.image_id}", "a stable id from 0 to 2³¹ − 1")
+    if source.class_names is not None:
+        known = len(source.class_names)
+        require(
+            -1 <= example.label < known,
+            image,
+            f"label {example.label}",
+            f"a class from 0 to {known - 1}, or −1 for none",
+        )
 
 
 def tiles(

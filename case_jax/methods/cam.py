@@ -6,11 +6,12 @@ from jaxtyping import Array, Float
 
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.sets import Query
+from case_jax.tap.view import at_least_float32
 
 
 def class_maps(activation: Float[Array, "H W K"], weights: Float[Array, "T K"]) -> Float[Array, "T H W"]:
     """`S_t[h,w] = Σ_k weights[t,k] A[h,w,k]`, before any rectification."""
-    return jnp.einsum("hwk,tk->thw", activation, weights)
+    return jnp.einsum("hwk,tk->thw", at_least_float32(activation), weights, precision=jax.lax.Precision.HIGHEST)
 
 
 def positive_maps(activation: Float[Array, "H W K"], weights: Float[Array, "T K"]) -> Float[Array, "T H W"]:

@@ -74,9 +74,9 @@ def evidence_columns(scored: Scored, *, percent: float = 5.0) -> dict[str, Array
     top = top_mask(first, pixel_count(percent, first.shape))
     mass = evidence_shares(first, *truth, scored.targets[0])
     tops = evidence_shares(top, *truth, scored.targets[0])
-    return {
-        **{f"mass_{name}": value for name, value in mass._asdict().items()},
-        **{f"top_{name}": value for name, value in tops._asdict().items()},
-        "points_1": points_at_own(first, *truth, scored.targets[0]),
-        "points_2": points_at_own(second, *truth, scored.targets[1]),
-    }
+    of_first = {f"mass_{name}": value for name, value in mass._asdict().items()}
+    of_first |= {f"top_{name}": value for name, value in tops._asdict().items()}
+    of_first["points_1"] = points_at_own(first, *truth, scored.targets[0])
+    columns = {name: jnp.where(scored.degenerate[0], jnp.nan, value) for name, value in of_first.items()}
+    points = points_at_own(second, *truth, scored.targets[1])
+    return columns | {"points_2": jnp.where(scored.degenerate[1], jnp.nan, points)}

@@ -1,12 +1,13 @@
 """Fidelity: does the predicted class lose its probability when a map's top pixels are removed?"""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from case_jax._checks import require, unknown
 from case_jax.imageops import Fill, filling
 from case_jax.metrics.scored import Scored
 from case_jax.ranking import pixel_count, top_mask
@@ -14,6 +15,7 @@ from case_jax.tap.view import View
 
 PERCENTS = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 Region = Literal["top", "reference-transposed"]
+REGIONS: tuple[Region, ...] = get_args(Region)
 
 
 def removal_mask(
@@ -26,9 +28,17 @@ def removal_mask(
         count: how many of its highest-ranked pixels.
         region: `top` removes them; `reference-transposed` removes the pixels with row and column exchanged, as the paper's
             public code does by mistake (square maps only). For comparison with its numbers, never for use.
+
+    Raises:
+        CaseJaxError: for an unknown region, or `reference-transposed` on a map that is not square.
     """
+    if region not in REGIONS:
+        raise unknown("region", region, REGIONS)
     mask = top_mask(saliency, count)
-    return mask.T if region == "reference-transposed" else mask
+    if region == "top":
+        return mask
+    require(mask.shape[0] == mask.shape[1], "region", f"{region!r} for a map of shape {mask.shape}", "a square map")
+    return mask.T
 
 
 def removed_probabilities(
@@ -58,12 +68,12 @@ def removed_probabilities(
         One probability per percentage; the drop is `max(p − p', 0)/p`.
 
     Raises:
-        CaseJaxError: for a percentage outside (0, 100] or an unknown fill.
+        CaseJaxError: for a percentage outside (0, 100] or of less than a pixel, an unknown fill or region, or a fill without the
+            `black` or `key` that it needs.
     """
     counts = jnp.asarray([pixel_count(p, saliency.shape) for p in percents])
     image = view.image
-    black = jnp.zeros(image.shape[-1]) if black is None else black
-    other = filling(fill, image, black=black, key=jax.random.key(0) if key is None else key)
+    other = filling(fill, image, black=black, key=key)
 
     def probability(count):
         mask = removal_mask(saliency, count, region=region)
@@ -91,4 +101,5 @@ def fidelity_columns(
         black=scored.black,
         key=scored.key,
     )
+    left = jnp.where(scored.degenerate[0], jnp.nan, left)
     return {column(percent): left[i] for i, percent in enumerate(percents)}

@@ -12,6 +12,8 @@ class Scored(NamedTuple):
 
     maps: Float[Array, "2 H W"]
     """At input resolution, in [0, 1]; first the top-1, then the top-2 class."""
+    degenerate: Bool[Array, "2"]
+    """Which of the two rank nothing; scores that need them are NaN."""
     view: View
     targets: Int[Array, "2"]
     probabilities: Float[Array, "2"]

@@ -33,10 +33,11 @@ def agreement(first: Float[Array, "H W"], second: Float[Array, "H W"], *, percen
         percent: k, in percent of the pixels.
 
     Returns:
-        F, F⁺ and whether zeros decided F.
+        F, F⁺ and whether zeros decided F. Degenerate maps rank nothing: two all-zero maps agree in all their ties (F = 1,
+        F⁺ = 0), so leave them out (`is_degenerate`), as an evaluation does.
 
     Raises:
-        CaseJaxError: for a percentage outside (0, 100].
+        CaseJaxError: for a percentage outside (0, 100], or one that is less than a pixel.
 
     Williamson, Dwyer, Ji, CASE (arXiv 2506.07327), section on the class-sensitivity diagnostic; F⁺ introduced here.
     """
@@ -53,5 +54,11 @@ def agreement(first: Float[Array, "H W"], second: Float[Array, "H W"], *, percen
 
 
 def sensitivity_columns(scored: Scored, *, percent: float = 5.0) -> dict[str, Array]:
-    """The row's columns `F`, `F_plus` and `zeros_in_top`."""
-    return agreement(scored.maps[0], scored.maps[1], percent=percent)._asdict()
+    """The row's columns `F`, `F_plus` and `zeros_in_top`; F and F⁺ are NaN where either map is degenerate."""
+    found = agreement(scored.maps[0], scored.maps[1], percent=percent)
+    unusable = scored.degenerate.any()
+    return {
+        "F": jnp.where(unusable, jnp.nan, found.F),
+        "F_plus": jnp.where(unusable, jnp.nan, found.F_plus),
+        "zeros_in_top": found.zeros_in_top,
+    }

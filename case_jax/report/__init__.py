@@ -14,7 +14,7 @@ from case_jax.results import write_atomically
 def write_report(run: str | Path) -> Path:
     """Write `report.html`, `summary.csv`, `summary.md` and `figures/` into a run folder, each file atomically.
 
-    Equal rows give equal files.
+    Equal rows give equal figures and tables; the page also names the sessions of the run, with their dates.
 
     Args:
         run: the folder of a finished or unfinished run.
@@ -39,8 +39,8 @@ def write_report(run: str | Path) -> Path:
         write_atomically(folder / "figures" / f"{drawing.name}.png", drawing.png)
         write_atomically(folder / "figures" / f"{drawing.name}.pdf", drawing.pdf)
     titled = summary.table.copy()
-    titled.insert(0, "title", [method.title for method in found.methods if method.name in titled.index])
-    titled.insert(1, "control", [method.control for method in found.methods if method.name in titled.index])
+    titled.insert(0, "title", titled.index.map({method.name: method.title for method in found.methods}))
+    titled.insert(1, "control", titled.index.map({method.name: method.control for method in found.methods}))
     write_atomically(folder / "summary.csv", titled.to_csv().encode())
     write_atomically(folder / "summary.md", f"{sentence}\n\n{markdown(table)}".encode())
     page = folder / "report.html"

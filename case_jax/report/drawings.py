@@ -60,7 +60,7 @@ def _in_words(run: Run, numbers: Numbers, column: str) -> str:
 def _agreement(run: Run, numbers: Numbers) -> Drawn:
     if "F" not in run.rows:
         return
-    masks = _masks(run, ~(run.rows["degenerate_1"] | run.rows["degenerate_2"]))
+    masks = _masks(run, stats.both_usable(run.rows))
     figure = agreement_histograms(_by_method(masks, run.rows["F"]), run.methods, thetas=stats.THETAS)
     marks = " and ".join(f"{theta:.0%}" for theta in stats.THETAS)
     caption = f"Far left: the two maps mark different pixels. Vertical lines: the thresholds θ, {marks}."

@@ -86,6 +86,14 @@ def _gallery(file: Path) -> Gallery | None:
     return gallery if len(gallery.images) else None
 
 
+def _session(line: str) -> dict[str, Any] | None:
+    """One line of the log, or None where a crash tore it."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
 def load_run(path: str | Path) -> Run:
     """Read a run folder.
 
@@ -100,7 +108,7 @@ def load_run(path: str | Path) -> Run:
     try:
         contrast = json.loads((folder.path / "contrast.json").read_text())
         lines = (folder.path / "sessions.jsonl").read_text().splitlines()
-        sessions = [json.loads(line) for line in lines if line.strip()]
+        sessions = [session for line in lines if (session := _session(line))]
         gallery = _gallery(folder.path / "gallery.npz")
     except (OSError, ValueError, KeyError) as error:
         raise CaseJaxError(f"run: {folder.path} cannot be read ({error}); run the same command again.") from error

@@ -56,7 +56,7 @@ def tap_nnx(
         chunk: most classes whose gradients are held in memory at once.
 
     Returns:
-        The tapped model; its `params` hold all variables of the module.
+        The tapped model; its `params` hold all variables of the module but the state of random generators.
 
     Raises:
         CaseJaxError: for an unknown layer (those that exist are listed, nearest first), one that is not called exactly once,
@@ -80,10 +80,10 @@ def tap_nnx(
         )
     evaluated = nnx.clone(module)
     evaluated.eval()
-    graph, params = nnx.split(evaluated)
+    graph, random, params = nnx.split(evaluated, nnx.RngState, ...)  # evaluation draws no random numbers
 
     def rebuilt(params: Any) -> tuple[nnx.Module, dict[str, nnx.Module]]:
-        copy = nnx.merge(graph, params, copy=True)
+        copy = nnx.merge(graph, random, params, copy=True)
         return copy, layers(copy)
 
     def apply(params: Any, x: Array) -> Array:
@@ -100,7 +100,7 @@ def tap_nnx(
 
         _retype(parts[layer], tagged)
         if linear_head is not None:
-            head = nnx.Linear.__call__
+            head = type(parts[linear_head]).__call__
             _retype(parts[linear_head], lambda self, inputs, **kw: head(self, tag(inputs[0], HEAD_INPUT)[None], **kw))
         return copy(x[None])[0]  # type: ignore[operator]
 

@@ -18,6 +18,11 @@ Params = Any
 Weights = Callable[[Int[Array, " n"]], Float[Array, "n K"]]
 
 
+def at_least_float32(array: Array) -> Array:
+    """Weights and maps are computed in float32 also for models in bfloat16 or float16, and in float64 for those."""
+    return array if jnp.finfo(array.dtype).bits >= 32 else array.astype(jnp.float32)
+
+
 @dataclass(frozen=True)
 class View:
     """One image as the classifier sees it; lives inside one trace.
@@ -53,6 +58,7 @@ class TappedModel:
     num_classes: int
     image_shape: tuple[int, ...]
     activation_shape: tuple[int, int, int]
+    activation_dtype: Any
     head_kernel: Callable[[Params], Float[Array, "K C"]] | None = None
     """The linear head's kernel when all between layer and head acts on each channel alone; else None."""
     chunk: int = 64
@@ -72,10 +78,12 @@ class TappedModel:
             CaseJaxError: when the image is not a single one, channels last.
         """
         require(
-            jnp.ndim(image) == 3 and jnp.shape(image)[-1] == self.image_shape[-1],
+            jnp.ndim(image) == 3
+            and jnp.shape(image)[-1] == self.image_shape[-1]
+            and jnp.issubdtype(jnp.result_type(image), jnp.floating),
             "image",
-            f"shape {jnp.shape(image)}",
-            f"one normalised image of shape {self.image_shape}, channels last; batch with jax.vmap",
+            f"shape {jnp.shape(image)}, dtype {jnp.result_type(image)}",
+            f"one normalised floating-point image of shape {self.image_shape}, channels last; batch with jax.vmap",
         )
         activation, tail = split(self.apply, self.tag)(params, image)
         logits, vjp = jax.vjp(tail, activation)
@@ -85,9 +93,14 @@ class TappedModel:
 
         def pulled_back(classes):
             rows = jax.nn.one_hot(classes, self.num_classes, dtype=logits.dtype)
-            return map_in_chunks(lambda row: pull(row).mean((0, 1)), rows, chunk=self.chunk)
+            return map_in_chunks(lambda row: at_least_float32(pull(row)).mean((0, 1)), rows, chunk=self.chunk)
 
-        weights = pulled_back if self.head_kernel is None else closed_form(tail, activation, self.head_kernel(params))
+        known = pulled_back if self.head_kernel is None else closed_form(tail, activation, self.head_kernel(params))
+
+        def weights(classes):
+            exists = (classes >= 0) & (classes < self.num_classes)
+            return jnp.where(exists[:, None], known(classes), jnp.nan)  # never another class's weights in silence
+
         return View(image, logits, activation, tail, lambda x: self.apply(params, x), pull, weights)
 
     def view_all(self, params: Params, image: Float[Array, "Hx Wx 3"]) -> View:
@@ -104,14 +117,14 @@ class TappedModel:
             logits, push = jax.linearize(view.tail, view.activation)
             view = replace(view, logits=logits)  # the same numbers; the tail is then evaluated once
 
-            def response(unit):
-                return push(jnp.broadcast_to(unit, view.activation.shape)) / (height * width)
+            def shifted(unit):
+                return at_least_float32(push(jnp.broadcast_to(unit, view.activation.shape))) / (height * width)
 
             units = jnp.eye(channels, dtype=view.activation.dtype)
-            table = map_in_chunks(response, units, chunk=self.chunk).T
+            table = map_in_chunks(shifted, units, chunk=self.chunk).T
         else:
             table = view.class_weights(jnp.arange(self.num_classes))
-        return replace(view, class_weights=lambda classes: table[classes])
+        return replace(view, class_weights=lambda classes: table.at[classes].get(mode="fill", fill_value=jnp.nan))
 
 
 def closed_form(tail: Tail, activation: Float[Array, "H W K"], kernel: Float[Array, "K C"]) -> Weights:
@@ -121,8 +134,8 @@ def closed_form(tail: Tail, activation: Float[Array, "H W K"], kernel: Float[Arr
     uniform shift of every channel by one. True only if pooled feature k depends on channel k alone.
     """
     _, d = jax.jvp(lambda a: split(tail, HEAD_INPUT)(a)[0], (activation,), (jnp.ones_like(activation),))
-    scaled = d / (activation.shape[0] * activation.shape[1])
-    return lambda classes: kernel.T[classes] * scaled
+    scaled = at_least_float32(d) / (activation.shape[0] * activation.shape[1])
+    return lambda classes: at_least_float32(kernel.T[classes]) * scaled
 
 
 def tapped(
@@ -163,7 +176,16 @@ def tapped(
     )
     shape = (int(activation.shape[0]), int(activation.shape[1]), int(activation.shape[2]))
     model = TappedModel(
-        apply, params, layer, tag, int(logits.shape[0]), tuple(jnp.shape(image)), shape, head_kernel, chunk
+        apply,
+        params,
+        layer,
+        tag,
+        int(logits.shape[0]),
+        tuple(jnp.shape(image)),
+        shape,
+        activation.dtype,
+        head_kernel,
+        chunk,
     )
     if head_kernel is not None:
         met = tags(jax.make_jaxpr(apply)(params, image).jaxpr)
@@ -179,7 +201,7 @@ def tapped(
 
 
 def check_closed_form(
-    model: TappedModel, image: Array, *, classes: int = 4, tolerance: float = 1e-4, seed: int = 0
+    model: TappedModel, image: Array, *, classes: int = 4, tolerance: float | None = None, seed: int = 0
 ) -> None:
     """Compare the declared closed form with the pullback for a few random classes on one image.
 
@@ -187,28 +209,31 @@ def check_closed_form(
         model: a model with a declared head.
         image: one normalised image.
         classes: how many classes to compare.
-        tolerance: largest allowed difference, relative to the largest weight.
+        tolerance: largest allowed difference, relative to the largest weight; by default 1e-4, or the rounding unit of the
+            activation where that is larger.
         seed: which classes.
 
     Raises:
         CaseJaxError: when the two differ, that is, when the tail is not channelwise with a linear head.
     """
     some = jax.random.choice(jax.random.key(seed), model.num_classes, (min(classes, model.num_classes),), replace=False)
-    closed, pulled = jax.jit(
-        lambda params, x: (
-            model.view(params, x).class_weights(some),
-            replace(model, head_kernel=None).view(params, x).class_weights(some),
-        )
-    )(model.params, image)
-    same_shape = closed.shape == pulled.shape
-    error = (
-        float(jnp.abs(closed - pulled).max() / jnp.maximum(jnp.abs(pulled).max(), 1e-30))
-        if same_shape
-        else float("inf")
-    )
+    with jax.default_matmul_precision(
+        "highest"
+    ):  # the question is whether the tail is channelwise, not how TF32 rounds
+        closed, pulled = jax.jit(
+            lambda params, x: (
+                model.view(params, x).class_weights(some),
+                replace(model, head_kernel=None).view(params, x).class_weights(some),
+            )
+        )(model.params, image)
+    if tolerance is None:
+        tolerance = max(1e-4, float(jnp.finfo(model.activation_dtype).eps))
+    error = float("inf")
+    if closed.shape == pulled.shape:
+        error = float(jnp.abs(closed - pulled).max() / jnp.maximum(jnp.abs(pulled).max(), 1e-30))
     if not error <= tolerance:
         raise CaseJaxError(
             f"linear_head: the closed form of the class weights at layer {model.layer!r} differs from the pullback by {error:.2g} "
-            f"of the largest weight (allowed: {tolerance:g}), so what lies between them mixes channels or positions; "
-            "tap a later layer, or leave linear_head out and the pullback is used."
+            f"of the largest weight (allowed: {tolerance:g}), so what lies between them mixes channels or positions, or the head "
+            "is not linear; tap a later layer, or leave linear_head out and the pullback is used."
         )
