@@ -11,7 +11,10 @@ UNROLLED = 16
 
 
 def map_in_chunks(function: Callable[[Any], Any], inputs: Any, *, chunk: int) -> Any:
-    """`jax.vmap(function)(inputs)`, computed `chunk` inputs at a time so that no more are in memory at once.
+    """`jax.vmap(function)(inputs)`, computed `chunk` inputs at a time.
+
+    Up to `UNROLLED` chunks are unrolled, each waiting for the one before it; the compiler may still overlap parts of
+    neighbours. Beyond that they run in a loop, and no more than `chunk` inputs are in memory at once.
 
     Args:
         function: one input to a pytree of arrays.
@@ -24,7 +27,7 @@ def map_in_chunks(function: Callable[[Any], Any], inputs: Any, *, chunk: int) ->
     parts: list[Any] = []
     for start in range(0, count, chunk):
         piece = jax.tree.map(lambda a, i=start: a[i : i + chunk], inputs)
-        if parts:  # a chunk waits for the one before it: without this they would all be in memory at once
+        if parts:
             piece, _ = jax.lax.optimization_barrier((piece, parts[-1]))
         parts.append(jax.vmap(function)(piece))
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *parts)

@@ -1,5 +1,6 @@
 """Contrast operators against hand formulas and the reference's CASE numbers; contrast sets against its class lists."""
 
+import dataclasses
 import json
 from functools import partial
 
@@ -21,6 +22,7 @@ from case_jax import (
     explicit,
     finer_cam,
     grad_cam,
+    is_degenerate,
     orthogonal_to,
     orthogonal_to_span,
     random_sets,
@@ -430,9 +432,10 @@ def test_sets_by_name(tmp_path):
     logits, targets = jnp.asarray([0.3, 0.1, 0.9]), jnp.arange(3)
     file = tmp_path / "sets.json"
     file.write_text(json.dumps([[2], [2], [1]]))
-    counted = lambda: Confusions(
-        np.asarray([[3, 1, 0], [0, 3, 0], [2, 1, 3]]), np.full((3, 3), 1 / 3), "a split", "digest"
-    )  # noqa: E731
+
+    def counted():
+        return Confusions(np.asarray([[3, 1, 0], [0, 3, 0], [2, 1, 3]]), np.full((3, 3), 1 / 3), "a split", "digest")
+
     expected = {
         "confusion:1": [[1], [0], [0]],
         "topk_logits:1": [[2], [2], [0]],
@@ -481,3 +484,44 @@ def test_explicit_files_of_another_form_are_refused(tmp_path, content):
     file.write_text(content)
     with pytest.raises(CaseJaxError, match=r"give (explicit:FILE\.json with )?one list of class indices per class"):
         choose_contrast(f"explicit:{file}", 3)
+
+
+@pytest.mark.parametrize("head", ["closed form", "pullback"])
+@pytest.mark.parametrize("scale", [1.0, 5.0, 15.0])
+def test_softmax_contrast_does_not_cancel_when_the_model_is_certain(toy, toy_images, head, scale):
+    # in double precision the definition itself is exact enough: 1 − p goes down to 1e-24
+    certain = jax.tree.map(lambda a: a, toy.params) | {"head": toy.params["head"] * scale}
+    model = toy if head == "closed form" else dataclasses.replace(toy, head_kernel=None)
+    view = model.view(certain, toy_images[0])
+    every = jnp.arange(5)
+    found = np.asarray(operators.softmax(view, every), np.float64)
+    alpha = np.asarray(view.class_weights(every), np.float64)
+    logits = np.asarray(view.logits, np.float64)
+    p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    differences = alpha[:, None, :] - alpha[None, :, :]
+    expected = np.einsum("j,cjk->ck", p, differences)
+    for c in range(5):
+        np.testing.assert_allclose(found[c], expected[c], rtol=2e-4, atol=2e-4 * np.abs(expected[c]).max())
+
+
+@pytest.mark.parametrize("targets", [3, [[1, 2]], [1.0, 2.0], [], [0, 5], [-1]])
+def test_targets_that_the_model_does_not_have_are_refused(toy, toy_images, targets):
+    with pytest.raises(CaseJaxError, match=r"^targets: got"):
+        ask(toy.view(toy.params, toy_images[0]), jnp.asarray(targets))
+
+
+@pytest.mark.parametrize("route", ["view", "view_all"])
+@pytest.mark.parametrize("head", [True, False])
+def test_inside_a_trace_an_unknown_target_has_no_map_instead_of_another_class_s(toy, toy_images, route, head):
+    model = toy if head else dataclasses.replace(toy, head_kernel=None)
+    maps = jax.jit(lambda t: grad_cam((view := getattr(model, route)(toy.params, toy_images[0])), ask(view, t)))
+    found = maps(jnp.asarray([1, 47]))
+    assert np.isfinite(found[0]).all()
+    assert is_degenerate(found).tolist() == [False, True]
+
+
+def test_classes_without_images_have_no_made_up_contrasts():
+    counts = np.diag([5, 5, 0])
+    probabilities = np.asarray([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.0, 0.0, 0.0]])
+    with pytest.raises(CaseJaxError, match=r"confusion: 1 of 3 classes \(the first: 2\) have no images"):
+        confusion_sets(counts, 1, mean_probabilities=probabilities)

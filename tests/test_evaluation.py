@@ -200,3 +200,118 @@ def test_selection_is_drawn_once_by_the_seed(prepared):
     first, again, other = (prepared(DigitScenes("test", 100), limit=10, seed=s).indices.tolist() for s in (0, 0, 1))
     assert first == again == sorted(first)
     assert first != other
+
+
+def test_another_order_of_methods_is_another_run(prepared, tmp_path):
+    folder = evaluate(prepared(methods=("grad_cam", "case")), RunFolder(tmp_path / "run"))
+    with pytest.raises(CaseJaxError, match=r"order of methods: the folder has \['grad_cam', 'case'\]"):
+        evaluate(prepared(methods=("case", "grad_cam")), folder)
+
+
+def blurred(sigma):
+    def own(view, query, width=sigma):
+        return grad_cam(view, query) * width
+
+    return own
+
+
+def test_functions_of_ones_own_are_told_apart_by_their_options_and_source(prepared, tmp_path):
+    folder = evaluate(prepared(methods={"mine": blurred(2.0)}), RunFolder(tmp_path / "run"))
+    with pytest.raises(CaseJaxError, match=r"methods\.mine\.options\.width: the folder has 2\.0, this run 3\.0"):
+        evaluate(prepared(methods={"mine": blurred(3.0)}), folder)
+    with pytest.raises(CaseJaxError, match=r"methods\.mine\.source"):
+        evaluate(prepared(methods={"mine": lambda view, query: grad_cam(view, query)}), folder)
+    assert prepared(methods={"random": grad_cam}).config["methods"]["random"]["control"] is False
+
+
+def test_contrast_sets_counted_on_the_evaluated_images_are_refused(prepared, model, pixels):
+    counted = count_confusions(DigitScenes("test", 400), model, pixels)
+    choice = choose_contrast("confusion:1", model.num_classes, confusions=lambda: counted)
+    with pytest.raises(CaseJaxError, match=r"contrast_data: got digit_scenes/test .*, which is the evaluation data"):
+        plan(DigitScenes("test", 37), model, choice, pixels=pixels, methods=METHODS)
+
+
+def test_degenerate_maps_have_no_scores(prepared, tmp_path):
+    nothing = lambda view, query: 0 * grad_cam(view, query)  # noqa: E731
+    rows = evaluate(prepared(methods={"nothing": nothing}), RunFolder(tmp_path / "run")).rows()
+    assert rows[["degenerate_1", "degenerate_2"]].all(axis=None)
+    assert rows[["F", "F_plus", "p_removed_50", "mass_own", "top_own", "points_1", "points_2"]].isna().all(axis=None)
+
+
+def test_images_with_broken_logits_are_left_out_of_every_score(prepared, model, tmp_path):
+    def apply(params, image):
+        return model.apply(params, image) * np.float32(1) / (image[0, 0, 0] != broken).astype("float32") ** 0.5
+
+    source = DigitScenes("test", 37)
+    pixel = source[3].image[0, 0, 0]
+    broken = np.float32((np.float32(pixel) / 255 - np.float32(0.1)) / np.float32(0.2))
+    import dataclasses
+
+    planned = prepared()
+    step_of = dataclasses.replace(model, apply=apply, head_kernel=None)
+    contrast = choose_contrast("topk_logits:3", model.num_classes)
+    planned = plan(source, step_of, contrast, pixels=planned.protocol.pixels, methods=METHODS, tile=16, part=16)
+    rows = evaluate(planned, RunFolder(tmp_path / "run")).rows()
+    bad = rows[~np.isfinite(rows["p1"])]
+    assert 0 < bad["image_id"].nunique() < 37
+    assert bad[["degenerate_1", "degenerate_2"]].all(axis=None)
+    summary = summarise(rows, resamples=20)
+    assert np.isfinite(summary.table.loc["random", "drop_mean"])
+    assert [n for text, n in summary.counts.items() if "not finite" in text] == [bad["image_id"].nunique()]
+
+
+class Strange(Scenes):
+    """Scenes of which one has been changed."""
+
+    def __init__(self, **changes):
+        super().__init__(20)
+        self.changes = changes
+
+    def __getitem__(self, index):
+        example = super().__getitem__(index)
+        return example._replace(**self.changes) if index == 7 else example
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"label": 25}, "label 25; accepted: a class from 0 to 24"),
+        ({"image_id": 2**31}, "id 2147483648"),
+        ({"image": np.zeros((40, 48, 3), np.uint8)}, r"shape \(40, 48, 3\)"),
+        ({"evidence": None}, r"evidence of shape \(0, 48, 48\).*pad with NOBODY"),
+    ],
+)
+def test_an_image_that_does_not_fit_is_named(prepared, tmp_path, changes, words):
+    with pytest.raises(CaseJaxError, match=rf"image 'scene-000007': got {words}"):
+        evaluate(prepared(Strange(**changes)), RunFolder(tmp_path / "run"))
+
+
+def test_a_session_line_torn_by_a_crash_does_no_harm(prepared, tmp_path):
+    from case_jax.report.loading import load_run
+
+    folder = evaluate(prepared(), RunFolder(tmp_path / "run"))
+    log = folder.path / "sessions.jsonl"
+    log.write_bytes(log.read_bytes()[:-20])
+    evaluate(prepared(), folder)
+    assert len(load_run(folder.path).sessions) == 1  # the torn one is gone, the new one is whole
+
+
+def test_a_module_with_dropout_is_evaluated(prepared, pixels, tmp_path):
+    from flax import nnx
+
+    from case_jax import tap_nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.conv = nnx.Conv(3, 8, (3, 3), strides=4, rngs=rngs)
+            self.drop = nnx.Dropout(0.5, rngs=rngs)
+            self.head = nnx.Linear(8, 25, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(self.drop(nnx.relu(self.conv(x)).mean((1, 2))))
+
+    source = DigitScenes("test", 6)
+    image = normalise_image(source[0].image, *pixels)
+    net = tap_nnx(Net(nnx.Rngs(0)), "conv", image, linear_head="head")
+    planned = plan(source, net, choose_contrast("all", 25), pixels=pixels, methods=METHODS, tile=6, part=6)
+    assert len(evaluate(planned, RunFolder(tmp_path / "run")).rows()) == 18

@@ -163,3 +163,9 @@ def test_blur_mirrors_at_the_edges():
 def test_an_unknown_fill_suggests_the_nearest():
     with pytest.raises(CaseJaxError, match=r"fill: 'blurr' is unknown\. Did you mean 'blur'"):
         fill("blurr", jnp.zeros((4, 4, 3)))
+
+
+@pytest.mark.parametrize(("kind", "missing"), [("noise", "key"), ("zero-pixel", "black")])
+def test_a_fill_asks_for_what_it_needs(kind, missing):
+    with pytest.raises(CaseJaxError, match=f"^{missing}: the fill '{kind}' needs"):
+        filling(kind, jnp.zeros((4, 4, 3)))

@@ -87,6 +87,23 @@ def test_columns_are_finite_scalars_equal_under_jit_and_vmap(toy, toy_images, na
         np.testing.assert_allclose(value, batched[key][0], atol=1e-5)
 
 
+@EACH
+@pytest.mark.parametrize("which", [0, 1])
+def test_degenerate_maps_are_never_silently_scored(toy, toy_images, name, which):
+    """Scores that need the degenerate map are NaN; those of the other map stay."""
+
+    @jax.jit
+    def run(degenerate):
+        scored = scored_by(toy)(random_maps(), toy_images[0], jax.random.key(0))
+        return METRICS[name].columns(scored._replace(degenerate=degenerate))
+
+    usable, found = run(jnp.zeros(2, bool)), run(jnp.arange(2) == which)
+    for column_name, value in found.items():
+        if column_name != "zeros_in_top":
+            needs = (0, 1) if name == "sensitivity" else (1,) if column_name == "points_2" else (0,)
+            np.testing.assert_array_equal(value, np.nan if which in needs else usable[column_name])
+
+
 def columns_of(columns, model, images, **options):
     """The columns' names and shapes, without computing anything."""
     args = (random_maps(), images[0], jax.random.key(0))
@@ -255,6 +272,13 @@ def test_impossible_removals_are_refused(toy, toy_images, percents):
     view = toy.view(toy.params, toy_images[0])
     with pytest.raises(CaseJaxError, match="percent"):
         removed_probabilities(view, random_maps()[0], jnp.int32(0), percents=percents)
+
+
+def test_unknown_and_impossible_regions_are_refused():
+    with pytest.raises(CaseJaxError, match=r"region: 'transposed' is unknown\. Did you mean 'reference-transposed'"):
+        removal_mask(random_maps()[0], 3, region="transposed")
+    with pytest.raises(CaseJaxError, match=r"region: .* a square map"):
+        removal_mask(jnp.zeros((3, 4)), 3, region="reference-transposed")
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from case_jax import stats
+from case_jax import CaseJaxError, stats
 
 
 def test_wilcoxon_equals_the_reference(golden):
@@ -120,3 +120,26 @@ def test_clipped_and_signed_drops():
     data = rows(4).assign(p1=0.5, p_removed_50=0.75)
     assert (stats.drops(data, 50) == 0).all()
     assert (stats.drops(data, 50, clipped=False) == -0.5).all()
+
+
+def test_scores_at_the_threshold_are_neither_below_nor_above_in_float32_either():
+    data = rows().assign(F=np.float32(0.7))
+    assert (stats.summarise(data, resamples=20).table["p_0.7"] == 1).all()
+
+
+def test_equal_distances_from_the_threshold_tie():
+    # 0.65 and 0.75 are equally far from 0.7, though not in binary
+    assert stats.below(np.array([0.65, 0.75]), 0.7).effect == 0
+
+
+def test_an_image_id_that_occurs_twice_is_refused():
+    with pytest.raises(CaseJaxError, match="image id 0 occurs more than once"):
+        stats.summarise(pd.concat([rows(3), rows(3)]))
+
+
+def test_a_constant_difference_has_a_signed_rank_test():
+    data = rows(20)
+    data["p_removed_50"] = np.where(data["method"] == "case", 0.2, 0.4)
+    pairs = stats.paired_tests(data, "case")
+    assert np.isnan(pairs.loc[0, "p_t"])
+    assert pairs.loc[0, "p_w"] < 1e-4

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from case_jax import CaseJaxError, Query, case, tag, tag_head_input, tap_function, tap_linen, tap_nnx
+from case_jax import CaseJaxError, Query, ask, case, tag, tag_head_input, tap_function, tap_linen, tap_nnx, topk_logits
 from case_jax.chunking import map_in_chunks
+from case_jax.methods import METHODS
 from case_jax.models import tap_classifier
 from case_jax.tap import check_closed_form, split
 
@@ -612,3 +613,57 @@ def test_a_linen_module_in_training_mode_is_the_users_choice():
     """Linen modules have no mode of their own: without `train=False` Flax refuses, and nothing is guessed."""
     with pytest.raises(Exception, match="batch_stats"):
         tap_linen(LinenNet(), random_variables(), "conv1", image_of())
+
+
+def test_a_head_that_does_more_than_its_kernel_says_is_refused(classifier, images):
+    from case_jax.models import load_classifier
+
+    module = load_classifier().module
+    module.head = nnx.LoRALinear(48, 25, lora_rank=4, rngs=nnx.Rngs(0))
+    module.head.lora.lora_b[...] += 1.0
+    with pytest.raises(CaseJaxError, match=r"linear_head: the closed form .* or the head is not linear"):
+        tap_nnx(module, "blocks.2", images[0], linear_head="head")
+    model = tap_nnx(module, "blocks.2", images[0])
+    evaluated = nnx.view(module, use_running_average=True)
+    np.testing.assert_allclose(model.apply(model.params, images[0]), evaluated(images[:1])[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_models_in_bfloat16_have_maps_in_float32(method):
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.conv = nnx.Conv(3, 8, (3, 3), strides=2, dtype=jnp.bfloat16, rngs=rngs)
+            self.head = nnx.Linear(8, 4, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(nnx.relu(self.conv(x)).mean((1, 2)))
+
+    image = jax.random.normal(jax.random.key(0), (12, 12, 3))
+    with jax.numpy_dtype_promotion("standard"):  # flax's own layers need it
+        model = tap_nnx(Net(nnx.Rngs(0)), "conv", image, linear_head="head")
+        view = model.view(model.params, image)
+        query = ask(view, jnp.arange(2), topk_logits(2, 4), key=jax.random.key(1))
+        assert METHODS[method].maps(view, query).dtype == jnp.float32
+
+
+def test_chunks_bound_the_memory():
+    def costly(row):  # two 64 × 64 matrices a row
+        matrix = jnp.outer(row, row)
+        return jnp.sin(matrix @ matrix).sum(0)
+
+    def temporary(chunk):
+        compiled = jax.jit(lambda r: map_in_chunks(costly, r, chunk=chunk)).lower(jnp.ones((16, 64))).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    whole, bounded = temporary(16), temporary(1)
+    assert whole >= 16 * 64 * 64 * 4
+    assert bounded < 0.6 * whole  # the compiler overlaps neighbours; a loop (more than 16 chunks) is strict
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.grad])
+def test_chunks_can_be_transformed(transform):
+    def total(x):
+        return map_in_chunks(lambda a: jnp.sin(a * x.sum()), jnp.arange(6.0), chunk=2).sum()
+
+    found = transform(total)(jnp.ones((2, 3)) if transform is jax.vmap else jnp.ones(3))
+    assert np.isfinite(found).all()

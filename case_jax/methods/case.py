@@ -20,7 +20,8 @@ def case(view: View, query: Query, *, eps: float = operators.EPS, eps_relative: 
         eps_relative: take `ε = eps · ‖α_c‖²`, which makes the map independent of the gradients' scale.
 
     Returns:
-        One map per target at the layer's resolution, unscaled, ≥ 0; all zero where nothing but shared evidence remains.
+        One map per target at the layer's resolution, unscaled, ≥ 0. Where α_c is parallel to ᾱ_c nothing is left, but for the share `ε / (‖ᾱ_c‖² + ε)` of
+        Grad-CAM that the absolute ε leaves; `eps_relative` makes that share the same at every scale of the gradients.
 
     Raises:
         CaseJaxError: when the query has no contrast sets.
