@@ -180,40 +180,44 @@ def plan(
         "fidelity": {"percents": tuple(float(p) for p in fidelity_percents), "fill": fill},
         "evidence": {"percent": float(agreement_percent)},
     }
-    protocol = Protocol(
-        functions, contrast.sets, chosen, {name: options.get(name, {}) for name in chosen}, pixels, seed
-    )
-    config = {
+    scores = {name: options.get(name, {}) for name in chosen}
+    protocol = Protocol(functions, contrast.sets, chosen, scores, pixels, seed)
+    step = parallel.over_devices(make_step(protocol, model))
+    config = _config(protocol, model, source, indices, contrast)
+    config |= {"tile": tile, "part": part}
+    config["model"]["name"] = model_name
+    return Plan(protocol, step, model, source, indices, contrast, config, tile, part)
+
+
+def _config(
+    protocol: Protocol, model: TappedModel, source: Source, indices: np.ndarray, contrast: ContrastChoice
+) -> dict[str, Any]:
+    """Everything that decides the rows, as JSON values."""
+    table = contrast.table
+    return {
         "data": {
             "name": source.name,
             "fingerprint": source.fingerprint,
             "images": len(indices),
             "selection": fingerprint([indices]),
         },
-        "model": _model_facts(model, model_name),
-        "pixels": pixels._asdict(),
-        "methods": {name: _method_facts(name, function) for name, function in functions.items()},
+        "model": {
+            "weights": fingerprint(jax.tree.leaves(model.params)),
+            "layer": model.layer,
+            "classes": model.num_classes,
+            "activation": list(model.activation_shape),
+            "class_weights": "pullback" if model.head_kernel is None else "closed form",
+        },
+        "pixels": protocol.pixels._asdict(),
+        "methods": {name: _method_facts(name, function) for name, function in protocol.methods.items()},
         "contrast": {
             "name": contrast.name,
-            "table": None if contrast.table is None else fingerprint([np.asarray(contrast.table, np.int64)]),
+            "table": None if table is None else fingerprint([np.asarray(table, np.int64)]),
         },
         "metrics": dict(protocol.options),
-        "seed": seed,
-        "tile": tile,
-        "part": part,
+        "seed": protocol.seed,
         "numerics": _numerics(),
     }
-    return Plan(
-        protocol,
-        parallel.over_devices(make_step(protocol, model)),
-        model,
-        source,
-        indices,
-        contrast,
-        config,
-        tile,
-        part,
-    )
 
 
 def _check_percents(agreement_percent: float, fidelity_percents: Sequence[float], shape: tuple[int, ...]) -> None:
@@ -233,17 +237,6 @@ def _check_classes(source: Source, model: TappedModel) -> None:
         require(
             len(source.class_names) == model.num_classes, "source", f"{len(source.class_names)} class names", accepted
         )
-
-
-def _model_facts(model: TappedModel, name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "weights": fingerprint(jax.tree.leaves(model.params)),
-        "layer": model.layer,
-        "classes": model.num_classes,
-        "activation": list(model.activation_shape),
-        "class_weights": "pullback" if model.head_kernel is None else "closed form",
-    }
 
 
 def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) -> RunFolder:
