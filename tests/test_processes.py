@@ -43,7 +43,7 @@ def complete(arguments, environment):
 
 
 def test_ten_kills_and_the_rows_of_an_unbroken_run(environment, tmp_path):
-    arguments = ["--limit", 240, "--tile", 8, "--part", 8]
+    arguments = ["--limit", 400, "--tile", 8, "--part", 8]
     complete([*arguments, "--out", tmp_path / "unbroken"], environment)
     folder = RunFolder(tmp_path / "killed")
     rng = np.random.default_rng(0)
@@ -52,23 +52,21 @@ def test_ten_kills_and_the_rows_of_an_unbroken_run(environment, tmp_path):
         process = subprocess.Popen(
             [*COMMAND, *map(str, arguments), "--out", str(folder.path)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )  # fmt: skip
-        # half of the kills at any moment from the start on, half while parts are being written
-        patience, wanted = (
-            (rng.uniform(0, 6), 10**9) if kill % 2 else (120, len(list(folder.parts.glob("*.parquet"))) + 1)
-        )
-        deadline = time.monotonic() + patience
+        # half of the kills come at any moment before the first new part, half right after one
+        written = len(list(folder.parts.glob("*.parquet")))
+        deadline = time.monotonic() + (rng.uniform(0, 6) if kill % 2 else 120)
         while (
             time.monotonic() < deadline
             and process.poll() is None
-            and len(list(folder.parts.glob("*.parquet"))) < wanted
+            and len(list(folder.parts.glob("*.parquet"))) == written
         ):
             time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.05))
+        time.sleep(rng.uniform(0, 0.03))
         process.send_signal(signal.SIGKILL)
         process.wait()
         moments.append(len(list(folder.parts.glob("*.parquet"))))
     assert moments[-1] > 0, moments
-    assert moments[-1] < 30, moments  # some work was left for the last resumption
+    assert moments[-1] < 50, moments  # some work was left for the last resumption
     complete([*arguments, "--out", folder.path], environment)
     pd.testing.assert_frame_equal(folder.rows(), RunFolder(tmp_path / "unbroken").rows(), check_exact=True)
 
