@@ -646,18 +646,14 @@ def test_models_in_bfloat16_have_maps_in_float32(method):
         assert METHODS[method].maps(view, query).dtype == jnp.float32
 
 
-def test_chunks_bound_the_memory():
-    def costly(row):  # two 64 × 64 matrices a row
-        matrix = jnp.outer(row, row)
-        return jnp.sin(matrix @ matrix).sum(0)
-
-    def temporary(chunk):
-        compiled = jax.jit(lambda r: map_in_chunks(costly, r, chunk=chunk)).lower(jnp.ones((16, 64))).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    whole, bounded = temporary(16), temporary(1)
-    assert whole >= 16 * 64 * 64 * 4
-    assert bounded < 0.6 * whole  # the compiler overlaps neighbours; a loop (more than 16 chunks) is strict
+@pytest.mark.parametrize(
+    ("count", "chunk", "barriers", "loops"), [(6, 6, 0, 0), (6, 2, 2, 0), (16, 1, 15, 0), (17, 1, 0, 1), (40, 2, 0, 1)]
+)
+def test_chunks_wait_for_each_other_and_many_become_a_loop(count, chunk, barriers, loops):
+    inputs = jnp.arange(float(count))
+    program = str(jax.make_jaxpr(lambda a: map_in_chunks(jnp.sin, a, chunk=chunk))(inputs))
+    assert (program.count("optimization_barrier"), program.count("scan[")) == (barriers, loops)
+    np.testing.assert_allclose(map_in_chunks(jnp.sin, inputs, chunk=chunk), jnp.sin(inputs), rtol=1e-6)
 
 
 @pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.grad])
