@@ -2,7 +2,7 @@
 
 Question   Are all classes' maps as good as free? Does the pipeline keep the device busy? What does the import cost?
 Command    python -m experiments.benchmarks.core [--quick] [--out FILE.json]
-Cost       about a minute on 2 CPU cores
+Cost       about four minutes on 2 CPU cores
 Expected   all-class maps ≤ 1.1 × forward at the closed-form layers; pipeline/step ≥ 0.9; import ≤ 1.3 × jax + flax
 """
 
