@@ -30,6 +30,11 @@ def require(condition: object, argument: str, given: object, accepted: str) -> N
         raise CaseJaxError(f"{argument}: got {given}; accepted: {accepted}.")
 
 
+def require_seed(seed: int) -> None:
+    """Raise unless the seed is one that NumPy and JAX tell apart from all others."""
+    require(0 <= seed < 2**32, "seed", seed, "an integer from 0 to 2³² − 1")
+
+
 def require_percent(argument: str, values: Sequence[float]) -> None:
     """Raise unless every value lies in (0, 100]."""
     for value in values:

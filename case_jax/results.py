@@ -17,16 +17,21 @@ import pyarrow.parquet as pq
 from case_jax._checks import CaseJaxError
 
 EXCLUDED = b"case_jax.excluded"
+PARTS = f"part-{'[0-9]' * 6}.parquet"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """The file is there whole or not at all, also after a crash."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -158,7 +163,10 @@ class RunFolder:
         """
         file = self.path / "config.json"
         try:
-            return json.loads(file.read_text())
+            stored = json.loads(file.read_text())
+            if not isinstance(stored, dict):
+                raise ValueError("not a configuration")
+            return stored
         except FileNotFoundError as error:
             raise CaseJaxError(f"run: {self.path} is no run folder (it has no config.json).") from error
         except ValueError as error:
@@ -187,7 +195,7 @@ class RunFolder:
             CaseJaxError: for a part file that is damaged.
         """
         numbers = set()
-        for file in sorted(self.parts.glob("part-*.parquet")):
+        for file in sorted(self.parts.glob(PARTS)):
             self._read(file, metadata_only=True)
             numbers.add(int(file.stem.removeprefix("part-")))
         return numbers
@@ -206,7 +214,7 @@ class RunFolder:
         Raises:
             CaseJaxError: when there are none, or a part is damaged.
         """
-        tables = [self._read(file) for file in sorted(self.parts.glob("part-*.parquet"))]
+        tables = [self._read(file) for file in sorted(self.parts.glob(PARTS))]
         tables = [t.replace_schema_metadata() for t in tables if t.num_rows]
         if not tables:
             raise CaseJaxError(f"run: {self.path} has no rows yet.")
@@ -215,7 +223,7 @@ class RunFolder:
     def excluded(self) -> list[dict[str, Any]]:
         """The images that could not be read: index in the source, name, reason."""
         out = []
-        for file in sorted(self.parts.glob("part-*.parquet")):
+        for file in sorted(self.parts.glob(PARTS)):
             out += json.loads((self._read(file, metadata_only=True).metadata or {}).get(EXCLUDED, b"[]"))
         return out
 

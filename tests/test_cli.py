@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from case_jax import cli
+from case_jax.data.digit_scenes import CLASS_NAMES
 from case_jax.results import RunFolder
 
 
@@ -190,6 +191,13 @@ BAD = [
     ("evaluate --contrast-data digit_scenes:test --limit 8", ["contrast_data", "evaluation data"]),
     ("evaluate --contrast-data folder:plain --limit 8", ["has a label"]),
     ("evaluate --agreement-percent 0.01 --limit 8", ["percent", "0.01% of 48×48", "at least one pixel"]),
+    ("evaluate --data folder:plain --out plain/run", ["out", "inside the data folder"]),
+    ("evaluate --data folder:typo", ["'cat' is no class name"]),
+    ("evaluate --contrast all:7", ["contrast", "'all:7'"]),
+    ("evaluate --seed -1", ["seed", "got -1"]),
+    ("sweep --seed 99999999999 --limit 8 --contrast all", ["seed", "got 99999999999"]),
+    ("sweep --tile 0 --limit 8 --contrast all", ["tile", "got 0"]),
+    ("explain digit_scenes:99999999999999", ["digit_scenes:INDEX"]),
     ("evaluate --data tfds:nothing_such:test", ["knows no 'nothing_such'"]),
     ("evaluate --weights nowhere.safetensors", ["weights", "no file"]),
     ("evaluate --weights text.safetensors", ["weights", "safetensors"]),
@@ -213,6 +221,9 @@ def bad_inputs(tmp_path_factory):
         (folder / name).mkdir(parents=True)
     for name in ("plain/a.png", "mixed/a.png", "mixed/dog/a.png", "labels/cat/a.png", "labels/dog/a.png"):
         picture.save(folder / name)
+    for name in (*CLASS_NAMES[1:], "cat"):
+        (folder / "typo" / name).mkdir(parents=True)
+        picture.save(folder / "typo" / name / "a.png")
     for name in ("a.png", "b.png"):
         (folder / "broken" / name).write_bytes(b"\x89PNG nothing")
     for name in ("file.txt", "text.safetensors"):

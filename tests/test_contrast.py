@@ -525,3 +525,11 @@ def test_classes_without_images_have_no_made_up_contrasts():
     probabilities = np.asarray([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.0, 0.0, 0.0]])
     with pytest.raises(CaseJaxError, match=r"confusion: 1 of 3 classes \(the first: 2\) have no images"):
         confusion_sets(counts, 1, mean_probabilities=probabilities)
+
+
+@pytest.mark.parametrize("sets", [explicit([[1], [0]], 2), topk_logits(1, 7)])
+def test_sets_for_another_number_of_classes_are_refused(toy, toy_images, sets):
+    with pytest.raises(
+        CaseJaxError, match=r"contrast: got sets for [27] classes; accepted: sets for the model's 5 classes"
+    ):
+        ask(toy.view(toy.params, toy_images[0]), jnp.arange(2), sets)

@@ -165,3 +165,37 @@ def test_what_is_not_there_explains_itself(prepared, monkeypatch, data, words):
         open_source(data, NAMES, resize=16, crop=16)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_sixteen_bits_are_scaled_and_numbers_without_a_range_refused():
+    grey = np.asarray(gradient(40, 50).convert("L"))
+    eight = preprocess(encoded(Image.fromarray(grey)), "x", resize=32, crop=32)
+    sixteen = preprocess(encoded(Image.fromarray(grey.astype(np.uint16) * 257)), "x", resize=32, crop=32)
+    np.testing.assert_array_equal(sixteen, eight)
+    with pytest.raises(UnreadableImageError, match=r"picture: .*no known range"):
+        preprocess(encoded(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"), "picture", resize=32, crop=32)
+
+
+def test_a_changed_file_of_the_same_size_changes_the_fingerprint(folder):
+    before = ImageFolder(folder, NAMES, resize=16, crop=16).fingerprint
+    file = folder / "cat" / "a.png"
+    changed = bytearray(file.read_bytes())
+    changed[-20] ^= 1
+    file.write_bytes(changed)
+    assert ImageFolder(folder, NAMES, resize=16, crop=16).fingerprint != before
+
+
+def test_hidden_files_are_no_images(folder):
+    (folder / ".thumbnails").mkdir()
+    shutil.copy(folder / "cat" / "a.png", folder / ".thumbnails" / "a.png")
+    shutil.copy(folder / "cat" / "a.png", folder / "cat" / "._a.png")
+    assert len(ImageFolder(folder, NAMES, resize=16, crop=16)) == 3
+
+
+def test_names_that_are_no_unicode_are_read(tmp_path):
+    import os
+
+    gradient(20, 20).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"\xff.png"))
+    source = ImageFolder(tmp_path, NAMES, resize=16, crop=16)
+    assert (len(source.fingerprint), source[0].name.encode()) == (16, rb"\udcff.png")

@@ -14,7 +14,7 @@ from case_jax.cli import commands
 def _cache_compilations() -> None:
     """Keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR already says where."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 (never raises)
         jax.config.update("jax_compilation_cache_dir", str(base / "case_jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
@@ -37,6 +37,11 @@ def main() -> None:
         )
     except CaseJaxError as error:
         print(f"case-jax: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # `case-jax list methods | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"case-jax: error: {error}; what was written before is kept.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         resumes = " The same command resumes." if sys.argv[1:2] == ["evaluate"] else ""

@@ -10,7 +10,7 @@ from tabulate import tabulate
 from case_jax._checks import require
 from case_jax.cli.ready import Model, Names, make_ready, read_examples, say
 from case_jax.contrast.choice import CONTRASTS
-from case_jax.data import DATASETS
+from case_jax.data import DATASETS, ImageFolder
 from case_jax.evaluation.explain import explain_images
 from case_jax.evaluation.gallery import save_gallery
 from case_jax.evaluation.run import PART, TILE, plan
@@ -57,7 +57,7 @@ def evaluate(
         methods: names from `case-jax list methods`; all by default.
         metrics: names from `case-jax list metrics`; all by default.
         limit: number of images, drawn once by the seed; all of a folder, and 1000 scenes, by default.
-        out: run folder; one below runs/ by default.
+        out: run folder; by default one below runs/, named after data, model and limit.
         agreement_percent: k of the class-sensitivity diagnostic, percent of the pixels.
         fidelity_percents: how much the fidelity test removes, percent of the pixels; must hold 50.
         fill: what is put in place of removed pixels: mean, blur, noise or zero-pixel.
@@ -68,7 +68,16 @@ def evaluate(
     ready = make_ready(model)
     source = ready.open(data, limit=limit, seed=seed)
     chosen = ready.methods(methods)
-    folder = RunFolder(out or Path("runs") / f"{source.name.replace('/', '-').replace(':', '-')}-{model.model}")
+    size = "" if limit is None else f"-{limit}"
+    folder = RunFolder(out or Path("runs") / f"{source.name.replace('/', '-').replace(':', '-')}-{model.model}{size}")
+    if isinstance(source, ImageFolder):
+        inside = folder.path.resolve().is_relative_to(source.root.resolve())
+        require(
+            not inside,
+            "out",
+            f"{folder.path}, inside the data folder",
+            "a folder elsewhere: the run's figures are images",
+        )
     folder.require_writable()
     planned = plan(
         source,
@@ -132,7 +141,7 @@ def explain(
         model: classifier and contrast.
         methods: names from `case-jax list methods`; all by default.
         top: how many of the likeliest classes.
-        out: folder for the PNG files.
+        out: folder for the PNG files; files of the same name are replaced.
         seed: for random methods.
     """
     from case_jax.report.grid import draw_grid

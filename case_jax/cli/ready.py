@@ -112,7 +112,12 @@ def read_examples(images: Sequence[str], *, resize: int, crop: int) -> list[Exam
     for number, image in enumerate(images):
         kind, _, rest = image.partition(":")
         if kind == "digit_scenes":
-            require(rest.isdigit(), "images", repr(image), "digit_scenes:INDEX with an index of at least 0")
+            require(
+                rest.isascii() and rest.isdigit() and len(rest) < 10,
+                "images",
+                repr(image),
+                "digit_scenes:INDEX with an index of at least 0",
+            )
             examples.append(DigitScenes("test", int(rest) + 1)[int(rest)])
             continue
         try:

@@ -89,7 +89,7 @@ def choose_contrast(
     if kind == "random":
         indices = random_sets(_size(name, rest), num_classes, seed=seed)
         return ContrastChoice(name, table(indices, num_classes), indices)
-    if kind == "all":
+    if name == "all":
         indices = all_sets(num_classes)
         return ContrastChoice(name, table(indices, num_classes), indices)
     if kind == "explicit":

@@ -36,6 +36,13 @@ class ConfusionSets(NamedTuple):
     """How many entries of each row had no confusion and were filled by mean probability."""
 
 
+def _require_classes(logits: Array, num_classes: int) -> None:
+    found = logits.shape[-1]
+    require(
+        found == num_classes, "contrast", f"sets for {num_classes} classes", f"sets for the model's {found} classes"
+    )
+
+
 def _require_k(k: int, num_classes: int) -> None:
     require(
         1 <= k < num_classes,
@@ -74,7 +81,12 @@ def table(indices: Int[Any, "C k"], num_classes: int) -> ContrastSet:
     if twice:
         raise CaseJaxError(f"contrast: the set of class {twice[0]} lists a class twice: {sets[twice[0]].tolist()}.")
     fixed = jnp.asarray(sets, jnp.int32)
-    return lambda logits, targets: fixed[targets]
+
+    def of_class(logits, targets):
+        _require_classes(logits, num_classes)
+        return fixed[targets]
+
+    return of_class
 
 
 def explicit(indices: Sequence[Sequence[int]], num_classes: int) -> ContrastSet:
@@ -99,7 +111,11 @@ def topk_logits(k: int, num_classes: int) -> ContrastSet:
         others = others + (others >= target).astype(others.dtype)
         return others[jax.lax.top_k(logits[others], k)[1]]
 
-    return jax.vmap(highest, (None, 0))
+    def of_image(logits, targets):
+        _require_classes(logits, num_classes)
+        return jax.vmap(highest, (None, 0))(logits, targets)
+
+    return of_image
 
 
 def random_sets(k: int, num_classes: int, *, seed: int = 0) -> Int[np.ndarray, "C k"]:

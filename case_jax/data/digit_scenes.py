@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
-from case_jax._checks import require, unknown
+from case_jax._checks import require, require_seed, unknown
 from case_jax.source import NOBODY, SHARED, Evidence, Example
 
 Split = Literal["train", "confusion", "validation", "test"]
@@ -114,6 +114,7 @@ class DigitScenes:
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
         require(size >= 1, "size", size, "a number of scenes of at least 1")
+        require_seed(seed)
         self.split, self.size, self.seed = split, size, seed
         self.hard_labels, self.second_body, self.dim_marker = hard_labels, second_body, dim_marker
 

@@ -1,6 +1,7 @@
 """Any folder of images; sub-folders, when there are any, are the labels."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,15 @@ def read_image(path: Path, *, resize: int, crop: int, name: str | None = None) -
 
 
 def labels_from_folders(folders: list[str], class_names: tuple[str, ...]) -> dict[str, int]:
-    """Sub-folder names to class indices: by name when all are class names, else by sorted order when there are C.
+    """Sub-folder names to class indices: by name when all are class names, by sorted order when none is and there are C.
 
     Raises:
-        CaseJaxError: when neither fits the classifier.
+        CaseJaxError: when neither fits the classifier; a single misspelt name must not relabel the others.
     """
     by_name = {name: i for i, name in enumerate(class_names)}
     if all(name in by_name for name in folders):
         return {name: by_name[name] for name in folders}
-    if len(folders) == len(class_names):
+    if len(folders) == len(class_names) and not any(name in by_name for name in folders):
         return {name: i for i, name in enumerate(sorted(folders))}
     wrong = next(name for name in folders if name not in by_name)
     raise CaseJaxError(
@@ -47,7 +48,7 @@ def labels_from_folders(folders: list[str], class_names: tuple[str, ...]) -> dic
 
 
 class ImageFolder:
-    """The images below a folder, in sorted order of their paths.
+    """The images below a folder, in sorted order of their paths; hidden files and folders are left out.
 
     Args:
         root: the folder. With sub-folders, the first level is the label.
@@ -64,7 +65,8 @@ class ImageFolder:
         self.root, self.resize, self.crop = Path(root), resize, crop
         if not self.root.is_dir():
             raise CaseJaxError(f"data: no folder at {self.root}; give folder:PATH with a folder of images.")
-        self.files = sorted(p for p in self.root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        found = (p for p in self.root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        self.files = sorted(p for p in found if not any(q.startswith(".") for q in p.relative_to(self.root).parts))
         if not self.files:
             raise CaseJaxError(f"data: no images in {self.root}; accepted suffixes: {', '.join(SUFFIXES)}.")
         parts = [p.relative_to(self.root).parts for p in self.files]
@@ -87,12 +89,12 @@ class ImageFolder:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the preprocessing and of every file's relative path, label, size and first 4 KiB."""
+        """A digest of the preprocessing and of every file's relative path, label, size and time of change."""
         digest = hashlib.sha256(f"{self.resize} {self.crop}".encode())
         for path, label in zip(self.files, self.labels, strict=True):
-            digest.update(f"\0{path.relative_to(self.root).as_posix()}\0{label}\0{path.stat().st_size}\0".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(4096))
+            facts = path.stat()
+            digest.update(os.fsencode(path.relative_to(self.root)))
+            digest.update(f"\0{label}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
         return digest.hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -102,5 +104,5 @@ class ImageFolder:
     def __getitem__(self, index: int) -> Example:
         """Image `index`; raises `UnreadableImageError` when it cannot be read."""
         path = self.files[index]
-        name = path.relative_to(self.root).as_posix()
+        name = path.relative_to(self.root).as_posix().encode("utf-8", "backslashreplace").decode()
         return Example(index, name, read_image(path, resize=self.resize, crop=self.crop, name=name), self.labels[index])

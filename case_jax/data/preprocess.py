@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from case_jax._checks import CaseJaxError
 from case_jax.source import UnreadableImageError
@@ -13,7 +13,7 @@ from case_jax.source import UnreadableImageError
 def preprocess(encoded: bytes, name: str, *, resize: int, crop: int) -> UInt8[np.ndarray, "crop crop 3"]:
     """Decode an image as torchvision's evaluation transform does: shorter side to `resize`, central crop.
 
-    PIL bilinear with antialias; grey, palette, CMYK and alpha images become RGB.
+    PIL bilinear with antialias; grey, palette, CMYK and alpha images become RGB, 16-bit grey is scaled to 8.
 
     Args:
         encoded: the bytes of a JPEG, PNG or any other file that PIL reads.
@@ -22,7 +22,7 @@ def preprocess(encoded: bytes, name: str, *, resize: int, crop: int) -> UInt8[np
         crop: side of the crop in pixels.
 
     Raises:
-        UnreadableImageError: when the bytes are truncated or no image.
+        UnreadableImageError: when the bytes are truncated or no image, or pixels are 32-bit numbers.
         CaseJaxError: when PIL has been told to pad truncated images in silence.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
@@ -31,7 +31,9 @@ def preprocess(encoded: bytes, name: str, *, resize: int, crop: int) -> UInt8[np
         )
     try:
         with Image.open(io.BytesIO(encoded)) as opened:
-            image = opened.convert("RGB")
+            image = _rgb(opened)
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(name, "not an image that PIL can read") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(name, f"{type(error).__name__}: {error}") from error
     width, height = image.size
@@ -39,3 +41,11 @@ def preprocess(encoded: bytes, name: str, *, resize: int, crop: int) -> UInt8[np
     image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
     return np.asarray(image.crop((left, top, left + crop, top + crop)))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # PIL's own conversion clips at 255 instead of scaling
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode!r} have no known range; save the image with 8 or 16 bits")
+    return image.convert("RGB")

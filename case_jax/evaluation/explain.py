@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from case_jax._checks import require
+from case_jax._checks import require, require_seed
 from case_jax.contrast.sets import ContrastSet
 from case_jax.evaluation.step import Pixels, Protocol, image_key, maps_of_view, view_for_targets
 from case_jax.imageops import normalise_image
@@ -54,6 +54,7 @@ def explain_images(
         CaseJaxError: for `top` outside [1, C].
     """
     require(1 <= top <= model.num_classes, "top", top, f"a number of classes from 1 to {model.num_classes}")
+    require_seed(seed)
     protocol = Protocol(methods, contrast, {}, {}, pixels, seed)
 
     @jax.jit

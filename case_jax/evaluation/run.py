@@ -170,6 +170,11 @@ def plan(
     require(part >= tile and part % tile == 0, "part", part, f"a multiple of the tile, {tile}")
     _check_classes(source, model)
     require_other_images(source, contrast.fingerprint, contrast.source)
+    finite = np.isfinite([*pixels.mean, *pixels.std]).all() and min(pixels.std) > 0
+    require(finite, "pixels", pixels, "finite means and deviations above 0, one per channel")
+    if contrast.table is not None:
+        rows, accepted = len(contrast.table), f"sets for the model's {model.num_classes} classes"
+        require(rows == model.num_classes, "contrast", f"sets for {rows} classes", accepted)
     indices = select(source, limit, seed)
     first = first_readable(source, indices).image
     _check_percents(agreement_percent, fidelity_percents, first.shape[:2])

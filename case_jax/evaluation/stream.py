@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from case_jax import parallel
-from case_jax._checks import CaseJaxError, require
+from case_jax._checks import CaseJaxError, require, require_seed
 from case_jax.evaluation.step import Batch, empty_batch
 from case_jax.source import NOBODY, Example, Source, UnreadableImageError
 
@@ -37,6 +37,7 @@ def select(source: Source, limit: int | None, seed: int) -> Int[np.ndarray, " N"
     Raises:
         CaseJaxError: for a limit below 1 or above the number of images.
     """
+    require_seed(seed)
     if limit is None or limit == len(source):
         return np.arange(len(source))
     require(
@@ -76,6 +77,7 @@ def first_readable(source: Source, indices: Int[np.ndarray, " N"]) -> Example:
 
 def template(source: Source, indices: Int[np.ndarray, " N"], size: int) -> Batch:
     """An empty batch of `size` images of the source's shapes."""
+    require(size >= 1, "tile", size, "at least 1 image per device and step")
     example = first_readable(source, indices)
     evidence = 0 if example.evidence is None else len(example.evidence.classes)
     return Batch(
@@ -109,8 +111,9 @@ def load_tile(source: Source, indices: Int[np.ndarray, " N"], number: int, empty
 def _check(example: Example, source: Source, empty: Batch) -> None:
     """Every image must fit the first one's shapes, have an id that int32 holds, and a label that exists."""
     image, evidence, expected = f"image {example.name!r}", example.evidence, empty.regions.shape[1:]
-    shape, accepted = np.shape(example.image), f"{empty.images.shape[1:]} like the first image"
-    require(shape == empty.images.shape[1:], image, f"shape {shape}", accepted)
+    pixels, accepted = np.asarray(example.image), f"uint8 of shape {empty.images.shape[1:]} like the first image"
+    proper = pixels.shape == empty.images.shape[1:] and pixels.dtype == np.uint8
+    require(proper, image, f"shape {pixels.shape}, dtype {pixels.dtype}", accepted)
     regions = (0, *expected[1:]) if evidence is None else np.shape(evidence.regions)
     require(
         regions == expected, image, f"evidence of shape {regions}", f"{expected} like the first image; pad with NOBODY"

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from case_jax._checks import require
 from case_jax.metrics.scored import Scored
 from case_jax.ranking import pixel_count, top_mask
 
@@ -37,11 +38,18 @@ def agreement(first: Float[Array, "H W"], second: Float[Array, "H W"], *, percen
         F⁺ = 0), so leave them out (`is_degenerate`), as an evaluation does.
 
     Raises:
-        CaseJaxError: for a percentage outside (0, 100], or one that is less than a pixel.
+        CaseJaxError: for a percentage outside (0, 100], or one that is less than a pixel, or maps of other shapes.
 
     Williamson, Dwyer, Ji, CASE (arXiv 2506.07327), section on the class-sensitivity diagnostic; F⁺ introduced here.
     """
-    count = pixel_count(percent, first.shape[-2:])
+    proper = first.ndim == 2 and first.shape == second.shape
+    require(
+        proper,
+        "first, second",
+        f"shapes {first.shape} and {second.shape}",
+        "two maps of one shape (H, W); batch with jax.vmap",
+    )
+    count = pixel_count(percent, first.shape)
     tops = [top_mask(m, count) for m in (first, second)]
     positive = [t & (m > 0) for t, m in zip(tops, (first, second), strict=True)]
     larger = jnp.maximum(positive[0].sum(), positive[1].sum())

@@ -43,7 +43,7 @@ def load_weights(path: str | Path, module: nnx.Module) -> dict[str, Any]:
 
     Raises:
         CaseJaxError: when the file is missing or is no safetensors file, or unless every key of the file fits exactly
-            one parameter of the same shape; names the first ten of each side that do not.
+            one parameter of the same shape; names the first ten of each side that do not. Also for values that are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -68,9 +68,23 @@ def load_weights(path: str | Path, module: nnx.Module) -> dict[str, Any]:
             f"  in the model only ({len(missing)}): {', '.join(missing[:10]) or '–'}\n"
             f"  other shape ({len(shapes)}): {'; '.join(shapes[:10]) or '–'}"
         )
+    strange = [
+        n for n, a in sorted(arrays.items()) if not np.issubdtype(a.dtype, np.floating) or not np.isfinite(a).all()
+    ]
+    if strange:
+        raise CaseJaxError(
+            f"weights: {path} has values that are no finite floating-point numbers in {', '.join(strange[:10])}."
+        )
     filled = {
         path: variable.replace(jnp.asarray(arrays[".".join(map(str, path))]))
         for path, variable in nnx.to_flat_state(nnx.state(module))
     }
     nnx.update(module, nnx.from_flat_state(filled))
-    return {key: json.loads(value) for key, value in raw.items()}
+    return {key: _json_or_text(value) for key, value in raw.items()}
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:  # other tools write plain text, `format: pt` for one
+        return value

@@ -1,6 +1,7 @@
 """A run folder as the report needs it: rows, configuration, contrast sets, gallery."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,9 +90,10 @@ def _gallery(file: Path) -> Gallery | None:
 def _session(line: str) -> dict[str, Any] | None:
     """One line of the log, or None where a crash tore it."""
     try:
-        return json.loads(line)
+        session = json.loads(line)
     except ValueError:
         return None
+    return session if isinstance(session, dict) else None
 
 
 def load_run(path: str | Path) -> Run:
@@ -110,6 +112,6 @@ def load_run(path: str | Path) -> Run:
         lines = (folder.path / "sessions.jsonl").read_text().splitlines()
         sessions = [session for line in lines if (session := _session(line))]
         gallery = _gallery(folder.path / "gallery.npz")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CaseJaxError(f"run: {folder.path} cannot be read ({error}); run the same command again.") from error
     return Run(rows, config, contrast, sessions, folder.excluded(), _methods(config), gallery)
