@@ -52,7 +52,11 @@ def _sensitivity(numbers: Numbers, judged: Sequence[Method], theta: float, k: fl
     level, parts = f"class-sensitive at θ = {theta:g}", []
     if len(judged) == 1 and known:
         verdict = (
-            level if yes else f"not {level}" if numbers[known[0].name]["F_median"] >= theta else f"not shown {level}"
+            level
+            if yes
+            else f"not {level}"
+            if numbers[known[0].name]["F_median"] >= theta
+            else f"not shown to be {level}"
         )
         return [f"{verdict}, the {_overlap(k)} {_medians(numbers, known)} (median)"]
     if yes:
@@ -69,7 +73,7 @@ def _sensitivity(numbers: Numbers, judged: Sequence[Method], theta: float, k: fl
         )
     if unproven:
         each = [f"{m.title} ({_medians(numbers, [m])}, {p_value(numbers[m.name][column])})" for m in unproven]
-        parts.append(f"for {listed(each)} the median overlap is lower, but the test does not reject")
+        parts.append(f"for {listed(each)} the median overlap lies below that threshold, but not significantly")
     if unusable:
         parts.append(f"{listed(unusable)} left no usable pair of maps to judge")
     return parts
