@@ -9,7 +9,16 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from case_jax._checks import CaseJaxError, unknown
-from case_jax.contrast.sets import ContrastSet, all_sets, confusion_sets, explicit, random_sets, table, topk_logits
+from case_jax.contrast.sets import (
+    ContrastSet,
+    all_sets,
+    confusion_sets,
+    explicit,
+    random_sets,
+    require_set_size,
+    table,
+    topk_logits,
+)
 
 CONTRASTS: dict[str, str] = {
     "confusion": "confusion:K, the K classes the model confuses each class with most often, counted on a split of its own",
@@ -77,8 +86,7 @@ def choose_contrast(
             raise CaseJaxError(
                 f"contrast: {name!r} needs labelled images to count confusions on; give contrast data, or topk_logits:{k}."
             )
-        if not 1 <= k < num_classes:
-            topk_logits(k, num_classes)  # the same bound, before the pass over the data
+        require_set_size(k, num_classes)  # before the pass over the data
         counted = confusions()
         sets = confusion_sets(counted.counts, k, mean_probabilities=counted.mean_probabilities)
         return ContrastChoice(

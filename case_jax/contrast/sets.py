@@ -43,7 +43,8 @@ def _require_classes(logits: Array, num_classes: int) -> None:
     )
 
 
-def _require_k(k: int, num_classes: int) -> None:
+def require_set_size(k: int, num_classes: int) -> None:
+    """Raise unless k other classes exist."""
     require(
         1 <= k < num_classes,
         "k",
@@ -104,7 +105,7 @@ def topk_logits(k: int, num_classes: int) -> ContrastSet:
     Raises:
         CaseJaxError: for k outside [1, C − 1].
     """
-    _require_k(k, num_classes)
+    require_set_size(k, num_classes)
 
     def highest(logits, target):
         others = jnp.arange(num_classes - 1)
@@ -124,7 +125,7 @@ def random_sets(k: int, num_classes: int, *, seed: int = 0) -> Int[np.ndarray, "
     Raises:
         CaseJaxError: for k outside [1, C − 1].
     """
-    _require_k(k, num_classes)
+    require_set_size(k, num_classes)
     rng = np.random.default_rng(seed)
     drawn = np.stack([rng.permutation(num_classes - 1)[:k] for _ in range(num_classes)])
     return drawn + (drawn >= np.arange(num_classes)[:, None])
@@ -169,7 +170,7 @@ def confusion_sets(
         "a square matrix of counts or rates ≥ 0, rows = true class",
     )
     num_classes = len(matrix)
-    _require_k(k, num_classes)
+    require_set_size(k, num_classes)
     confused = np.where(np.eye(num_classes, dtype=bool), 0.0, matrix)
     filled = np.maximum(k - (confused > 0).sum(1), 0)
     if mean_probabilities is None:

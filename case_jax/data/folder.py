@@ -77,7 +77,6 @@ class ImageFolder:
                 f"data: {self.root} has images both in sub-folders (labels: {', '.join(folders[:3])}, …) and beside them "
                 f"({flat[0]}, …); move them so that all or none have a label."
             )
-        self.labelled = bool(folders)
         index = labels_from_folders(folders, class_names) if folders else {}
         self.labels = [index.get(p[0], -1) for p in parts]
         self.class_names = class_names if folders else None
