@@ -1,7 +1,7 @@
 """Devices: the only room that knows how many there are."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -16,6 +16,11 @@ def device_count() -> int:
 def device_names() -> list[str]:
     """Kind of each local device, for run folders and benchmarks."""
     return [f"{d.platform}:{d.device_kind}" for d in jax.local_devices()]
+
+
+def on_device(array: np.ndarray) -> jax.Array:
+    """An array of the host as JAX's own; compiles nothing, where `jnp.asarray` compiles a program for each shape."""
+    return jax.device_put(array)
 
 
 def _over_devices() -> NamedSharding:
@@ -38,3 +43,14 @@ def shard(tree: Any) -> Any:
 def over_devices(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function under `jax.pmap`: every argument and result has a leading device axis."""
     return jax.pmap(function, axis_name="devices")
+
+
+def trace(step: Callable[..., Any], *arguments: Any) -> None:
+    """Trace a step of `over_devices` for arguments of one device, without running it; its first call does not trace again.
+
+    Raises:
+        Exception: whatever the function raises while it is traced.
+    """
+    count, sharding = device_count(), _over_devices()
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *np.shape(a)), a.dtype, sharding=sharding), arguments)
+    cast(Any, step).lower(*shapes)

@@ -1,6 +1,6 @@
 """From rows to answers: tests, intervals and counts per method (no JAX here)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from case_jax._checks import CaseJaxError
+from case_jax.measure import Measure
 
 THETAS = (0.5, 0.7)
 ALPHA = 0.05
@@ -176,6 +177,42 @@ def _evidence(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]
     return out | {f"points_{i}_mean": both[f"points_{i}"].mean() for i in (1, 2)}
 
 
+def usable_rows(rows: pd.DataFrame, measure: Measure) -> pd.Series:
+    """Which rows enter a measure: those whose maps it needs are usable, of the images that it is about, and whose number is known."""
+    usable = rows[measure.column].notna()
+    if measure.correct:
+        usable &= correct_rows(rows)
+    if measure.maps == "both":
+        usable &= both_usable(rows)
+    if measure.maps in ("first", "first and random"):
+        usable &= ~rows["degenerate_1"]
+    if measure.maps == "first and random":
+        usable &= ~rows["degenerate_random"]
+    return usable
+
+
+def _measured(rows: pd.DataFrame, measure: Measure, resamples: int, seed: int) -> dict[str, float]:
+    values = rows.loc[usable_rows(rows, measure), measure.column].to_numpy(np.float64)
+    found = bootstrap(values, measure.statistic, resamples=resamples, seed=seed)
+    return {f"n_{measure.column}": len(values), **_named(measure.column, found, measure.statistic)}
+
+
+def ranked(table: pd.DataFrame, better: Mapping[str, str]) -> pd.DataFrame:
+    """Rank of every method in every criterion, 1 = best, and the mean of its ranks, by which the rows are sorted.
+
+    Equal values share the mean of their ranks; where a number is undefined (no usable map) the method comes last.
+
+    Args:
+        table: numbers, one row per method to be ranked.
+        better: by column of the table, whether `high` or `low` is good.
+    """
+    ranks = pd.DataFrame(
+        {c: table[c].astype(np.float64).rank(ascending=b == "low", na_option="bottom") for c, b in better.items()},
+        index=table.index,
+    )
+    return ranks.assign(mean_rank=ranks.mean(axis=1)).sort_values("mean_rank", kind="stable")
+
+
 def paired_tests(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Fidelity of every method against the reference on the same images, paired by image id.
 
@@ -216,6 +253,7 @@ def summarise(
     rows: pd.DataFrame,
     *,
     thetas: Sequence[float] = THETAS,
+    measures: Sequence[Measure] = (),
     reference: str = "case",
     resamples: int = 2000,
     seed: int = 0,
@@ -228,6 +266,7 @@ def summarise(
     Args:
         rows: a run's rows, see `RunFolder.rows`.
         thetas: thresholds of the class-sensitivity test.
+        measures: further columns of the rows, as the run's metrics describe them; those that the rows lack are passed over.
         reference: the method that fidelity is compared with.
         resamples: bootstrap samples per interval.
         seed: of the resampling.
@@ -256,6 +295,9 @@ def summarise(
             entry |= _fidelity(group, resamples, seed)
         if "mass_own" in rows:
             entry |= _evidence(group, resamples, seed)
+        for measure in measures:
+            if measure.column in rows:
+                entry |= _measured(group, measure, resamples, seed)
         table[name] = entry
     frame = pd.DataFrame.from_dict(table, orient="index")
     frame.index.name = "method"
@@ -278,6 +320,10 @@ def _counts(rows: pd.DataFrame) -> dict[str, int]:
             rows["degenerate_1"].sum() + rows["degenerate_2"].sum()
         ),
     }
+    if "degenerate_random" in rows:
+        out["degenerate maps of the random class, over all methods (left out of the scores that use them)"] = int(
+            rows["degenerate_random"].sum()
+        )
     if "mass_own" in rows:
         # whether evidence is known depends on the image alone, but an all-zero map has no mass: any method's row will do
         known = rows.groupby("image_id")[["points_1", "points_2"]].first().notna()

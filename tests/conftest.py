@@ -48,7 +48,7 @@ def scenes():
 @pytest.fixture(scope="session")
 def images(classifier, scenes):
     """The same scenes, normalised: (8, 48, 48, 3)."""
-    facts = classifier.entry.preprocessing
+    facts = classifier.preprocessing
     return jnp.stack([normalise_image(jnp.asarray(s.image), facts.mean, facts.std) for s in scenes])
 
 

@@ -40,6 +40,35 @@ def test_the_longer_side_is_rounded_down_as_torchvision_does():
     np.testing.assert_array_equal(pixels, expected[:, 42:298])
 
 
+def noise(height, width):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def test_bicubic_resizing_is_pils():
+    image = noise(60, 90)
+    pixels = preprocess(encoded(image), "x", resize=30, crop=24, interpolation="bicubic")
+    expected = np.asarray(image.resize((45, 30), Image.Resampling.BICUBIC))[3:27, 10:34]
+    np.testing.assert_array_equal(pixels, expected)
+    assert (pixels != preprocess(encoded(image), "x", resize=30, crop=24)).any()
+
+
+def test_an_unknown_interpolation_is_refused():
+    with pytest.raises(CaseJaxError, match=r"interpolation: 'cubic' is unknown\. Did you mean 'bicubic'\?"):
+        preprocess(encoded(gradient(8, 8)), "x", resize=8, crop=8, interpolation="cubic")
+
+
+def test_a_folder_hands_the_interpolation_on_and_its_fingerprint_knows_it(folder):
+    noise(20, 20).save(folder / "cat" / "a.png")
+    bilinear, bicubic = (
+        open_source(f"folder:{folder}", NAMES, resize=12, crop=12, interpolation=i) for i in ("bilinear", "bicubic")
+    )
+    raw = (folder / "cat" / "a.png").read_bytes()
+    expected = preprocess(raw, "x", resize=12, crop=12, interpolation="bicubic")
+    np.testing.assert_array_equal(bicubic[0].image, expected)
+    assert (bilinear[0].image != expected).any()
+    assert bilinear.fingerprint != bicubic.fingerprint
+
+
 @pytest.mark.parametrize(
     ("mode", "kind"), [("L", "PNG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "PNG"), ("1", "PNG")]
 )

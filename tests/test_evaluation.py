@@ -1,18 +1,21 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
-from case_jax import case, grad_cam, top_class_maps
+from case_jax import ask, case, grad_cam, tag, tap_function, top_class_maps, topk_logits
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
 from case_jax.evaluation.confusion import count_confusions
 from case_jax.evaluation.run import evaluate, plan
-from case_jax.evaluation.step import Pixels
+from case_jax.evaluation.step import Batch, Pixels, Protocol, make_step, other_class
 from case_jax.imageops import finish_maps, normalise_image
-from case_jax.metrics import agreement, removed_probabilities
+from case_jax.measure import Measure
+from case_jax.metrics import METRICS, Metric, agreement, removed_probabilities
 from case_jax.models import load_classifier, tap_classifier
+from case_jax.report import write_report
 from case_jax.results import RunFolder
 from case_jax.source import UnreadableImageError
 from case_jax.stats import summarise
@@ -23,7 +26,7 @@ PERCENTS = (10, 50)
 
 @pytest.fixture(scope="module")
 def pixels():
-    facts = load_classifier().entry.preprocessing
+    facts = load_classifier().preprocessing
     return Pixels(facts.mean, facts.std)
 
 
@@ -315,3 +318,114 @@ def test_a_module_with_dropout_is_evaluated(prepared, pixels, tmp_path):
     net = tap_nnx(Net(nnx.Rngs(0)), "conv", image, linear_head="head")
     planned = plan(source, net, choose_contrast("all", 25), pixels=pixels, methods=METHODS, tile=6, part=6)
     assert len(evaluate(planned, RunFolder(tmp_path / "run")).rows()) == 18
+
+
+# --- metrics of one's own ----------------------------------------------------------------------------------------------------
+
+
+def brightness(scored, *, scale=1.0):
+    """A metric of one's own: mean of the first map, and of the map of the random class."""
+    return {"brightness": scale * scored.maps[0].mean(), "brightness_random": scored.maps[2].mean()}
+
+
+def blank(scored):
+    """The map of the altered image, in which nothing is left."""
+    return {"blank": scored.explain(jnp.zeros_like(scored.view.image)).max()}
+
+
+OWN = {
+    "sensitivity": METRICS["sensitivity"],
+    "brightness": Metric(
+        brightness,
+        "how bright is it?",
+        (Measure("brightness", "brightness", "mean of the map; low = sparse", better="low", percent=False),),
+        random_class=True,
+    ),
+    "blank": Metric(blank, "what is left?", explains=True),
+}
+
+
+@pytest.fixture(scope="module")
+def own(prepared, tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("own") / "run")
+    return evaluate(prepared(metrics=OWN, metric_options={"brightness": {"scale": 2.0}}), folder)
+
+
+def test_a_metric_of_one_s_own_is_evaluated_with_its_options(own, model, pixels, unbroken):
+    rows = own.rows()
+    assert not rows.columns.str.startswith("p_removed").any()  # only the metrics that were asked for
+    np.testing.assert_array_equal(rows["F"], unbroken["F"])
+    scene = DigitScenes("test", 37)[5]
+    image = normalise_image(scene.image, *pixels)
+    view = model.view(model.params, image)
+    row = rows[(rows["image_id"] == 5) & (rows["method"] == "grad_cam")].iloc[0]
+    targets = jnp.asarray([row["top1"], row["random_class"]])
+    maps = finish_maps(grad_cam(view, ask(view, targets)), image.shape[:2])
+    assert row["brightness"] == pytest.approx(2 * float(maps[0].mean()), rel=1e-4)
+    assert row["brightness_random"] == pytest.approx(float(maps[1].mean()), rel=1e-4)
+
+
+def test_a_metric_may_ask_the_method_about_an_altered_image(own, model):
+    rows = own.rows()
+    empty = jnp.zeros(model.image_shape)
+    for c in rows["top1"].unique():
+        view = model.view(model.params, empty)
+        expected = finish_maps(grad_cam(view, ask(view, jnp.asarray([c]))), empty.shape[:2]).max()
+        found = rows.loc[(rows["top1"] == c) & (rows["method"] == "grad_cam"), "blank"]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_random_class_is_any_but_the_likeliest(own):
+    rows = own.rows().drop_duplicates("image_id")
+    assert (rows["random_class"] != rows["top1"]).all()
+    assert rows["random_class"].between(0, 24).all()
+    assert rows["random_class"].nunique() > 12  # 37 draws from 24 classes hit 19 on average
+    assert "random_class" not in evaluation_columns(["sensitivity"])
+
+
+def evaluation_columns(metrics):
+    step = make_step(
+        Protocol(
+            {"grad_cam": grad_cam},
+            topk_logits(1, 2),
+            {n: METRICS[n] for n in metrics},
+            {},
+            Pixels((0.0,) * 3, (1.0,) * 3),
+        ),
+        tap_function(lambda p, x: tag(x, "a").mean((0, 1)) @ p, jnp.ones((3, 2)), "a", jnp.zeros((8, 8, 3))),
+    )
+    batch = Batch(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int32), np.zeros((1, 0, 8, 8), bool), np.zeros((1, 0), np.int32))  # fmt: skip
+    return jax.eval_shape(step, jnp.ones((3, 2)), batch)
+
+
+def test_uniform_draw_of_the_other_class():
+    keys = jax.random.split(jax.random.key(0), 3000)
+    drawn = np.asarray(jax.vmap(lambda key: other_class(key, jnp.int32(2), 4))(keys))
+    counts = np.bincount(drawn, minlength=4)
+    assert counts[2] == 0
+    assert (np.abs(counts[[0, 1, 3]] - 1000) < 130).all()  # five standard deviations
+
+
+def test_what_a_metric_says_of_itself_is_summed_up_ranked_and_shown(own):
+    page = write_report(own.path).read_text()
+    assert "Further scores" in page
+    assert "mean of the map; low = sparse" in page
+    assert "Ranks" in page
+    table = pd.read_csv(own.path / "summary.csv", index_col="method")
+    assert table.loc["grad_cam", "brightness_mean"] == pytest.approx(
+        own.rows().query("method == 'grad_cam'")["brightness"].mean(), rel=1e-5
+    )
+    assert table["mean_rank"].notna().sum() == 2  # the control is not ranked
+    text = (own.path / "summary.md").read_text()
+    assert text.count("| method") == 3
+
+
+def test_unknown_options_of_metrics_are_refused(prepared):
+    with pytest.raises(CaseJaxError, match="metric_options: 'blur' is unknown"):
+        prepared(metric_options={"blur": {}})
+
+
+def test_two_metrics_must_not_write_the_same_column(prepared, tmp_path):
+    twice = OWN | {"again": OWN["brightness"]}
+    with pytest.raises(CaseJaxError, match=r"metrics: got columns brightness, brightness_random from 'again'"):
+        evaluate(prepared(metrics=twice), RunFolder(tmp_path / "twice"))

@@ -10,7 +10,7 @@ import pytest
 
 FLOORS = (
     ("_checks",),
-    ("source", "imageops", "ranking", "chunking", "parallel", "results"),
+    ("source", "imageops", "ranking", "chunking", "measure", "parallel", "results"),
     ("tap", "data"),
     ("models",),
     ("contrast",),
@@ -21,7 +21,7 @@ FLOORS = (
     ("cli", "__main__"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-NO_JAX = ("results", "stats", "report")
+NO_JAX = ("measure", "results", "stats", "report")
 HEAVY = ("tensorflow_datasets", "tensorflow", "matplotlib", "scipy", "pyarrow", "pandas", "sklearn")
 
 PACKAGE = Path(find_spec("case_jax").origin).parent

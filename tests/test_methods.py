@@ -1,6 +1,7 @@
 """The contract every saliency method keeps, and what is special about some."""
 
-from functools import cache
+from functools import cache, partial
+from inspect import signature
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +28,27 @@ CONTRAST = topk_logits(2, CLASSES)
 EACH = pytest.mark.parametrize("name", METHODS)
 
 
+# The contract is about form; what more passes bring is tested beside each method.
+BUDGETS = {"steps": 8, "samples": 3, "masks": 24}
+
+
+def quick(name):
+    """The method, with a small number of passes where it lets one choose."""
+    maps = METHODS[name].maps
+    return partial(maps, **{k: v for k, v in BUDGETS.items() if k in signature(maps).parameters})
+
+
+def close(name, first, second):
+    """Equal but for rounding, of which Adam makes more: it divides small gradients by their own size."""
+    np.testing.assert_allclose(first, second, atol=1e-5 if METHODS[name].slow else 1e-6)
+
+
 def maps_of(name, model):
     """Maps of chosen classes of one image as a plain function of arrays."""
 
     def run(params, image, targets, key):
         view = model.view(params, image)
-        return METHODS[name].maps(view, ask(view, targets, CONTRAST, key=key))
+        return quick(name)(view, ask(view, targets, CONTRAST, key=key))
 
     return run
 
@@ -47,12 +63,12 @@ def compiled(toy):
 def test_shape_type_range_and_jit(toy, toy_images, compiled, name):
     args = (toy.params, toy_images[0], jnp.asarray([3, 0]), jax.random.key(0))
     maps = compiled(name)(*args)
-    size = toy.image_shape[:2] if METHODS[name].control else toy.activation_shape[:2]
-    assert (maps.shape, maps.dtype) == ((2, *size), jnp.float32)
+    assert (len(maps), maps.dtype) == (2, jnp.float32)
+    assert maps.shape[1:] in (toy.image_shape[:2], toy.activation_shape[:2])
     assert bool(jnp.isfinite(maps).all())
     assert float(maps.min()) >= 0
     assert float(maps.max()) > 0
-    np.testing.assert_allclose(maps_of(name, toy)(*args), maps, atol=1e-6)
+    close(name, maps_of(name, toy)(*args), maps)
 
 
 @EACH
@@ -60,29 +76,31 @@ def test_vmap_over_images_equals_the_loop(toy, toy_images, compiled, name):
     keys, targets = jax.random.split(jax.random.key(0), 4), jnp.asarray([3, 0])
     batched = jax.jit(jax.vmap(maps_of(name, toy), (None, 0, None, 0)))(toy.params, toy_images, targets, keys)
     for i in range(4):
-        np.testing.assert_allclose(batched[i], compiled(name)(toy.params, toy_images[i], targets, keys[i]), atol=1e-6)
-    assert METHODS[name].maps is centre_gaussian or not np.allclose(batched[0], batched[1])
+        close(name, batched[i], compiled(name)(toy.params, toy_images[i], targets, keys[i]))
+    # the toy's one layer passes nothing of the image to what is rectified on the way back
+    if name not in ("centre_gaussian", "deconvolution"):
+        assert not np.allclose(batched[0], batched[1])
 
 
 @EACH
 def test_maps_of_all_classes_hold_the_map_of_each(toy, toy_images, compiled, name):
-    run = jax.jit(lambda x, key: all_class_maps(METHODS[name].maps, toy, toy.params, x, contrast=CONTRAST, key=key))
+    run = jax.jit(lambda x, key: all_class_maps(quick(name), toy, toy.params, x, contrast=CONTRAST, key=key))
     key = jax.random.key(0)
     together = run(toy_images[0], key)
     assert len(together) == CLASSES
     for c in range(CLASSES):
         pair = jnp.asarray([c, (c + 1) % CLASSES])
-        np.testing.assert_allclose(together[pair], compiled(name)(toy.params, toy_images[0], pair, key), atol=1e-6)
+        close(name, together[pair], compiled(name)(toy.params, toy_images[0], pair, key))
 
 
 @EACH
 def test_maps_of_the_likeliest_classes(toy, toy_images, compiled, name):
-    run = jax.jit(lambda x, key: top_class_maps(METHODS[name].maps, toy, toy.params, x, contrast=CONTRAST, key=key))
+    run = jax.jit(lambda x, key: top_class_maps(quick(name), toy, toy.params, x, contrast=CONTRAST, key=key))
     key = jax.random.key(0)
     top = run(toy_images[0], key)
     order = jnp.argsort(-toy.apply(toy.params, toy_images[0]))
-    np.testing.assert_allclose(top, compiled(name)(toy.params, toy_images[0], order[:2], key), atol=1e-6)
-    assert bool((top[0] == top[1]).all()) == (METHODS[name].maps is centre_gaussian)  # the one class-blind method
+    close(name, top, compiled(name)(toy.params, toy_images[0], order[:2], key))
+    assert bool((top[0] == top[1]).all()) == METHODS[name].class_blind
 
 
 @EACH
@@ -137,7 +155,8 @@ def test_a_network_that_sees_nothing_gives_zero_maps_not_nan(name):
     model = tap_function(
         lambda p, x: jnp.tanh(tag(x * 0, "a").mean((0, 1))) @ p, jnp.ones((3, 4)), "a", jnp.ones((4, 4, 3))
     )
-    run = jax.jit(lambda x: all_class_maps(METHODS[name].maps, model, model.params, x, contrast=topk_logits(2, 4)))
+    contrast, key = topk_logits(2, 4), jax.random.key(0)
+    run = jax.jit(lambda x: all_class_maps(quick(name), model, model.params, x, contrast=contrast, key=key))
     maps = run(jnp.ones((4, 4, 3)))
     np.testing.assert_array_equal(maps, 0.0)
 

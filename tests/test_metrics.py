@@ -28,8 +28,8 @@ NETWORKS = ("resnet_bottleneck", "resnet_basic", "vgg_bn", "densenet", "convnext
 EACH = pytest.mark.parametrize("name", METRICS)
 
 
-def random_maps(seed=0, shape=(12, 12)):
-    return jnp.asarray(np.random.default_rng(seed).random((2, *shape)), jnp.float32)
+def random_maps(seed=0, shape=(12, 12), count=2):
+    return jnp.asarray(np.random.default_rng(seed).random((count, *shape)), jnp.float32)
 
 
 agree = jax.jit(agreement, static_argnames="percent")
@@ -48,16 +48,16 @@ def patch(top, left, size=4, shape=(20, 20)):
 
 
 def scored_by(model):
-    """The state that metrics see of one image, as a function of arrays."""
+    """The state that metrics see of one image, as a function of arrays; the third map is that of a random class."""
 
     def build(maps, image, key):
         view = model.view(model.params, image)
-        targets = jax.lax.top_k(view.logits, 2)[1]
+        targets = jax.lax.top_k(view.logits, len(maps))[1]
         regions = jnp.asarray([patch(0, 0, 4, (12, 12)), patch(6, 0, 4, (12, 12)), patch(0, 6, 4, (12, 12))])
         classes = jnp.stack([jnp.int32(SHARED), targets[0], targets[1]])
         return Scored(
             maps,
-            jnp.zeros(2, bool),
+            jnp.zeros(len(maps), bool),
             view,
             targets,
             jax.nn.softmax(view.logits)[targets],
@@ -65,6 +65,7 @@ def scored_by(model):
             classes,
             -jnp.ones(3),
             key,
+            lambda altered: maps[0] * (1 + altered.mean(-1)),
         )
 
     return build
@@ -75,7 +76,7 @@ def test_columns_are_finite_scalars_equal_under_jit_and_vmap(toy, toy_images, na
     def columns(maps, image, key):
         return METRICS[name].columns(scored_by(toy)(maps, image, key))
 
-    maps = jnp.stack([random_maps(s) for s in range(4)])
+    maps = jnp.stack([random_maps(s, count=3) for s in range(4)])
     keys = jax.random.split(jax.random.key(0), 4)
     alone = jax.jit(columns)(maps[0], toy_images[0], keys[0])
     batched = jax.jit(jax.vmap(columns))(maps, toy_images, keys)
@@ -87,26 +88,41 @@ def test_columns_are_finite_scalars_equal_under_jit_and_vmap(toy, toy_images, na
         np.testing.assert_allclose(value, batched[key][0], atol=1e-5)
 
 
+# which maps a column needs, where that is not the first alone
+NEEDS = {
+    "points_2": {1},
+    "soundness_2": {1},
+    "soundness": {2},
+    "raised": {2},
+    "spearman": {0, 1},
+    "ssim": {0, 1},
+    "ssim_random": {0, 2},
+    "F": {0, 1},
+    "F_plus": {0, 1},
+}
+
+
 @EACH
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, 1, 2])
 def test_degenerate_maps_are_never_silently_scored(toy, toy_images, name, which):
-    """Scores that need the degenerate map are NaN; those of the other map stay."""
+    """Scores that need the degenerate map are NaN; those of the other maps stay."""
 
     @jax.jit
     def run(degenerate):
-        scored = scored_by(toy)(random_maps(), toy_images[0], jax.random.key(0))
+        scored = scored_by(toy)(random_maps(count=3), toy_images[0], jax.random.key(0))
         return METRICS[name].columns(scored._replace(degenerate=degenerate))
 
-    usable, found = run(jnp.zeros(2, bool)), run(jnp.arange(2) == which)
+    usable, found = run(jnp.zeros(3, bool)), run(jnp.arange(3) == which)
     for column_name, value in found.items():
         if column_name != "zeros_in_top":
-            needs = (0, 1) if name == "sensitivity" else (1,) if column_name == "points_2" else (0,)
-            np.testing.assert_array_equal(value, np.nan if which in needs else usable[column_name])
+            np.testing.assert_array_equal(
+                value, np.nan if which in NEEDS.get(column_name, {0}) else usable[column_name]
+            )
 
 
 def columns_of(columns, model, images, **options):
     """The columns' names and shapes, without computing anything."""
-    args = (random_maps(), images[0], jax.random.key(0))
+    args = (random_maps(count=3), images[0], jax.random.key(0))
     return jax.eval_shape(lambda *args: columns(scored_by(model)(*args), **options), *args)
 
 

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from case_jax import CaseJaxError, stats
+from case_jax.measure import Measure
 
 
 def test_wilcoxon_equals_the_reference(golden):
@@ -143,3 +144,55 @@ def test_a_constant_difference_has_a_signed_rank_test():
     pairs = stats.paired_tests(data, "case")
     assert np.isnan(pairs.loc[0, "p_t"])
     assert pairs.loc[0, "p_w"] < 1e-4
+
+
+# --- measures and ranks -----------------------------------------------------------------------------------------------------
+
+
+def with_scores(count: int = 20) -> pd.DataFrame:
+    """Rows with a further column: 0, 1, 2, … for grad_cam and twice that for case; one of each unusable, one wrong image."""
+    found = rows(count)
+    found["extra"] = found["image_id"] * np.where(found["method"] == "case", 2.0, 1.0)
+    found["degenerate_random"] = found["image_id"] == 3
+    found.loc[found["image_id"] == 0, "degenerate_1"] = True
+    found.loc[found["image_id"] == 1, "degenerate_2"] = True
+    found.loc[found["image_id"] == 2, "label"] = 7
+    found.loc[found["image_id"] == 4, "extra"] = np.nan
+    return found
+
+
+@pytest.mark.parametrize(
+    ("maps", "correct", "left_out"),
+    [
+        ("any", False, {4}),
+        ("first", False, {0, 4}),
+        ("both", False, {0, 1, 4}),
+        ("first and random", False, {0, 3, 4}),
+        ("first", True, {0, 2, 4}),
+    ],
+)
+def test_a_measure_counts_the_rows_it_is_about(maps, correct, left_out):
+    measure = Measure("extra", "Extra", "a number", maps=maps, correct=correct)
+    table = stats.summarise(with_scores(), measures=[measure, measure._replace(column="absent")]).table
+    kept = [i for i in range(20) if i not in left_out]
+    assert table["n_extra"].tolist() == [len(kept)] * 2
+    assert table.loc["grad_cam", "extra_mean"] == pytest.approx(np.mean(kept))
+    assert table.loc["case", "extra_mean"] == pytest.approx(2 * np.mean(kept))
+    assert table.loc["case", "extra_low"] < table.loc["case", "extra_mean"] < table.loc["case", "extra_high"]
+    assert not any("absent" in column for column in table)
+
+
+def test_a_measure_may_be_a_median():
+    found = with_scores()
+    found.loc[found["image_id"] == 19, "extra"] = 1e6
+    measure = Measure("extra", "Extra", "a number", statistic="median", maps="any")
+    assert stats.summarise(found, measures=[measure]).table.loc["grad_cam", "extra_median"] == 10
+
+
+def test_ranks_by_hand():
+    table = pd.DataFrame({"a": [0.1, 0.3, 0.3, np.nan], "b": [5.0, 9.0, 1.0, 7.0]}, index=list("wxyz"))
+    ranks = stats.ranked(table, {"a": "low", "b": "high"})
+    assert ranks.loc[list("wxyz"), "a"].tolist() == [1, 2.5, 2.5, 4]  # ties share, undefined comes last
+    assert ranks.loc[list("wxyz"), "b"].tolist() == [3, 1, 4, 2]
+    assert ranks.index.tolist() == ["x", "w", "z", "y"]
+    assert ranks["mean_rank"].tolist() == [1.75, 2, 3, 3.25]

@@ -360,14 +360,19 @@ def test_closed_form_equals_the_pullback(classifier, images, layer):
     for x in images[:3]:
         closed, pulled = both(x)
         assert float(jnp.abs(pulled).max()) > 0
-        np.testing.assert_allclose(closed, pulled, atol=1e-6 * float(jnp.abs(pulled).max()), rtol=0)
+        np.testing.assert_allclose(closed, pulled, atol=3e-6 * float(jnp.abs(pulled).max()), rtol=0)
 
 
-@pytest.mark.parametrize("layer", ["blocks.1", "blocks.2.conv1", "stem"])
-def test_a_tail_that_mixes_channels_has_no_closed_form(classifier, images, layer):
-    with pytest.raises(
-        CaseJaxError, match=rf"linear_head: the closed form .* layer '{layer}' differs .* leave linear_head out"
-    ):
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("blocks.0", r"head: the closed form .* layer 'blocks.0' differs .* leave the head out"),
+        ("blocks.2.conv1", r"head: the closed form .* layer 'blocks.2.conv1' differs .* leave the head out"),
+        ("blocks.1", r"head: got 48 inputs behind layer 'blocks.1' of 32 channels.* leave the head out"),
+    ],
+)
+def test_a_tail_that_mixes_channels_has_no_closed_form(classifier, images, layer, message):
+    with pytest.raises(CaseJaxError, match=message):
         tap_nnx(classifier.module, layer, images[0], linear_head="head")
 
 
@@ -376,7 +381,7 @@ def test_a_head_behind_another_layer_has_no_closed_form():
         a = tag(x, "a")
         return jnp.tanh(tag_head_input(a.mean((0, 1))) @ p)
 
-    with pytest.raises(CaseJaxError, match="linear_head"):
+    with pytest.raises(CaseJaxError, match=r"head: the closed form .* not linear"):
         tap_function(function, jnp.eye(3), "a", image_of(), head_kernel=lambda p: p)
 
 
@@ -621,7 +626,7 @@ def test_a_head_that_does_more_than_its_kernel_says_is_refused(classifier, image
     module = load_classifier().module
     module.head = nnx.LoRALinear(48, 25, lora_rank=4, rngs=nnx.Rngs(0))
     module.head.lora.lora_b[...] += 1.0
-    with pytest.raises(CaseJaxError, match=r"linear_head: the closed form .* or the head is not linear"):
+    with pytest.raises(CaseJaxError, match=r"head: the closed form .* or the head is not linear"):
         tap_nnx(module, "blocks.2", images[0], linear_head="head")
     model = tap_nnx(module, "blocks.2", images[0])
     evaluated = nnx.view(module, use_running_average=True)

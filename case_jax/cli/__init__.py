@@ -1,4 +1,4 @@
-"""The shell: `case-jax evaluate | explain | sweep | report | list`."""
+"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | report | list`."""
 
 import os
 import sys
@@ -9,6 +9,7 @@ import tyro
 
 from case_jax._checks import CaseJaxError
 from case_jax.cli import commands
+from case_jax.cli.grid_pointing import grid_pointing
 
 
 def _cache_compilations() -> None:
@@ -25,6 +26,7 @@ def main() -> None:
         "evaluate": commands.evaluate,
         "explain": commands.explain,
         "sweep": commands.sweep,
+        "grid-pointing": grid_pointing,
         "report": commands.report,
         "list": commands.list_,
     }

@@ -22,6 +22,10 @@ from case_jax.metrics import METRICS, PERCENTS
 from case_jax.models import MODELS
 from case_jax.results import RunFolder, require_writable
 
+WEIGHTS_AND_LAYERS = """
+Weights: a repository of the Hugging Face hub is fetched once and then taken from its cache; --weights takes another one, or a file.
+Layers: --layer takes any other path, too. Closed form: class weights of all classes at once; pulled back: a gradient for each class."""
+
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
 
 
@@ -54,8 +58,8 @@ def evaluate(
     Args:
         model: classifier and contrast.
         data: `digit_scenes[:SPLIT]`, `folder:PATH` (labels from sub-folders when there are any) or `tfds:NAME:SPLIT`.
-        methods: names from `case-jax list methods`; all by default.
-        metrics: names from `case-jax list metrics`; all by default.
+        methods: names from `case-jax list methods`, or `all`; by default all but the slow ones.
+        metrics: names from `case-jax list metrics`, or `all`; by default all but the slow ones.
         limit: number of images, drawn once by the seed; all of a folder, and 1000 scenes, by default.
         out: run folder; by default one below runs/, named after data, model and limit.
         agreement_percent: k of the class-sensitivity diagnostic, percent of the pixels.
@@ -67,7 +71,7 @@ def evaluate(
     """
     ready = make_ready(model)
     source = ready.open(data, limit=limit, seed=seed)
-    chosen = ready.methods(methods)
+    chosen, scored = ready.methods(methods), ready.metrics(metrics)
     size = "" if limit is None else f"-{limit}"
     folder = RunFolder(out or Path("runs") / f"{source.name.replace('/', '-').replace(':', '-')}-{model.model}{size}")
     if isinstance(source, ImageFolder):
@@ -85,7 +89,8 @@ def evaluate(
         ready.contrast(evaluated=source, seed=seed),
         pixels=ready.pixels,
         methods=chosen,
-        metrics=metrics or tuple(METRICS),
+        metrics=tuple(scored),
+        metric_options=scored,
         agreement_percent=agreement_percent,
         fidelity_percents=fidelity_percents,
         fill=fill,
@@ -139,7 +144,7 @@ def explain(
     Args:
         images: image files, or `digit_scenes:INDEX` for a scene of the embedded data.
         model: classifier and contrast.
-        methods: names from `case-jax list methods`; all by default.
+        methods: names from `case-jax list methods`, or `all`; by default all but the slow ones.
         top: how many of the likeliest classes.
         out: folder for the PNG files; files of the same name are replaced.
         seed: for random methods.
@@ -149,8 +154,7 @@ def explain(
     require(images, "images", "none", "image files, or digit_scenes:INDEX for a scene of the embedded data")
     ready = make_ready(model)
     chosen = ready.methods(methods)
-    facts = ready.classifier.entry.preprocessing
-    examples = read_examples(images, resize=facts.resize, crop=facts.crop)
+    examples = read_examples(images, ready.classifier.preprocessing)
     require_writable(out)
     contrast = ready.contrast(seed=seed).sets
     titles = [METHODS[name].title for name in chosen]
@@ -162,7 +166,7 @@ def explain(
         names = (out / f"explain-{stem}{suffix}.png" for suffix in ("", *(f"-{n}" for n in range(2, len(images) + 1))))
         file = next(name for name in names if name not in written)  # two images of one name in two folders
         written.add(file)
-        print(draw_grid(found, titles, ready.classifier.entry.class_names, file))
+        print(draw_grid(found, titles, ready.classifier.class_names, file))
 
 
 def sweep(
@@ -189,7 +193,7 @@ def sweep(
     Args:
         model: classifier and contrast.
         data: as in `case-jax evaluate`.
-        methods: names from `case-jax list methods`; all by default.
+        methods: names from `case-jax list methods`, or `all`; by default all but the slow ones.
         top: pairs among this many likeliest classes of each image; all classes by default.
         limit: number of images, drawn once by the seed; 1000 scenes by default.
         out: folder to write to.
@@ -215,7 +219,7 @@ def sweep(
         seed=seed,
         tile=tile,
     )
-    names = ready.classifier.entry.class_names
+    names = ready.classifier.class_names
     np.savez_compressed(
         out / "sweep.npz",
         methods=np.array(found.methods),
@@ -254,16 +258,25 @@ def list_(
                 m.title,
                 "yes" if m.contrastive else "",
                 "yes" if m.control else "",
+                "yes" if m.slow else "",
                 (m.maps.__doc__ or "").split("\n")[0],
             )
             for name, m in METHODS.items()
         ]
-        print(tabulate(rows, headers=("name", "title", "contrast sets", "control", "what it does")))
+        print(tabulate(rows, headers=("name", "title", "contrast sets", "control", "slow", "what it does")))
     elif what == "models":
         models = [
-            (name, len(m.class_names), f"{m.preprocessing.crop}²", ", ".join(m.layers)) for name, m in MODELS.items()
+            (
+                name,
+                m.num_classes,
+                f"{m.default_preprocessing.crop}²",
+                m.default_weights,
+                "\n".join(f"{layer}  {what}" for layer, what in m.taps.layers.items()),
+            )
+            for name, m in MODELS.items()
         ]
-        print(tabulate(models, headers=("name", "classes", "input", "layers, default first")))
+        print(tabulate(models, headers=("name", "classes", "input", "default weights", "layers, default first")))
+        print(WEIGHTS_AND_LAYERS)
     else:
         listed = {"metrics": {n: m.question for n, m in METRICS.items()}, "datasets": DATASETS, "contrasts": CONTRASTS}[
             what

@@ -2,26 +2,30 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from case_jax._checks import CaseJaxError, require
+from case_jax.cli.options import options_of, with_options
 from case_jax.contrast.choice import Confusions, ContrastChoice, choose_contrast
 from case_jax.data import DigitScenes, open_source, read_image
 from case_jax.evaluation.confusion import count_confusions
-from case_jax.evaluation.run import require_other_images
+from case_jax.evaluation.run import quick, require_other_images
 from case_jax.evaluation.step import Pixels
-from case_jax.methods import METHODS, MapFunction, case, method
-from case_jax.models import Classifier, load_classifier, tap_classifier
+from case_jax.methods import METHODS, MapFunction, method
+from case_jax.metrics import METRICS, metric
+from case_jax.models import Classifier, Preprocessing, load_classifier, tap_classifier
+from case_jax.models import model as bundled_model
 from case_jax.source import Example, Source, UnreadableImageError
 from case_jax.tap import TappedModel
 
 CONFUSION_IMAGES = 5000
 Names = tuple[str, ...]
+ALL = "all"
+"""Instead of names: every method or metric, the slow ones too."""
 
 
 def say(text: str) -> None:
@@ -35,16 +39,18 @@ class Model:
 
     model: str = "digit_resnet"
     """A name from `case-jax list models`."""
-    weights: Path | None = None
-    """A safetensors file; the weights that come with the package by default."""
+    weights: str | None = None
+    """A file (.safetensors; .pth where torch is installed), or a repository of the Hugging Face hub such as timm/resnet50.tv_in1k; the
+    model's default weights by default."""
     layer: str | None = None
     """Dotted path of the layer to tap; the model's own default by default."""
-    contrast: str = "confusion:5"
-    """Contrast sets: confusion:K, topk_logits:K, random:K, all, or explicit:FILE.json."""
+    contrast: str | None = None
+    """Contrast sets: confusion:K, topk_logits:K, random:K, all, or explicit:FILE.json. By default confusion:5 where there are contrast
+    data, else topk_logits:5."""
     contrast_data: str | None = None
     """Labelled data on which confusions are counted; the model's own confusion split by default."""
-    eps_relative: bool = False
-    """CASE with ε relative to the gradients' scale, instead of the paper's absolute 1e-8."""
+    set: Names = ()
+    """Options of methods and metrics, NAME.OPTION=VALUE, for example case.eps_relative=true rise.masks=500 road.percents=20,40."""
 
 
 class Ready(NamedTuple):
@@ -58,51 +64,103 @@ class Ready(NamedTuple):
     def open(self, data: str, *, limit: int | None, seed: int) -> Source:
         """A data set, preprocessed for this classifier; `limit` is the number of digit scenes made."""
         require(limit is None or limit >= 1, "limit", limit, "a number of images of at least 1")
-        entry = self.classifier.entry
+        facts = self.classifier.preprocessing
         return open_source(
             data,
-            entry.class_names,
-            resize=entry.preprocessing.resize,
-            crop=entry.preprocessing.crop,
+            self.classifier.class_names,
+            resize=facts.resize,
+            crop=facts.crop,
+            interpolation=facts.interpolation,
             size=limit,
             seed=seed,
         )
 
     def contrast(self, *, evaluated: Source | None = None, seed: int) -> ContrastChoice:
         """The contrast sets; confusions must not be counted on the images that will be evaluated."""
+        name = self.choice.contrast or default_contrast(self.choice, self.model.num_classes)
 
         def confusions() -> Confusions:
             where = self.choice.contrast_data or self.classifier.entry.contrast_data
+            assert where is not None, "make_ready has checked it"
             source = self.open(where, limit=CONFUSION_IMAGES, seed=0)
             if evaluated is not None:
                 require_other_images(evaluated, source.fingerprint, source.name)
             counted = count_confusions(source, self.model, self.pixels)
             right = counted.counts.trace() / counted.counts.sum()
-            name = self.choice.contrast
             say(f"contrast: {name}, counted on {counted.source}, where the classifier is right in {right:.1%}")
             return counted
 
-        return choose_contrast(self.choice.contrast, self.model.num_classes, confusions=confusions, seed=seed)
+        return choose_contrast(name, self.model.num_classes, confusions=confusions, seed=seed)
 
     def methods(self, names: Names) -> dict[str, MapFunction]:
-        """Map functions by name, with this choice's options bound."""
-        chosen = {name: method(name).maps for name in (names or METHODS)}
-        if len(chosen) < len(names):
+        """Map functions by name, with the chosen options bound: those named, all of them, or by default all but the slow ones."""
+        wanted = tuple(METHODS) if names == (ALL,) else names or quick(METHODS)
+        chosen = {name: method(name).maps for name in wanted}
+        if len(chosen) < len(wanted):
             raise CaseJaxError(f"methods: {' '.join(names)} names a method twice; name each once.")
-        if self.choice.eps_relative and "case" in chosen:
-            chosen["case"] = partial(case, eps_relative=True)
-        return chosen
+        options = self._options()
+        self._require_used(options, METHODS, chosen, "methods")
+        return with_options(chosen, {name: found for name, found in options.items() if name in chosen})
+
+    def metrics(self, names: Names) -> dict[str, dict[str, Any]]:
+        """Options by metric: of those named, of all of them, or by default of all but the slow ones."""
+        chosen = tuple(METRICS) if names == (ALL,) else names or quick(METRICS)
+        for name in chosen:
+            metric(name)
+        if len(set(chosen)) < len(chosen):
+            raise CaseJaxError(f"metrics: {' '.join(names)} names a metric twice; name each once.")
+        options = self._options()
+        self._require_used(options, METRICS, chosen, "metrics")
+        return {name: options.get(name, {}) for name in chosen}
+
+    def _options(self) -> dict[str, dict[str, Any]]:
+        known = {name: m.maps for name, m in METHODS.items()} | {name: m.columns for name, m in METRICS.items()}
+        return options_of(self.choice.set, known)
+
+    @staticmethod
+    def _require_used(options: Collection[str], table: Collection[str], chosen: Collection[str], kind: str) -> None:
+        unused = [name for name in options if name in table and name not in chosen]
+        require(
+            not unused, "set", f"options of {', '.join(unused)}", f"options of {kind} that run: {', '.join(chosen)}"
+        )
+
+
+def default_contrast(choice: Model, num_classes: int) -> str:
+    """The contrast sets when none are chosen: what the model confuses, where that can be counted, else its likeliest other classes."""
+    if choice.contrast_data or bundled_model(choice.model).contrast_data:
+        return "confusion:5"
+    return f"topk_logits:{min(5, num_classes - 1)}"
+
+
+def require_contrast_data(choice: Model) -> None:
+    """Raise when confusions are asked for and nothing is there to count them on, before anything is loaded.
+
+    Raises:
+        CaseJaxError: says what to give; also for an unknown model.
+    """
+    kind, _, k = (choice.contrast or "").partition(":")
+    if kind == "confusion" and not (choice.contrast_data or bundled_model(choice.model).contrast_data):
+        raise CaseJaxError(
+            f"contrast: {choice.contrast!r} needs labelled images to count the confusions of {choice.model!r} on, and none come with "
+            "it. Give --contrast-data folder:PATH (a sub-folder for each class) or tfds:NAME:SPLIT, of images that are not evaluated, "
+            f"or take --contrast topk_logits:{k or 5}."
+        )
 
 
 def make_ready(choice: Model) -> Ready:
-    """Load and tap the chosen classifier."""
+    """Load and tap the chosen classifier; says which weights and preprocessing it has, and the contrast where none was chosen."""
+    require_contrast_data(choice)
     classifier = load_classifier(choice.model, weights=choice.weights)
-    facts = classifier.entry.preprocessing
+    facts = classifier.preprocessing
+    say(f"model: {classifier}")
     model = tap_classifier(classifier, jnp.zeros((facts.crop, facts.crop, 3)), layer=choice.layer)
+    if choice.contrast is None:
+        choice = dataclasses.replace(choice, contrast=default_contrast(choice, model.num_classes))
+        say(f"contrast: {choice.contrast}, by default")
     return Ready(choice, classifier, model, Pixels(facts.mean, facts.std))
 
 
-def read_examples(images: Sequence[str], *, resize: int, crop: int) -> list[Example]:
+def read_examples(images: Sequence[str], facts: Preprocessing) -> list[Example]:
     """Image files, or scenes written `digit_scenes:INDEX`, as examples.
 
     Raises:
@@ -121,7 +179,8 @@ def read_examples(images: Sequence[str], *, resize: int, crop: int) -> list[Exam
             examples.append(DigitScenes("test", int(rest) + 1)[int(rest)])
             continue
         try:
-            examples.append(Example(number, image, read_image(Path(image), resize=resize, crop=crop), -1))
+            pixels = read_image(Path(image), resize=facts.resize, crop=facts.crop, interpolation=facts.interpolation)
+            examples.append(Example(number, image, pixels, -1))
         except UnreadableImageError as error:
             raise CaseJaxError(f"images: {image} cannot be read ({error.reason}); give an image file.") from error
     return examples

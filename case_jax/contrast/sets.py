@@ -214,7 +214,7 @@ def ask(
         CaseJaxError: for targets that are no vector of integers, or, outside of traces, that the model does not have. (Inside
             a trace such a target's weights are NaN, and its map is degenerate.)
     """
-    targets = jnp.asarray(targets)
+    given, targets = targets, jnp.asarray(targets)
     classes = view.logits.shape[0]
     require(
         targets.ndim == 1 and targets.size and jnp.issubdtype(targets.dtype, jnp.integer),
@@ -222,7 +222,7 @@ def ask(
         f"shape {targets.shape}, dtype {targets.dtype}",
         "a vector of class indices, for example jnp.array([3, 7])",
     )
-    if not isinstance(targets, Tracer):
-        wrong = [int(c) for c in targets if not 0 <= c < classes]
+    if not isinstance(given, Tracer):
+        wrong = [int(c) for c in np.asarray(given) if not 0 <= c < classes]
         require(not wrong, "targets", wrong, f"class indices from 0 to {classes - 1}")
     return Query(targets, None if contrast is None else contrast(view.logits, targets), key)

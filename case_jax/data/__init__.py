@@ -3,7 +3,7 @@
 from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.data.digit_scenes import SPLITS, DigitScenes
 from case_jax.data.folder import ImageFolder, read_image
-from case_jax.data.preprocess import preprocess
+from case_jax.data.preprocess import INTERPOLATIONS, preprocess
 from case_jax.data.tfds_images import TfdsImages
 from case_jax.source import NOBODY, SHARED, Evidence, Example, Source, UnreadableImageError
 
@@ -15,7 +15,14 @@ DATASETS: dict[str, str] = {
 
 
 def open_source(
-    data: str, class_names: tuple[str, ...], *, resize: int, crop: int, size: int | None = None, seed: int = 0
+    data: str,
+    class_names: tuple[str, ...],
+    *,
+    resize: int,
+    crop: int,
+    interpolation: str = "bilinear",
+    size: int | None = None,
+    seed: int = 0,
 ) -> Source:
     """The data set of this name, preprocessed for a classifier.
 
@@ -24,6 +31,7 @@ def open_source(
         class_names: the classifier's classes.
         resize: shorter side in pixels.
         crop: side of the central crop in pixels.
+        interpolation: `bilinear` or `bicubic`.
         size: number of digit scenes; other data sets have their own size.
         seed: which digit scenes.
 
@@ -45,19 +53,20 @@ def open_source(
     if kind == "folder":
         if not rest:
             raise CaseJaxError("data: 'folder:' has no path; give folder:PATH.")
-        return ImageFolder(rest, class_names, resize=resize, crop=crop)
+        return ImageFolder(rest, class_names, resize=resize, crop=crop, interpolation=interpolation)
     if kind == "tfds":
         name, _, split = rest.rpartition(":")
         if not name:
             raise CaseJaxError(
                 f"data: {data!r} has no split; give tfds:NAME:SPLIT, for example tfds:imagenet2012:validation."
             )
-        return TfdsImages(name, split, resize=resize, crop=crop)
+        return TfdsImages(name, split, resize=resize, crop=crop, interpolation=interpolation)
     raise unknown("data", data, DATASETS)
 
 
 __all__ = [
     "DATASETS",
+    "INTERPOLATIONS",
     "NOBODY",
     "SHARED",
     "DigitScenes",

@@ -14,7 +14,9 @@ from case_jax.source import Example, UnreadableImageError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
-def read_image(path: Path, *, resize: int, crop: int, name: str | None = None) -> UInt8[np.ndarray, "crop crop 3"]:
+def read_image(
+    path: Path, *, resize: int, crop: int, interpolation: str = "bilinear", name: str | None = None
+) -> UInt8[np.ndarray, "crop crop 3"]:
     """Read and preprocess an image file, see `preprocess`.
 
     Raises:
@@ -25,7 +27,7 @@ def read_image(path: Path, *, resize: int, crop: int, name: str | None = None) -
         encoded = path.read_bytes()
     except OSError as error:
         raise UnreadableImageError(name, f"{type(error).__name__}: {error.strerror}") from error
-    return preprocess(encoded, name, resize=resize, crop=crop)
+    return preprocess(encoded, name, resize=resize, crop=crop, interpolation=interpolation)
 
 
 def labels_from_folders(folders: list[str], class_names: tuple[str, ...]) -> dict[str, int]:
@@ -55,14 +57,23 @@ class ImageFolder:
         class_names: the classifier's classes.
         resize: shorter side in pixels.
         crop: side of the central crop in pixels.
+        interpolation: `bilinear` or `bicubic`.
 
     Raises:
         CaseJaxError: when the folder is missing or holds no images, images lie both beside and inside sub-folders, or the
             sub-folders do not fit the classes.
     """
 
-    def __init__(self, root: str | Path, class_names: tuple[str, ...], *, resize: int, crop: int):
-        self.root, self.resize, self.crop = Path(root), resize, crop
+    def __init__(
+        self,
+        root: str | Path,
+        class_names: tuple[str, ...],
+        *,
+        resize: int,
+        crop: int,
+        interpolation: str = "bilinear",
+    ):
+        self.root, self.resize, self.crop, self.interpolation = Path(root), resize, crop, interpolation
         if not self.root.is_dir():
             raise CaseJaxError(f"data: no folder at {self.root}; give folder:PATH with a folder of images.")
         found = (p for p in self.root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -89,7 +100,7 @@ class ImageFolder:
     @property
     def fingerprint(self) -> str:
         """A digest of the preprocessing and of every file's relative path, label, size and time of change."""
-        digest = hashlib.sha256(f"{self.resize} {self.crop}".encode())
+        digest = hashlib.sha256(f"{self.resize} {self.crop} {self.interpolation}".encode())
         for path, label in zip(self.files, self.labels, strict=True):
             facts = path.stat()
             digest.update(os.fsencode(path.relative_to(self.root)))
@@ -104,4 +115,5 @@ class ImageFolder:
         """Image `index`; raises `UnreadableImageError` when it cannot be read."""
         path = self.files[index]
         name = path.relative_to(self.root).as_posix().encode("utf-8", "backslashreplace").decode()
-        return Example(index, name, read_image(path, resize=self.resize, crop=self.crop, name=name), self.labels[index])
+        pixels = read_image(path, resize=self.resize, crop=self.crop, interpolation=self.interpolation, name=name)
+        return Example(index, name, pixels, self.labels[index])

@@ -18,6 +18,7 @@ class TfdsImages:
         split: for example `validation`.
         resize: shorter side in pixels.
         crop: side of the central crop in pixels.
+        interpolation: `bilinear` or `bicubic`.
         data_dir: where tensorflow-datasets keeps its data; None takes its own default (`TFDS_DATA_DIR`, `~/tensorflow_datasets`).
 
     Raises:
@@ -25,7 +26,16 @@ class TfdsImages:
             one without images and class labels.
     """
 
-    def __init__(self, name: str, split: str, *, resize: int, crop: int, data_dir: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        *,
+        resize: int,
+        crop: int,
+        interpolation: str = "bilinear",
+        data_dir: str | None = None,
+    ):
         import tensorflow_datasets as tfds  # half a second that only its users pay
 
         try:
@@ -55,8 +65,8 @@ class TfdsImages:
             ) from error
         self.class_names = tuple(features["label"].names)
         self.name = f"tfds:{builder.info.full_name}:{split}"
-        self.fingerprint = f"{builder.info.full_name}:{split}:{len(self.records)}:{resize}:{crop}"
-        self.resize, self.crop = resize, crop
+        self.fingerprint = f"{builder.info.full_name}:{split}:{len(self.records)}:{resize}:{crop}:{interpolation}"
+        self.resize, self.crop, self.interpolation = resize, crop, interpolation
 
     def __len__(self) -> int:
         """Number of images."""
@@ -68,5 +78,5 @@ class TfdsImages:
             raise IndexError(f"image {index} of {len(self)}")
         record = self.records[index]
         name = record["file_name"].decode() if "file_name" in record else f"{self.name}[{index}]"
-        pixels = preprocess(record["image"], name, resize=self.resize, crop=self.crop)
+        pixels = preprocess(record["image"], name, resize=self.resize, crop=self.crop, interpolation=self.interpolation)
         return Example(index, name, pixels, int(record["label"]))

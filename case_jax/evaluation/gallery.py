@@ -24,7 +24,8 @@ def save_gallery(planned: Plan, folder: RunFolder, *, count: int = 6) -> None:
     tile = load_tile(planned.source, indices, 0, template(planned.source, planned.indices, len(indices)))
     kept = [slot for slot, example in enumerate(tile.examples) if example is not None]
     examples = [tile.examples[slot] for slot in kept]
-    one = jax.jit(lambda *args: image_maps(planned.protocol, planned.model, *args)[1])
+    protocol = planned.protocol._replace(metrics={})  # maps of the two likeliest classes, whatever else was scored
+    one = jax.jit(lambda *args: image_maps(protocol, planned.model, *args)[1])
     found = [one(planned.model.params, tile.batch.images[slot], tile.batch.image_ids[slot]) for slot in kept]
     arrays = {
         "images": tile.batch.images[kept],

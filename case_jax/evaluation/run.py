@@ -22,7 +22,7 @@ from case_jax.evaluation.step import Batch, Pixels, Protocol, make_step
 from case_jax.evaluation.stream import Tile, first_readable, select, template, through_devices, tiles
 from case_jax.imageops import FILLS, normalise_image
 from case_jax.methods import METHODS, MapFunction, method
-from case_jax.metrics import METRICS, PERCENTS, metric
+from case_jax.metrics import METRICS, PERCENTS, Metric, metric
 from case_jax.ranking import pixel_count
 from case_jax.results import RunFolder, fingerprint, write_json
 from case_jax.source import Source
@@ -60,6 +60,11 @@ class Plan(NamedTuple):
     part: int
 
 
+def quick(known: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the methods or metrics that run when none are named: those that are not slow."""
+    return tuple(name for name, entry in known.items() if not entry.slow)
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
@@ -87,6 +92,7 @@ def _method_facts(name: str, function: MapFunction) -> dict[str, Any]:
         "title": known.title if known else name,
         "control": bool(known and known.control),
         "contrastive": bool(known and known.contrastive),
+        "class_blind": bool(known and known.class_blind),
         "options": {k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in defaults.items()},
     }
     return facts if known else facts | {"source": _source_digest(bare)}
@@ -127,8 +133,9 @@ def plan(
     contrast: ContrastChoice,
     *,
     pixels: Pixels,
-    methods: Sequence[str] | Mapping[str, MapFunction] = tuple(METHODS),
-    metrics: Sequence[str] = tuple(METRICS),
+    methods: Sequence[str] | Mapping[str, MapFunction] = quick(METHODS),
+    metrics: Sequence[str] | Mapping[str, Metric] = quick(METRICS),
+    metric_options: Mapping[str, Mapping[str, Any]] | None = None,
     agreement_percent: float = 5.0,
     fidelity_percents: Sequence[float] = PERCENTS,
     fill: str = "mean",
@@ -145,8 +152,9 @@ def plan(
         model: the classifier, tapped.
         contrast: the contrast sets of the contrastive methods.
         pixels: how the source's uint8 pixels become the classifier's input.
-        methods: names in `METHODS`, or your own functions by name.
-        metrics: names in `METRICS`.
+        methods: names in `METHODS`, or your own functions by name; by default all but the slow ones.
+        metrics: names in `METRICS`, or your own by name; by default all but the slow ones.
+        metric_options: keyword options of metrics, by name of the metric; they win over the three that follow.
         agreement_percent: k of the class-sensitivity diagnostic, in percent of the pixels.
         fidelity_percents: how much is removed in the fidelity test; must hold 50.
         fill: what is put in place of removed pixels.
@@ -163,7 +171,7 @@ def plan(
     require(len(functions) >= 1, "methods", "none", f"at least one of {', '.join(METHODS)}")
     require(len(functions) == len(methods), "methods", f"{list(methods)}", "every method once")
     require(len(metrics) >= 1, "metrics", "none", f"at least one of {', '.join(METRICS)}")
-    chosen = {name: metric(name) for name in metrics}
+    chosen = dict(metrics) if isinstance(metrics, Mapping) else {name: metric(name) for name in metrics}
     if fill not in FILLS:
         raise unknown("fill", fill, FILLS)
     require(tile >= 1, "tile", tile, "at least 1 image per device and step")
@@ -185,9 +193,13 @@ def plan(
         "fidelity": {"percents": tuple(float(p) for p in fidelity_percents), "fill": fill},
         "evidence": {"percent": float(agreement_percent)},
     }
-    scores = {name: options.get(name, {}) for name in chosen}
+    for name in metric_options or {}:
+        if name not in chosen:
+            raise unknown("metric_options", name, chosen)
+    scores = {name: options.get(name, {}) | dict((metric_options or {}).get(name, {})) for name in chosen}
     protocol = Protocol(functions, contrast.sets, chosen, scores, pixels, seed)
     step = parallel.over_devices(make_step(protocol, model))
+    parallel.trace(step, model.params, template(source, indices, tile))  # what a function refuses fails here
     config = _config(protocol, model, source, indices, contrast)
     config |= {"tile": tile, "part": part}
     config["model"]["name"] = model_name
@@ -220,6 +232,9 @@ def _config(
             "table": None if table is None else fingerprint([np.asarray(table, np.int64)]),
         },
         "metrics": dict(protocol.options),
+        "measures": {
+            n: [m._asdict() for m in found.measures] for n, found in protocol.metrics.items() if found.measures
+        },
         "seed": protocol.seed,
         "numerics": _numerics(),
     }

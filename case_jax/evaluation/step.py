@@ -1,6 +1,6 @@
 """The compiled step: one batch of images to one row per image and method."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,9 @@ from case_jax.imageops import finish_maps, is_degenerate, normalise_image
 from case_jax.methods import MapFunction
 from case_jax.metrics import Metric, Scored
 from case_jax.tap.view import Params, TappedModel, View
+
+RANDOM_CLASS, NOISE = (1 << 30) + 1, 1 << 30
+"""What is folded into an image's key for the random class and for the metrics' noise; class indices lie below."""
 
 
 class Batch(NamedTuple):
@@ -50,12 +53,12 @@ class Protocol(NamedTuple):
 
 
 class ImageMaps(NamedTuple):
-    """All methods' finished maps of one image's two likeliest classes."""
+    """All methods' finished maps of one image's two likeliest classes and, where a metric needs one, of a random other."""
 
-    maps: Float[Array, "M 2 H W"]
-    degenerate: Bool[Array, "M 2"]
-    targets: Int[Array, "2"]
-    probabilities: Float[Array, "2"]
+    maps: Float[Array, "M T H W"]
+    degenerate: Bool[Array, "M T"]
+    targets: Int[Array, " T"]
+    probabilities: Float[Array, " T"]
 
 
 def image_key(seed: int, image_id: Int[Array, ""]) -> Key[Array, ""]:
@@ -87,13 +90,23 @@ def maps_of_view(protocol: Protocol, view: View, targets: Int[Array, " T"], key:
     return jnp.stack(finished), jnp.stack(degenerate)
 
 
+def other_class(key: Key[Array, ""], target: Int[Array, ""], num_classes: int) -> Int[Array, ""]:
+    """A class drawn uniformly from all but the target."""
+    drawn = jax.random.randint(key, (), 0, num_classes - 1, target.dtype)
+    return drawn + (drawn >= target).astype(target.dtype)
+
+
 def image_maps(
     protocol: Protocol, model: TappedModel, params: Params, image: UInt8[Array, "H W 3"], image_id: Array
 ) -> tuple[View, ImageMaps]:
-    """One image's view and the maps of its two likeliest classes."""
+    """One image's view and the maps that the protocol's metrics need."""
     view = view_for_targets(model, params, normalise_image(image, *protocol.pixels))
+    key = image_key(protocol.seed, image_id)
     targets = jax.lax.top_k(view.logits, 2)[1]
-    maps, degenerate = maps_of_view(protocol, view, targets, image_key(protocol.seed, image_id))
+    if any(metric.random_class for metric in protocol.metrics.values()):
+        drawn = other_class(jax.random.fold_in(key, RANDOM_CLASS), targets[0], model.num_classes)
+        targets = jnp.append(targets, drawn)
+    maps, degenerate = maps_of_view(protocol, view, targets, key)
     return view, ImageMaps(maps, degenerate, targets, jax.nn.softmax(view.logits)[targets])
 
 
@@ -102,21 +115,33 @@ def make_step(protocol: Protocol, model: TappedModel) -> Any:
 
     Returns:
         A pure function `(params, batch) → columns`: `top1`, `top2`, `p1`, `p2` of shape (B,), and of shape (B, M)
-        `degenerate_1`, `degenerate_2` and the columns of every metric. Replaced parameters of the same shapes do not retrace it.
+        `degenerate_1`, `degenerate_2` and the columns of every metric; with a random class also `random_class` and
+        `degenerate_random`. Replaced parameters of the same shapes do not retrace it.
     """
+    metrics = protocol.metrics
 
     def one(params: Params, image: Array, image_id: Array, regions: Array, classes: Array) -> dict[str, Array]:
         view, found = image_maps(protocol, model, params, image, image_id)
-        noise = jax.random.fold_in(image_key(protocol.seed, image_id), 1 << 30)
+        key = image_key(protocol.seed, image_id)
+        black, noise = protocol.pixels.black(), jax.random.fold_in(key, NOISE)
 
-        def score(method: tuple[Float[Array, "2 H W"], Bool[Array, "2"]]) -> dict[str, Array]:
-            black = protocol.pixels.black()
-            scored = Scored(*method, view, found.targets, found.probabilities, regions, classes, black, noise)
-            columns: dict[str, Array] = {}
-            for name, metric in protocol.metrics.items():
-                columns |= metric.columns(scored, **protocol.options.get(name, {}))
-            return columns
+        def scored(maps: Array, degenerate: Array) -> Scored:
+            return Scored(maps, degenerate, view, found.targets, found.probabilities, regions, classes, black, noise)
 
+        def score(method: tuple[Array, Array]) -> dict[str, Array]:
+            return _columns(protocol, scored(*method), [name for name in metrics if not metrics[name].explains])
+
+        def score_explaining(number: int, method: MapFunction) -> dict[str, Array]:
+            def explain(altered: Float[Array, "H W 3"]) -> Float[Array, "H W"]:
+                other = view_for_targets(model, params, altered)
+                maps = method(other, ask(other, found.targets[:1], protocol.contrast, key=key))
+                return finish_maps(maps, altered.shape[:2])[0]
+
+            known = scored(found.maps[number], found.degenerate[number])._replace(explain=explain)
+            return _columns(protocol, known, [name for name in metrics if metrics[name].explains])
+
+        explaining = [score_explaining(i, method) for i, method in enumerate(protocol.methods.values())]
+        third = {"random_class": found.targets[2], "degenerate_random": found.degenerate[:, 2]}
         return {
             "top1": found.targets[0],
             "top2": found.targets[1],
@@ -124,10 +149,28 @@ def make_step(protocol: Protocol, model: TappedModel) -> Any:
             "p2": found.probabilities[1],
             "degenerate_1": found.degenerate[:, 0],
             "degenerate_2": found.degenerate[:, 1],
+            **(third if len(found.targets) > 2 else {}),
             **jax.lax.map(score, (found.maps, found.degenerate)),
+            **jax.tree.map(lambda *columns: jnp.stack(columns), *explaining),
         }
 
     return lambda params, batch: jax.vmap(partial(one, params))(*batch)
+
+
+def _columns(protocol: Protocol, scored: Scored, names: Sequence[str]) -> dict[str, Array]:
+    """The columns of these metrics for one map."""
+    columns: dict[str, Array] = {}
+    for name in names:
+        found = protocol.metrics[name].columns(scored, **protocol.options.get(name, {}))
+        twice = sorted(columns.keys() & found.keys())
+        require(
+            not twice,
+            "metrics",
+            f"columns {', '.join(twice)} from {name!r} and from another",
+            "column names of its own",
+        )
+        columns |= found
+    return columns
 
 
 def empty_batch(like: Batch) -> Batch:

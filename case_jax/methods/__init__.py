@@ -9,13 +9,32 @@ from jaxtyping import Array, Float, Key
 
 from case_jax._checks import require, unknown
 from case_jax.contrast.sets import ContrastSet, Query, ask
+from case_jax.methods.ablation_cam import ablation_cam
 from case_jax.methods.cam import class_maps
 from case_jax.methods.case import case
 from case_jax.methods.case_span import case_span
-from case_jax.methods.controls import centre_gaussian, random_map
+from case_jax.methods.controls import centre_gaussian, random_map, sobel_edges
+from case_jax.methods.deconvolution import deconvolution
+from case_jax.methods.eigen_cam import eigen_cam
+from case_jax.methods.eigen_grad_cam import eigen_grad_cam
+from case_jax.methods.extremal_perturbation import extremal_perturbation
 from case_jax.methods.finer_cam import finer_cam
 from case_jax.methods.grad_cam import grad_cam
+from case_jax.methods.grad_cam_plus_plus import grad_cam_plus_plus
+from case_jax.methods.guided_backprop import guided_backprop
+from case_jax.methods.hires_cam import hires_cam
+from case_jax.methods.input_x_gradient import input_x_gradient
+from case_jax.methods.integrated_gradients import integrated_gradients
+from case_jax.methods.layer_cam import layer_cam
+from case_jax.methods.meaningful_perturbation import meaningful_perturbation
+from case_jax.methods.occlusion import occlusion
+from case_jax.methods.opti_cam import opti_cam
+from case_jax.methods.rise import rise
+from case_jax.methods.saliency import saliency
+from case_jax.methods.score_cam import score_cam
+from case_jax.methods.smooth_grad import smooth_grad
 from case_jax.methods.softmax_contrast import softmax_contrast
+from case_jax.methods.xgrad_cam import xgrad_cam
 from case_jax.tap.view import Params, TappedModel, View
 
 MapFunction = Callable[[View, Query], Float[Array, "T h w"]]
@@ -30,6 +49,10 @@ class Method(NamedTuple):
     """Whether it needs contrast sets."""
     control: bool = False
     """Whether it ignores the classifier, as a yardstick for the others."""
+    class_blind: bool = False
+    """Whether its map is the same for every class, whatever the classifier says."""
+    slow: bool = False
+    """Whether it needs hundreds of passes through the classifier per image: such a method runs only when asked for by name."""
 
 
 METHODS: dict[str, Method] = {
@@ -38,8 +61,28 @@ METHODS: dict[str, Method] = {
     "case_span": Method(case_span, "CASE-span", contrastive=True),
     "finer_cam": Method(finer_cam, "Finer-CAM", contrastive=True),
     "softmax_contrast": Method(softmax_contrast, "softmax-contrast"),
+    "hires_cam": Method(hires_cam, "HiResCAM"),
+    "grad_cam_plus_plus": Method(grad_cam_plus_plus, "Grad-CAM++"),
+    "xgrad_cam": Method(xgrad_cam, "XGrad-CAM"),
+    "layer_cam": Method(layer_cam, "LayerCAM"),
+    "eigen_cam": Method(eigen_cam, "Eigen-CAM", class_blind=True),
+    "eigen_grad_cam": Method(eigen_grad_cam, "Eigen-Grad-CAM"),
+    "score_cam": Method(score_cam, "Score-CAM", slow=True),
+    "ablation_cam": Method(ablation_cam, "Ablation-CAM"),
+    "saliency": Method(saliency, "saliency"),
+    "input_x_gradient": Method(input_x_gradient, "input × gradient"),
+    "integrated_gradients": Method(integrated_gradients, "integrated gradients", slow=True),
+    "smooth_grad": Method(smooth_grad, "SmoothGrad", slow=True),
+    "guided_backprop": Method(guided_backprop, "guided backprop"),
+    "deconvolution": Method(deconvolution, "deconvolution"),
+    "occlusion": Method(occlusion, "occlusion", slow=True),
+    "rise": Method(rise, "RISE", slow=True),
+    "opti_cam": Method(opti_cam, "Opti-CAM", slow=True),
+    "meaningful_perturbation": Method(meaningful_perturbation, "meaningful perturbation", slow=True),
+    "extremal_perturbation": Method(extremal_perturbation, "extremal perturbation", slow=True),
     "random": Method(random_map, "random map", control=True),
-    "centre_gaussian": Method(centre_gaussian, "centre Gaussian", control=True),
+    "centre_gaussian": Method(centre_gaussian, "centre Gaussian", control=True, class_blind=True),
+    "sobel": Method(sobel_edges, "Sobel edges", control=True, class_blind=True),
 }
 
 
@@ -104,15 +147,35 @@ __all__ = [
     "METHODS",
     "MapFunction",
     "Method",
+    "ablation_cam",
     "all_class_maps",
     "case",
     "case_span",
     "centre_gaussian",
     "class_maps",
+    "deconvolution",
+    "eigen_cam",
+    "eigen_grad_cam",
+    "extremal_perturbation",
     "finer_cam",
     "grad_cam",
+    "grad_cam_plus_plus",
+    "guided_backprop",
+    "hires_cam",
+    "input_x_gradient",
+    "integrated_gradients",
+    "layer_cam",
+    "meaningful_perturbation",
     "method",
+    "occlusion",
+    "opti_cam",
     "random_map",
+    "rise",
+    "saliency",
+    "score_cam",
+    "smooth_grad",
+    "sobel_edges",
     "softmax_contrast",
     "top_class_maps",
+    "xgrad_cam",
 ]

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.sets import Query
-from case_jax.tap.view import View
+from case_jax.tap.view import View, at_least_float32
 
 
 def random_map(view: View, query: Query) -> Float[Array, "T Hx Wx"]:
@@ -46,3 +46,29 @@ def centre_gaussian(view: View, query: Query, *, width: float = 0.25) -> Float[A
     rows, columns = (((jnp.arange(n, dtype=jnp.float32) + 0.5) / n - 0.5) / width for n in (height, width_x))
     gaussian = jnp.exp(-0.5 * (rows[:, None] ** 2 + columns[None, :] ** 2))
     return jnp.broadcast_to(gaussian, (len(query.targets), height, width_x))
+
+
+def sobel_edges(view: View, query: Query) -> Float[Array, "T Hx Wx"]:
+    """The edges of the image, whatever the classifier and the class: class-blind by construction.
+
+    `√((Sₓ ∗ g)² + (S_y ∗ g)²)`, g the mean of the colour channels, `Sₓ = (1, 2, 1)ᵀ (−1, 0, 1) / 8`, so that a ramp has its slope per
+    pixel; the outermost pixels are repeated beyond the border.
+
+    Args:
+        view: one image's view, of which only the image is used.
+        query: targets (T,), of which only the number is used.
+
+    Returns:
+        The same map for every target at input resolution, in the image's normalised units, ≥ 0; all zero for an image of one colour.
+
+    Sobel and Feldman 1968; as a yardstick for saliency maps in Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018
+    (arXiv 1810.03292).
+    """
+    grey = jnp.pad(at_least_float32(view.image).mean(-1), 1, mode="edge")
+
+    def derivative(a: Array) -> Array:
+        across = a[2:] - a[:-2]
+        return (across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]) / 8
+
+    edges = jnp.hypot(derivative(grey), derivative(grey.T).T)
+    return jnp.broadcast_to(edges, (len(query.targets), *edges.shape))

@@ -6,18 +6,40 @@ from typing import NamedTuple
 from jaxtyping import Array
 
 from case_jax._checks import unknown
+from case_jax.measure import Measure
+from case_jax.metrics.arcc import MEASURES as ARCC_MEASURES
+from case_jax.metrics.arcc import Arcc, arcc, arcc_columns, coherency
+from case_jax.metrics.deletion_insertion import MEASURES as DELETION_INSERTION_MEASURES
+from case_jax.metrics.deletion_insertion import area_under, deletion_curve, deletion_insertion_columns, insertion_curve
 from case_jax.metrics.evidence import evidence_columns, evidence_shares, points_at_own
 from case_jax.metrics.fidelity import PERCENTS, fidelity_columns, removed_probabilities
+from case_jax.metrics.imputation import impute
+from case_jax.metrics.random_logit import MEASURES as RANDOM_LOGIT_MEASURES
+from case_jax.metrics.random_logit import random_logit_columns
+from case_jax.metrics.road import MEASURES as ROAD_MEASURES
+from case_jax.metrics.road import Imputed, imputed_probabilities, road_columns
 from case_jax.metrics.scored import Scored
 from case_jax.metrics.sensitivity import Agreement, agreement, sensitivity_columns
+from case_jax.metrics.similarity import MEASURES as SIMILARITY_MEASURES
+from case_jax.metrics.similarity import similarity_columns
+from case_jax.metrics.soundness import MEASURES as SOUNDNESS_MEASURES
+from case_jax.metrics.soundness import completeness, shown_probability, soundness, soundness_columns
 
 
 class Metric(NamedTuple):
     """A metric and what it asks."""
 
     columns: Callable[..., dict[str, Array]]
-    """`Scored` and keyword options to scalar columns."""
+    """`Scored` and keyword options to scalar columns, whose names no other metric uses."""
     question: str
+    measures: tuple[Measure, ...] = ()
+    """How its columns are summed up and shown."""
+    random_class: bool = False
+    """Whether it needs the map of a random class beside those of the two likeliest."""
+    explains: bool = False
+    """Whether it needs `Scored.explain`, the method itself, to be asked about altered images."""
+    slow: bool = False
+    """Whether it needs dozens of passes through the classifier per map: such a metric runs only when asked for by name."""
 
 
 METRICS: dict[str, Metric] = {
@@ -26,6 +48,37 @@ METRICS: dict[str, Metric] = {
         fidelity_columns, "does the predicted class lose its probability when the map's top pixels are removed?"
     ),
     "evidence": Metric(evidence_columns, "does the map lie on the evidence of its own class, where that is known?"),
+    "similarity": Metric(
+        similarity_columns, "how alike are the maps of the two likeliest classes, over all pixels?", SIMILARITY_MEASURES
+    ),
+    "random_logit": Metric(
+        random_logit_columns,
+        "does the map change when the method is asked about a random other class?",
+        RANDOM_LOGIT_MEASURES,
+        random_class=True,
+    ),
+    "deletion_insertion": Metric(
+        deletion_insertion_columns,
+        "how fast does the predicted class go when the map's top pixels go, and come when they come?",
+        DELETION_INSERTION_MEASURES,
+        slow=True,
+    ),
+    "road": Metric(
+        road_columns,
+        "do the map's top pixels matter more than its lowest when removed pixels are imputed from their neighbours?",
+        ROAD_MEASURES,
+        slow=True,
+    ),
+    "soundness": Metric(
+        soundness_columns,
+        "does the map's region hold its class, and does no map conjure up a class that is not there?",
+        SOUNDNESS_MEASURES,
+        random_class=True,
+        slow=True,
+    ),
+    "arcc": Metric(
+        arcc_columns, "is the map faithful, coherent and simple at once?", ARCC_MEASURES, explains=True, slow=True
+    ),
 }
 
 
@@ -44,11 +97,24 @@ __all__ = [
     "METRICS",
     "PERCENTS",
     "Agreement",
+    "Arcc",
+    "Imputed",
+    "Measure",
     "Metric",
     "Scored",
     "agreement",
+    "arcc",
+    "area_under",
+    "coherency",
+    "completeness",
+    "deletion_curve",
     "evidence_shares",
+    "impute",
+    "imputed_probabilities",
+    "insertion_curve",
     "metric",
     "points_at_own",
     "removed_probabilities",
+    "shown_probability",
+    "soundness",
 ]

@@ -70,7 +70,7 @@ def evidence_columns(scored: Scored, *, percent: float = 5.0) -> dict[str, Array
     if scored.regions.shape[0] == 0:
         return {}
     truth = (scored.regions, scored.region_classes)
-    first, second = scored.maps
+    first, second = scored.maps[0], scored.maps[1]
     top = top_mask(first, pixel_count(percent, first.shape))
     mass = evidence_shares(first, *truth, scored.targets[0])
     tops = evidence_shares(top, *truth, scored.targets[0])

@@ -1,5 +1,6 @@
 """What a metric sees of one image and one method."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -8,15 +9,16 @@ from case_jax.tap.view import View
 
 
 class Scored(NamedTuple):
-    """One method's finished maps of one image's two likeliest classes, with all that a score may need."""
+    """One method's finished maps of some of one image's classes, with all that a score may need."""
 
-    maps: Float[Array, "2 H W"]
-    """At input resolution, in [0, 1]; first the top-1, then the top-2 class."""
-    degenerate: Bool[Array, "2"]
-    """Which of the two rank nothing; scores that need them are NaN."""
+    maps: Float[Array, "T H W"]
+    """At input resolution, in [0, 1]; first the top-1, then the top-2 class, then, where a metric of the run needs one, a class
+    drawn at random from all but the top-1."""
+    degenerate: Bool[Array, " T"]
+    """Which of them rank nothing; scores that need them are NaN."""
     view: View
-    targets: Int[Array, "2"]
-    probabilities: Float[Array, "2"]
+    targets: Int[Array, " T"]
+    probabilities: Float[Array, " T"]
     regions: Bool[Array, "R H W"]
     """Evidence regions; R = 0 where the data have none."""
     region_classes: Int[Array, " R"]
@@ -24,3 +26,5 @@ class Scored(NamedTuple):
     """A black pixel in normalised units."""
     key: Key[Array, ""]
     """This image's random key."""
+    explain: Callable[[Float[Array, "H W 3"]], Float[Array, "H W"]] | None = None
+    """This method's finished map of the top-1 class for another (altered) image; for metrics that say they need it."""

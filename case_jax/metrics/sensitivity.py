@@ -64,7 +64,7 @@ def agreement(first: Float[Array, "H W"], second: Float[Array, "H W"], *, percen
 def sensitivity_columns(scored: Scored, *, percent: float = 5.0) -> dict[str, Array]:
     """The row's columns `F`, `F_plus` and `zeros_in_top`; F and F⁺ are NaN where either map is degenerate."""
     found = agreement(scored.maps[0], scored.maps[1], percent=percent)
-    unusable = scored.degenerate.any()
+    unusable = scored.degenerate[:2].any()
     return {
         "F": jnp.where(unusable, jnp.nan, found.F),
         "F_plus": jnp.where(unusable, jnp.nan, found.F_plus),

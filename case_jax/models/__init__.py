@@ -1,6 +1,7 @@
-"""Classifiers that come with the package; `MODELS` is the only dispatch."""
+"""Classifiers: bundled networks, filled with weights from the package, a file or the hub; `MODELS` is the only dispatch."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,53 +9,22 @@ from typing import Any, NamedTuple
 from flax import nnx
 from jaxtyping import Array
 
-from case_jax._checks import unknown
-from case_jax.data.digit_scenes import CLASS_NAMES
-from case_jax.models.digit_resnet import DigitResNet
-from case_jax.models.weights import load_weights, save_weights
+from case_jax._checks import CaseJaxError, require
+from case_jax.models.class_names import class_names
+from case_jax.models.entries import MODELS, ModelEntry, model
+from case_jax.models.hub import CONFIG, fetch, is_hub_id
+from case_jax.models.preprocessing import Preprocessing, checked, from_timm, read_config
+from case_jax.models.torch_names import layout_of, match_torch, network_sizes
+from case_jax.models.weights import (
+    WeightFile,
+    abstract,
+    fill,
+    load_weights,
+    match_own,
+    read_weight_file,
+    save_weights,
+)
 from case_jax.tap import TappedModel, tap_nnx
-
-
-class Preprocessing(NamedTuple):
-    """How an image file becomes the classifier's input."""
-
-    resize: int
-    """Length of the shorter side after resizing, in pixels."""
-    crop: int
-    """Side of the central square that is kept, in pixels."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-class ModelEntry(NamedTuple):
-    """A bundled architecture with the facts that belong to its weights."""
-
-    build: Callable[[], nnx.Module]
-    weights: str
-    """File of the weights that come with the package."""
-    preprocessing: Preprocessing
-    class_names: tuple[str, ...]
-    contrast_data: str
-    """A labelled data set that is not for evaluation: here the classifier's confusions are counted."""
-    layers: tuple[str, ...]
-    """Layers to start with, the default first."""
-    linear_head: str
-    channelwise_layers: tuple[str, ...]
-    """Layers whose tail is channelwise up to `linear_head`, so that class weights have a closed form."""
-
-
-MODELS: dict[str, ModelEntry] = {
-    "digit_resnet": ModelEntry(
-        build=lambda: DigitResNet(rngs=nnx.Rngs(0)),
-        weights="digit_resnet.safetensors",
-        preprocessing=Preprocessing(48, 48, (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)),
-        class_names=CLASS_NAMES,
-        contrast_data="digit_scenes:confusion",
-        layers=("blocks.2", "blocks.2.conv2"),
-        linear_head="head",
-        channelwise_layers=("blocks.2", "blocks.2.bn2", "blocks.2.conv2"),
-    ),
-}
 
 
 class Classifier(NamedTuple):
@@ -66,56 +36,190 @@ class Classifier(NamedTuple):
     weights: str
     """Where the weights came from."""
     metadata: dict[str, Any]
+    """The weight file's own."""
+    preprocessing: Preprocessing
+    preprocessing_source: str
+    """Where these facts came from."""
+    class_names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line: network, weights, preprocessing and its source."""
+        return (
+            f"{self.name}, {len(self.class_names)} classes; weights: {self.weights}; images: {self.preprocessing}, "
+            f"{self.preprocessing_source}"
+        )
 
 
-def model(name: str) -> ModelEntry:
-    """The bundled architecture of this name.
+class _Located(NamedTuple):
+    """Weights on this machine."""
 
-    Raises:
-        CaseJaxError: for an unknown name; lists those that exist, nearest first.
-    """
-    if name not in MODELS:
-        raise unknown("model", name, MODELS)
-    return MODELS[name]
+    path: Path
+    config: Path | None
+    words: str
+    known: Preprocessing | None
 
 
-def load_classifier(name: str = "digit_resnet", *, weights: str | Path | None = None) -> Classifier:
-    """Build a bundled architecture and fill it with weights.
+def load_classifier(
+    name: str = "digit_resnet", *, weights: str | Path | None = None, any_size: bool = False
+) -> Classifier:
+    """Build a bundled network and fill it with weights.
+
+    The number of classes is that of the weights, so fine-tuned files load. What is known beside the numbers is taken from the first
+    that has it. Preprocessing: a `config.json` in timm's format beside the weights; the file's metadata `preprocessing`; what is known
+    of the repository; what is usual for the kind of file. Names of classes: the metadata `class_names`; the `config.json`; those of
+    the default weights or of ImageNet where the number of classes is theirs; numbers.
 
     Args:
         name: a name in `MODELS`.
-        weights: a safetensors file; None takes those that come with the package.
+        weights: a file, or a repository of the Hugging Face hub written `organisation/name` or `organisation/name@revision`; None
+            takes the network's default weights. A `.safetensors` file holds the arrays under torchvision's or timm's names, or is one
+            of `save_weights`; a `.pth`, `.pt`, `.bin`, `.ckpt` or `.tar` file needs torch. Numbers of 16 bits become float32.
+        any_size: take depths and widths from the file, too (under torchvision's or timm's names); the name then tells the family only.
+
+    Returns:
+        The classifier; it says where weights and preprocessing came from.
 
     Raises:
-        CaseJaxError: for an unknown name, a missing file, or a file that does not fit exactly.
+        CaseJaxError: for an unknown name, weights that are missing or cannot be fetched, a file that does not fit exactly or holds
+            anything but finite floating-point numbers, or damaged facts beside it.
     """
     entry = model(name)
-    module = nnx.eval_shape(entry.build)
-    if weights is not None:
-        metadata = load_weights(weights, module)
-    else:
-        with as_file(files("case_jax.models") / entry.weights) as bundled:
-            metadata = load_weights(bundled, module)
-    shipped = f"{entry.weights} (shipped)"
-    return Classifier(name, entry, module, shipped if weights is None else str(weights), metadata)
+    with _located(entry, weights) as found:
+        file = read_weight_file(found.path)
+        config = read_config(found.config) if found.config else {}
+        if any_size:
+            entry = _resized(name, entry, file)
+        else:
+            _require_same_network(name, entry, config, found.config)
+        preprocessing, source = _preprocessing(entry, found, file, config)
+        module = _filled(name, entry, file)
+    classes = _head_width(module, entry)
+    given, given_in = file.metadata.get("class_names"), f"the metadata of {file.path}"
+    if given is None and config.get("label_names") is not None:
+        given, given_in = config["label_names"], str(found.config)
+    if given is None and entry.class_names is not None and len(entry.class_names) == classes:
+        given = entry.class_names
+    names = class_names(given, classes, source=given_in)
+    return Classifier(name, entry, module, found.words, file.metadata, preprocessing, source, names)
 
 
 def tap_classifier(classifier: Classifier, image: Array, *, layer: str | None = None, chunk: int = 64) -> TappedModel:
-    """Tap a classifier at a layer, with the closed form of the class weights where the architecture declares it.
+    """Tap a classifier at a layer, with the closed form of the class weights where the network declares it.
 
     Args:
         classifier: from `load_classifier`.
         image: one normalised image, on which the closed form is checked.
-        layer: dotted path; None takes the architecture's default.
+        layer: dotted path of any sub-module whose output is a map, or the patch tokens of a vision transformer; None takes the
+            network's default.
         chunk: most classes whose gradients are held in memory at once.
 
     Raises:
         CaseJaxError: for an unknown layer or an image of the wrong shape.
     """
-    entry = classifier.entry
-    layer = entry.layers[0] if layer is None else layer
-    head = entry.linear_head if layer in entry.channelwise_layers else None
-    return tap_nnx(classifier.module, layer, image, linear_head=head, chunk=chunk)
+    taps = classifier.entry.taps
+    layer = next(iter(taps.layers)) if layer is None else layer
+    return tap_nnx(classifier.module, layer, image, chunk=chunk, **taps.options(layer))
+
+
+@contextmanager
+def _located(entry: ModelEntry, weights: str | Path | None) -> Iterator[_Located]:
+    """The weights as files, which are there as long as the context is."""
+    wanted = entry.default_weights if weights is None else weights
+    if weights is None and not is_hub_id(entry.default_weights):
+        with as_file(files("case_jax.models") / entry.default_weights) as shipped:
+            yield _Located(shipped, None, f"{wanted} (shipped)", entry.default_preprocessing)
+    elif isinstance(wanted, str) and is_hub_id(wanted) and not Path(wanted).exists():
+        known = entry.weights.get(wanted)
+        path, config = fetch(wanted, need_config=known is None)
+        yield _Located(path, config, f"{wanted} ({path.name} of the Hugging Face hub)", known)
+    else:
+        path = Path(wanted)
+        beside = path.with_name(CONFIG)
+        yield _Located(path, beside if path.is_file() and beside.is_file() else None, str(path), None)
+
+
+def _own_layout(file: WeightFile) -> bool:
+    """Whether `save_weights` wrote the file: PyTorch calls no array a kernel."""
+    return any(name.endswith(".kernel") for name in file.shapes)
+
+
+def _resized(name: str, entry: ModelEntry, file: WeightFile) -> ModelEntry:
+    """The entry with the sizes of the file's network, and a `build` of that size."""
+    require(
+        entry.family is not None and not _own_layout(file),
+        "any_size",
+        f"{file.path} for {name!r}",
+        "a file under torchvision's or timm's names, of a family that has such files",
+    )
+    assert entry.family is not None
+    sizes = network_sizes(file.shapes, entry.family, source=str(file.path))
+    build = entry.family.build
+    return entry._replace(
+        build=lambda num_classes, *, rngs: build(**sizes | {"num_classes": num_classes}, rngs=rngs), sizes=sizes
+    )
+
+
+def _filled(name: str, entry: ModelEntry, file: WeightFile) -> nnx.Module:
+    """The network of an entry with a file's weights; built abstractly, so that nothing is initialised in vain."""
+    if entry.family is None or _own_layout(file):
+        head = file.shapes.get(f"{entry.head}.kernel", ())
+        module = abstract(entry.build, head[1] if len(head) == 2 else entry.num_classes)
+        fill(module, file, match_own(file, module))
+        return module
+    sizes = network_sizes(file.shapes, entry.family, source=str(file.path))
+    module = abstract(entry.build, sizes["num_classes"])
+    try:
+        plan = match_torch(file.shapes, module, family=entry.family, source=str(file.path))
+    except CaseJaxError as error:
+        raise CaseJaxError(f"{error}{_other_network(name, entry, sizes)}") from None
+    fill(module, file, plan)
+    return module
+
+
+def _other_network(name: str, entry: ModelEntry, sizes: dict[str, Any]) -> str:
+    """A last line for weights that do not fit, when their sizes are those of another bundled network."""
+    if entry.sizes.items() <= sizes.items():
+        return ""
+    others = [n for n, e in MODELS.items() if e.family is entry.family and e.sizes.items() <= sizes.items()]
+    return f"\n  Its sizes are those of {others[0]!r}, not of {name!r}." if others else ""
+
+
+def _require_same_network(name: str, entry: ModelEntry, config: dict[str, Any], path: Path | None) -> None:
+    """Refuse a network that has the same arrays and computes something else (timm's `resnetblur50` for one)."""
+    said = config.get("architecture")
+    require(
+        said is None or said in (name, *entry.also),
+        "weights",
+        f"weights of {said!r}, as {path} says",
+        f"those of {name!r}; choose that model, or correct the file",
+    )
+
+
+def _preprocessing(
+    entry: ModelEntry, found: _Located, file: WeightFile, config: dict[str, Any]
+) -> tuple[Preprocessing, str]:
+    """The facts, and where they are from in words."""
+    told = from_timm(config.get("pretrained_cfg", {}), str(found.config))
+    if told is not None:
+        return told, f"as its {CONFIG} says"
+    if "preprocessing" in file.metadata:
+        facts = file.metadata["preprocessing"]
+        source = f"the metadata of {file.path}"
+        require(isinstance(facts, dict), f"preprocessing in {source}", facts, "an object of facts")
+        return checked(facts, source), "as its metadata say"
+    if found.known is not None:
+        return found.known, "as is known of these weights"
+    layout = layout_of(file.shapes, entry.family) if entry.family else None
+    if entry.torchvision is not None and (layout is None or not layout.name.startswith("timm")):
+        return entry.torchvision, "as usual for torchvision's weights (no facts came with the file)"
+    return entry.default_preprocessing, f"as usual for {entry.default_weights} (no facts came with the file)"
+
+
+def _head_width(module: nnx.Module, entry: ModelEntry) -> int:
+    found: Any = module
+    for part in entry.head.split("."):
+        found = getattr(found, part)
+    return found.out_features
 
 
 __all__ = [

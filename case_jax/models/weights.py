@@ -1,17 +1,65 @@
-"""Parameters to and from safetensors files, with every key accounted for."""
+"""Parameters to and from files, with every key accounted for."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from case_jax._checks import CaseJaxError
+from case_jax._checks import CaseJaxError, require
+from case_jax.models.torch_names import Source
+from case_jax.parallel import on_device
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+_WRAPPERS = ("state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+class WeightFile(NamedTuple):
+    """What a file of weights holds; its arrays are read one by one, so that no more than one lies in memory twice."""
+
+    path: Path
+    shapes: dict[str, tuple[int, ...]]
+    """By the file's own keys."""
+    read: Callable[[str], np.ndarray]
+    """The array of a key."""
+    metadata: dict[str, Any]
+
+
+class _OneKey:
+    """A random generator that draws nothing: counting draws makes up most of the time of building a network abstractly."""
+
+    def __init__(self):
+        self.key = jax.random.key(0)
+
+    def params(self) -> jax.Array:
+        return self.key
+
+
+def abstract(build: Callable[..., nnx.Module], num_classes: int) -> nnx.Module:
+    """A network of shapes alone, to be filled: `build(num_classes, rngs=...)` without its initialisation."""
+    rngs: Any = _OneKey()
+    return nnx.eval_shape(lambda: build(num_classes, rngs=rngs))
 
 
 def flat_state(module: nnx.Module) -> dict[str, Any]:
@@ -20,19 +68,20 @@ def flat_state(module: nnx.Module) -> dict[str, Any]:
 
 
 def save_weights(path: str | Path, module: nnx.Module, *, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write all parameters and statistics of a module to one safetensors file.
+    """Write all parameters and statistics of a module to one safetensors file, under the module's own dotted paths.
 
     Args:
         path: the file to write.
         module: the Flax NNX module.
-        metadata: facts that travel with the weights, stored as JSON values.
+        metadata: facts that travel with the weights, stored as JSON values. `load_classifier` reads `class_names` (a list) and
+            `preprocessing` (the fields of `Preprocessing`).
     """
     arrays = {name: np.asarray(variable[...]) for name, variable in flat_state(module).items()}
     save_file(arrays, str(path), metadata={k: json.dumps(v) for k, v in (metadata or {}).items()})
 
 
 def load_weights(path: str | Path, module: nnx.Module) -> dict[str, Any]:
-    """Fill a module in place from a safetensors file and return the file's metadata.
+    """Fill a module in place from a file that `save_weights` wrote and return the file's metadata.
 
     Args:
         path: a safetensors file written under the module's own dotted paths.
@@ -45,42 +94,159 @@ def load_weights(path: str | Path, module: nnx.Module) -> dict[str, Any]:
         CaseJaxError: when the file is missing or is no safetensors file, or unless every key of the file fits exactly
             one parameter of the same shape; names the first ten of each side that do not. Also for values that are not finite.
     """
+    file = read_weight_file(path)
+    fill(module, file, match_own(file, module))
+    return file.metadata
+
+
+def read_weight_file(path: str | Path) -> WeightFile:
+    """What a `.safetensors` file holds, or a PyTorch checkpoint when torch is installed.
+
+    Of a checkpoint only tensors are unpickled (`weights_only`); one wrapped as `{"state_dict": …}` or `{"model": …}` is unwrapped,
+    and the prefixes `module.` and `_orig_mod.` that wrapped modules leave on every key are taken off.
+
+    Raises:
+        CaseJaxError: when there is no such file, it is damaged, of another kind, or torch is needed and not installed.
+    """
     path = Path(path)
+    if path.is_dir():
+        inside = ", ".join(sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", *TORCH_SUFFIXES))[:5])
+        raise CaseJaxError(
+            f"weights: {path} is a folder; give the file itself ({inside or 'it holds no weight file'})."
+        )
     if not path.is_file():
         raise CaseJaxError(f"weights: no file at {path}; give a .safetensors file written for this architecture.")
-    state = flat_state(module)
+    file = _open_torch(path) if path.suffix in TORCH_SUFFIXES else _open_safetensors(path)
+    for prefix in _PREFIXES:
+        if file.shapes and all(name.startswith(prefix) for name in file.shapes):
+            shapes = {name.removeprefix(prefix): shape for name, shape in file.shapes.items()}
+            file = file._replace(shapes=shapes, read=partial(_read_prefixed, file.read, prefix))
+    return file
+
+
+def _read_prefixed(read: Callable[[str], np.ndarray], prefix: str, name: str) -> np.ndarray:
+    return read(prefix + name)
+
+
+def _open_safetensors(path: Path) -> WeightFile:
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            raw = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except SafetensorError as error:
-        raise CaseJaxError(f"weights: {path} is not a readable safetensors file ({error}).") from error
-    unused, missing = sorted(arrays.keys() - state.keys()), sorted(state.keys() - arrays.keys())
+        with safe_open(str(path), framework="numpy") as file:  # checks header, offsets and length
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CaseJaxError(
+            f"weights: {path} is not a readable safetensors file ({error}); it is damaged or of another kind. Fetch it again, or "
+            "give a .safetensors file."
+        ) from error
+    with path.open("rb") as file:
+        start = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(start))
+    header.pop("__metadata__", None)
+    odd = sorted(f"{name} ({facts['dtype']})" for name, facts in header.items() if facts["dtype"] not in _DTYPES)
+    require(not odd, "weights", f"{path} with {', '.join(odd[:10])}", "numbers of float64, 32, 16 or bfloat16")
+
+    def read(name: str) -> np.ndarray:
+        first, last = header[name]["data_offsets"]
+        raw = np.fromfile(path, np.uint8, last - first, offset=8 + start + first)
+        return raw.view(_DTYPES[header[name]["dtype"]]).reshape(header[name]["shape"])
+
+    shapes = {name: tuple(facts["shape"]) for name, facts in header.items()}
+    return WeightFile(path, shapes, read, {key: _json_or_text(value) for key, value in metadata.items()})
+
+
+def _open_torch(path: Path) -> WeightFile:
+    if find_spec("torch") is None:
+        raise CaseJaxError(
+            f"weights: {path} is a PyTorch checkpoint, and torch is not installed. Install case-jax[torch], or convert it once where "
+            "torch is: safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')."
+        )
+    import torch  # type: ignore[import-not-found]
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError …
+        raise CaseJaxError(
+            f"weights: {path} cannot be read as tensors alone ({type(error).__name__}: {(str(error).splitlines() or [''])[0]}); "
+            "save the model's state_dict() and give that file."
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+            break
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise CaseJaxError(
+            f"weights: {path} holds no state dict of tensors, neither bare nor under {' or '.join(map(repr, _WRAPPERS))}; "
+            "save the model's state_dict() and give that file."
+        )
+
+    def read(name: str) -> np.ndarray:
+        tensor = state[name].detach()
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+    return WeightFile(path, {name: tuple(v.shape) for name, v in state.items()}, read, {})
+
+
+def match_own(file: WeightFile, module: nnx.Module) -> dict[str, Source]:
+    """Which array of a `save_weights` file fills which variable: that of its own dotted path.
+
+    Raises:
+        CaseJaxError: unless keys and shapes are the module's own; names the first ten of each side that are not.
+    """
+    state = flat_state(module)
+    unused, missing = sorted(file.shapes.keys() - state.keys()), sorted(state.keys() - file.shapes.keys())
     shapes = [
-        f"{name}: file {arrays[name].shape}, model {state[name].shape}"
-        for name in sorted(arrays.keys() & state.keys())
-        if arrays[name].shape != state[name].shape
+        f"{name}: file {file.shapes[name]}, model {state[name].shape}"
+        for name in sorted(file.shapes.keys() & state.keys())
+        if file.shapes[name] != state[name].shape
     ]
     if unused or missing or shapes:
         raise CaseJaxError(
-            f"weights: {path} does not fit {type(module).__name__}.\n"
+            f"weights: {file.path} does not fit {type(module).__name__}.\n"
             f"  in the file only ({len(unused)}): {', '.join(unused[:10]) or '–'}\n"
             f"  in the model only ({len(missing)}): {', '.join(missing[:10]) or '–'}\n"
             f"  other shape ({len(shapes)}): {'; '.join(shapes[:10]) or '–'}"
         )
-    strange = [
-        n for n, a in sorted(arrays.items()) if not np.issubdtype(a.dtype, np.floating) or not np.isfinite(a).all()
-    ]
+    return {name: Source(name, lambda array: array) for name in state}
+
+
+def fill(module: nnx.Module, file: WeightFile, plan: Mapping[str, Source]) -> None:
+    """Give every variable of a module its array, which is read, converted and let go before the next.
+
+    Numbers of 16 bits become float32; float64 stays float64 where JAX has it (`jax_enable_x64`) and is refused elsewhere, so that
+    nothing is rounded in silence. The module is changed only when all arrays are good.
+
+    Args:
+        module: to fill; may be abstract.
+        file: from `read_weight_file`.
+        plan: dotted path of every variable → its array, from `match_own` or `match_torch`.
+
+    Raises:
+        CaseJaxError: for values that are no finite floating-point numbers.
+    """
+    values: dict[str, jax.Array] = {}
+    strange, wide = [], []
+    for path, (key, convert) in plan.items():
+        array = file.read(key)
+        if array.dtype.itemsize == 2 and jnp.issubdtype(array.dtype, jnp.floating):
+            array = array.astype(np.float32)
+        if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+            strange.append(key)
+        elif array.dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+            wide.append(key)
+        elif not strange and not wide:
+            values[path] = on_device(convert(array))
     if strange:
         raise CaseJaxError(
-            f"weights: {path} has values that are no finite floating-point numbers in {', '.join(strange[:10])}."
+            f"weights: {file.path} has values that are no finite floating-point numbers in {', '.join(sorted(strange)[:10])}."
         )
-    filled = {
-        path: variable.replace(jnp.asarray(arrays[".".join(map(str, path))]))
-        for path, variable in nnx.to_flat_state(nnx.state(module))
-    }
+    require(
+        not wide,
+        "weights",
+        f"{file.path} with float64 numbers in {', '.join(sorted(wide)[:10])}",
+        "float32, float16 or bfloat16; convert the file to float32, or set jax_enable_x64",
+    )
+    state = nnx.to_flat_state(nnx.state(module))
+    filled = {path: variable.replace(values[".".join(map(str, path))]) for path, variable in state}
     nnx.update(module, nnx.from_flat_state(filled))
-    return {key: _json_or_text(value) for key, value in raw.items()}
 
 
 def _json_or_text(value: str) -> Any:

@@ -5,9 +5,9 @@ from pathlib import Path
 from case_jax import stats
 from case_jax.report.drawings import draw
 from case_jax.report.loading import load_run, numbers_of
-from case_jax.report.page import render
+from case_jax.report.page import Tables, render
 from case_jax.report.sentence import answer
-from case_jax.report.tables import columns, main_table, markdown
+from case_jax.report.tables import columns, main_table, markdown, measure_columns, rank_table
 from case_jax.results import write_atomically
 
 
@@ -26,10 +26,19 @@ def write_report(run: str | Path) -> Path:
         CaseJaxError: when it is no run folder, has no rows yet, or one of its files is missing or damaged.
     """
     folder, found = Path(run), load_run(run)
-    summary = stats.summarise(found.rows)
+    summary = stats.summarise(found.rows, measures=[m for described in found.measures.values() for m in described])
     numbers = numbers_of(summary.table)
     percent = found.config["metrics"].get("sensitivity", {}).get("percent", 5.0)
-    table = main_table(numbers, found.methods, columns(stats.THETAS, percent, stats.DROP_PERCENT))
+    shown, further = columns(stats.THETAS, percent, stats.DROP_PERCENT), measure_columns(found.measures)
+    table = main_table(numbers, found.methods, shown)
+    criteria = {c.needs: c.better for c in [*shown, *further] if c.better and c.needs in summary.table}
+    judged = [m.name for m in found.methods if not m.control and m.name in summary.table.index]
+    ranks = stats.ranked(summary.table.loc[judged], criteria)
+    tables = Tables(
+        table,
+        main_table(numbers, found.methods, further) if further else None,
+        rank_table(ranks, [*shown, *further], found.methods) if criteria and len(judged) > 1 else None,
+    )
     sentence = answer(
         numbers, found.methods, theta=stats.THETAS[0], percent_of_pixels=percent, removed=stats.DROP_PERCENT
     )
@@ -41,10 +50,11 @@ def write_report(run: str | Path) -> Path:
     titled = summary.table.copy()
     titled.insert(0, "title", titled.index.map({method.name: method.title for method in found.methods}))
     titled.insert(1, "control", titled.index.map({method.name: method.control for method in found.methods}))
+    titled["mean_rank"] = ranks["mean_rank"]
     write_atomically(folder / "summary.csv", titled.to_csv().encode())
-    write_atomically(folder / "summary.md", f"{sentence}\n\n{markdown(table)}".encode())
+    write_atomically(folder / "summary.md", "\n\n".join([sentence, *map(markdown, filter(None, tables))]).encode())
     page = folder / "report.html"
-    write_atomically(page, render(found, summary, sentence=sentence, table=table, drawings=drawings).encode())
+    write_atomically(page, render(found, summary, sentence=sentence, tables=tables, drawings=drawings).encode())
     return page
 
 

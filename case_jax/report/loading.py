@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, UInt8
 
 from case_jax._checks import CaseJaxError
+from case_jax.measure import Measure
 from case_jax.results import RunFolder
 
 Numbers = dict[str, dict[str, Any]]
@@ -24,6 +25,7 @@ class Method(NamedTuple):
     control: bool
     contrastive: bool
     options: dict[str, Any]
+    class_blind: bool = False
 
 
 class Gallery(NamedTuple):
@@ -51,6 +53,8 @@ class Run(NamedTuple):
     excluded: list[dict[str, Any]]
     methods: list[Method]
     gallery: Gallery | None
+    measures: dict[str, list[Measure]]
+    """What metrics describe themselves, by the name of the metric."""
 
     def class_name(self, index: int) -> str:
         """The name of a class, or its number where the run knows no names."""
@@ -74,6 +78,7 @@ def _methods(config: dict[str, Any]) -> list[Method]:
             facts.get("control", False),
             facts.get("contrastive", False),
             facts.get("options", {}),
+            facts.get("class_blind", False),
         )
         for name, facts in config["methods"].items()
     ]
@@ -114,4 +119,5 @@ def load_run(path: str | Path) -> Run:
         gallery = _gallery(folder.path / "gallery.npz")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CaseJaxError(f"run: {folder.path} cannot be read ({error}); run the same command again.") from error
-    return Run(rows, config, contrast, sessions, folder.excluded(), _methods(config), gallery)
+    described = {name: [Measure(**facts) for facts in found] for name, found in config.get("measures", {}).items()}
+    return Run(rows, config, contrast, sessions, folder.excluded(), _methods(config), gallery, described)

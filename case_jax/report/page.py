@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from case_jax.report import tables
 from case_jax.report.loading import Run, numbers_of
+from case_jax.report.tables import MainTable, pairs_table, title_of
 from case_jax.report.words import counted
 from case_jax.stats import Summary
 
@@ -32,28 +32,38 @@ class Drawing(NamedTuple):
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
-def render(run: Run, summary: Summary, *, sentence: str, table: tables.MainTable, drawings: Sequence[Drawing]) -> str:
+class Tables(NamedTuple):
+    """The tables of methods, in the order in which they are shown."""
+
+    main: MainTable
+    further: MainTable | None
+    """Scores that metrics describe themselves; None where the run has none."""
+    ranks: MainTable | None
+    """None where there is nothing to rank."""
+
+
+def render(run: Run, summary: Summary, *, sentence: str, tables: Tables, drawings: Sequence[Drawing]) -> str:
     """The whole page; every text from the run is escaped.
 
     Args:
         run: what the folder holds.
         summary: its statistics.
         sentence: the answer.
-        table: the main table.
+        tables: of methods.
         drawings: figures in order.
     """
     loader = jinja2.PackageLoader("case_jax.report", package_path="")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["title_of"] = tables.title_of
+    environment.filters["title_of"] = title_of
     return environment.get_template("template.html").render(
         title=f"{run.config['model']['name']} on {run.config['data']['name']}",
         sentence=sentence,
         unfinished=unfinished(run),
-        table=table,
+        tables=tables,
         drawings=drawings,
         captions=gallery_captions(run),
         contrast=contrast_facts(run),
-        pairs=tables.pairs_table(summary.pairs, {m.name: m.title for m in run.methods}),
+        pairs=pairs_table(summary.pairs, {m.name: m.title for m in run.methods}),
         reference=next(
             (m.title for m in run.methods if not summary.pairs.empty and m.name == summary.pairs["reference"].iloc[0]),
             None,

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
+from case_jax.measure import Measure
 from case_jax.report.loading import Method, Numbers
-from case_jax.report.words import interval, p_value, signed
+from case_jax.report.words import interval, p_value, plain_interval, signed
 
 Row = Mapping[str, Any]
 """One method's numbers."""
@@ -22,6 +23,8 @@ class Column(NamedTuple):
     """The number without which this column is not shown."""
     cell: Callable[[Row], str]
     note: str
+    better: Literal["high", "low", ""] = ""
+    """Which end of that number is good; empty where methods are not ranked by it."""
 
 
 class MainTable(NamedTuple):
@@ -75,7 +78,7 @@ def columns(thetas: Sequence[float], percent_of_pixels: float, removed: float) -
     return [
         Column(sensitivity, "F, median [95%]", "F_median", _interval_of("F", "median"),
                f"Percentage of the top {k} pixels that the maps of the two likeliest classes share: low = the map "
-               "depends on the class. Median over images with a bootstrap interval."),
+               "depends on the class. Median over images with a bootstrap interval.", "low"),
         Column(sensitivity, "F⁺", "F_plus_median", _share_of("F_plus_median"),
                "The same counted on positive pixels only, median."),
         Column(sensitivity, "zeros in top", "zeros_share", _share_of("zeros_share"),
@@ -86,18 +89,59 @@ def columns(thetas: Sequence[float], percent_of_pixels: float, removed: float) -
                f"Relative loss of the predicted class's probability, in percent, when the map's top {removed:g}% "
                "pixels are removed; mean over correctly classified images: high = faithful."),
         Column(fidelity, "drop, sweep", "sweep_mean", _share_of("sweep_mean"),
-               "The same averaged over all percentages removed."),
+               "The same averaged over all percentages removed.", "high"),
         Column(evidence, "own mass [95%]", "own_mean", _interval_of("own", "mean"),
-               "Percentage of the top-1 map's mass on the evidence of its own class: high = specific."),
+               "Percentage of the top-1 map's mass on the evidence of its own class: high = specific.", "high"),
         Column(evidence, "shared", "shared_mean", _share_of("shared_mean"),
                "The same on evidence that all candidate classes share."),
         Column(evidence, "other", "other_mean", _share_of("other_mean"),
                "The same on another class's evidence."),
         Column(evidence, "class pointing [95%]", "pointing_mean", _interval_of("pointing", "mean"),
-               "Percentage of images in which both maps peak on their own class's evidence."),
+               "Percentage of images in which both maps peak on their own class's evidence.", "high"),
         Column("Maps", "degenerate", "degenerate", lambda row: f"{row['degenerate']:,}",
                "Number of images with a map that is all zero, constant or not finite; they enter no score."),
     ]  # fmt: skip
+
+
+def measure_columns(measures: Mapping[str, Sequence[Measure]]) -> list[Column]:
+    """A column for each number that a metric describes itself, grouped by metric."""
+    return [
+        Column(
+            group.replace("_", " "), f"{m.title} [95%]", f"{m.column}_{m.statistic}", _measure_cell(m), m.note, m.better
+        )
+        for group, described in measures.items()
+        for m in described
+    ]
+
+
+def _measure_cell(measure: Measure) -> Callable[[Row], str]:
+    if measure.percent:
+        return _interval_of(measure.column, measure.statistic)
+    return lambda row: plain_interval(*(row[f"{measure.column}_{part}"] for part in (measure.statistic, "low", "high")))
+
+
+def rank_table(ranks: pd.DataFrame, shown: Iterable[Column], methods: Sequence[Method]) -> MainTable:
+    """Ranks per criterion and their mean, best first.
+
+    Args:
+        ranks: from `stats.ranked`.
+        shown: the columns whose numbers were ranked.
+        methods: those of the run.
+    """
+    kept = [column for column in shown if column.needs in ranks]
+    known = {method.name: method for method in methods}
+    rows = [
+        (known[str(name)], [f"{row['mean_rank']:.1f}", *(f"{row[column.needs]:g}" for column in kept)])
+        for name, row in ranks.iterrows()
+    ]
+    heads = [("mean rank", 1), *((column.head.removesuffix(" [95%]").split(",")[0], 2) for column in kept)]
+    directions = ", ".join(f"{column.head.removesuffix(' [95%]')}: {column.better}" for column in kept)
+    notes = [
+        "Mean over the criteria shown, each counted once; no more than a way to sort: read the numbers, and remember that a map "
+        "of pure noise is class-sensitive. Controls are not ranked; a method without usable maps comes last.",
+        f"1 = best. What counts as good: {directions}.",
+    ]
+    return MainTable([("Rank", len(kept) + 1)], heads, rows, notes)
 
 
 CONTROLS_NOTE = (
@@ -129,8 +173,10 @@ def main_table(numbers: Numbers, methods: Sequence[Method], shown: Iterable[Colu
 
 
 def title_of(method: Method) -> str:
-    """The method's title, controls marked."""
-    return f"{method.title} (control)" if method.control else method.title
+    """The method's title; controls, and methods whose map is the same for every class, are marked."""
+    if method.control:
+        return f"{method.title} (control)"
+    return f"{method.title} (class-blind)" if method.class_blind else method.title
 
 
 def markdown(found: MainTable) -> str:

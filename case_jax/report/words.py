@@ -14,6 +14,11 @@ def interval(value: float, low: float, high: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f}\n[{100 * low:.1f}, {100 * high:.1f}]"
 
 
+def plain_interval(value: float, low: float, high: float) -> str:
+    """A number and, on a second line, its interval; a dash where it is undefined."""
+    return "–" if math.isnan(value) else f"{value:.3g}\n[{low:.3g}, {high:.3g}]".replace("-", "−")
+
+
 def p_value(p: float) -> str:
     """A p value, never as an exact zero."""
     if math.isnan(p):

@@ -6,9 +6,11 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from case_jax._checks import CaseJaxError, require, unknown
+from case_jax._checks import require, unknown
+from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, one_head
+from case_jax.tap.layer import tag_output
 from case_jax.tap.split import LAYER, tag
-from case_jax.tap.view import HEAD_INPUT, TappedModel, tapped
+from case_jax.tap.view import TappedModel, tapped
 
 
 def layers(module: nn.Module, variables: Any, image: Array, **apply_kwargs: Any) -> dict[str, nn.Module]:
@@ -35,6 +37,9 @@ def tap_linen(
     image: Float[Array, "H W D"],
     *,
     linear_head: str | None = None,
+    dense_head: str | None = None,
+    head_channels: tuple[int, int] | None = None,
+    token_grid: tuple[int, int] | None = None,
     chunk: int = 64,
     **apply_kwargs: Any,
 ) -> TappedModel:
@@ -47,6 +52,11 @@ def tap_linen(
         image: one normalised image (H, W, D); fixes the shapes and checks the closed form.
         linear_head: path of the final `nn.Dense`, when everything between `layer` and it acts on each channel alone:
             class weights then have a closed form, which is checked against the pullback here.
+        dense_head: instead of `linear_head`, path of the first linear layer when others follow it (as in a VGG); it takes its
+            inputs channels last.
+        head_channels: (first, total), when the layer's channels are only some of those in front of the head (as in the last dense
+            layer of a DenseNet): the first of them, and how many there are.
+        token_grid: rows and columns, when the layer's output are tokens, (B, prefix + rows · columns, K): the last become the map.
         chunk: most classes whose gradients are held in memory at once.
         **apply_kwargs: passed to `module.apply`, for example `train=False`.
 
@@ -55,33 +65,28 @@ def tap_linen(
 
     Raises:
         CaseJaxError: for an unknown layer (those that exist are listed, nearest first), one that is not called exactly once,
-            an output that is not one map, or a `linear_head` that is no dense layer or whose closed form fails.
+            an output that is not one map, or a head that is no dense layer or whose closed form fails.
     """
     require(isinstance(module, nn.Module), "module", type(module).__name__, "a flax.linen.Module; for NNX use tap_nnx")
     known = layers(module, variables, image, **apply_kwargs)
-    for argument, path in (("layer", layer), ("linear_head", linear_head)):
+    head = one_head(linear_head, dense_head)
+    for argument, path in (("layer", layer), ("linear_head", linear_head), ("dense_head", dense_head)):
         if path is not None and path not in known:
             raise unknown(argument, path, known)
-    if linear_head is not None:
-        require(
-            isinstance(known[linear_head], nn.Dense),
-            "linear_head",
-            f"{linear_head!r}, a {type(known[linear_head]).__name__}",
-            "an nn.Dense",
-        )
+    if head is not None:
+        given = f"{head!r}, a {type(known[head]).__name__}"
+        require(isinstance(known[head], nn.Dense), "linear_head" if linear_head else "dense_head", given, "an nn.Dense")
 
     def intercept(call, args, kwargs, context):
         if context.method_name != "__call__":
             return call(*args, **kwargs)
         path = ".".join(context.module.path)
-        if path == linear_head:
+        if path == head:
             args = (tag(args[0][0], HEAD_INPUT)[None], *args[1:])
         out = call(*args, **kwargs)
-        if path != layer:
-            return out
-        if not isinstance(out, jax.Array):
-            raise CaseJaxError(f"layer: {layer!r} returns a {type(out).__name__}; tap a layer that returns one array.")
-        return tag(out[0], LAYER + layer)[None]
+        if path == dense_head:
+            out = tag(out[0], HEAD_OUTPUT)[None]
+        return tag_output(out, layer, token_grid) if path == layer else out
 
     def apply(variables: Any, x: Array) -> Array:
         with nn.intercept_methods(intercept):
@@ -89,7 +94,7 @@ def tap_linen(
 
     def kernel(variables: Any) -> Array:
         found = variables["params"]
-        for part in linear_head.split("."):  # type: ignore[union-attr]
+        for part in head.split("."):  # type: ignore[union-attr]
             found = found[part]
         return found["kernel"]
 
@@ -99,6 +104,7 @@ def tap_linen(
         image,
         layer=layer,
         tag=LAYER + layer,
-        head_kernel=kernel if linear_head else None,
+        head_kernel=kernel if head else None,
+        head_channels=head_channels,
         chunk=chunk,
     )

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import jax
 from jaxtyping import Array, Float
 
-from case_jax._checks import CaseJaxError, require, unknown
+from case_jax._checks import require, unknown
+from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, one_head
+from case_jax.tap.layer import tag_output
 from case_jax.tap.split import LAYER, tag
-from case_jax.tap.view import HEAD_INPUT, TappedModel, tapped
+from case_jax.tap.view import TappedModel, tapped
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -41,6 +42,9 @@ def tap_nnx(
     image: Float[Array, "H W D"],
     *,
     linear_head: str | None = None,
+    dense_head: str | None = None,
+    head_channels: tuple[int, int] | None = None,
+    token_grid: tuple[int, int] | None = None,
     chunk: int = 64,
 ) -> TappedModel:
     """Split a Flax NNX classifier at a named layer; the module itself is left untouched.
@@ -53,6 +57,11 @@ def tap_nnx(
         image: one normalised image (H, W, D); fixes the shapes and checks the closed form.
         linear_head: path of the final `nnx.Linear`, when everything between `layer` and it acts on each channel alone:
             class weights then have a closed form, which is checked against the pullback here.
+        dense_head: instead of `linear_head`, path of the first linear layer when others follow it (as in a VGG); it takes its
+            inputs channels last.
+        head_channels: (first, total), when the layer's channels are only some of those in front of the head (as in the last dense
+            layer of a DenseNet): the first of them, and how many there are.
+        token_grid: rows and columns, when the layer's output are tokens, (B, prefix + rows · columns, K): the last become the map.
         chunk: most classes whose gradients are held in memory at once.
 
     Returns:
@@ -60,7 +69,7 @@ def tap_nnx(
 
     Raises:
         CaseJaxError: for an unknown layer (those that exist are listed, nearest first), one that is not called exactly once,
-            an output that is not one map, or a `linear_head` that is no linear layer or whose closed form fails.
+            an output that is not one map, or a head that is no linear layer or whose closed form fails.
     """
     from flax import nnx
 
@@ -68,15 +77,14 @@ def tap_nnx(
         isinstance(module, nnx.Module), "module", type(module).__name__, "a flax.nnx.Module; for Linen use tap_linen"
     )
     known = layers(module)
-    for argument, path in (("layer", layer), ("linear_head", linear_head)):
+    head = one_head(linear_head, dense_head)
+    for argument, path in (("layer", layer), ("linear_head", linear_head), ("dense_head", dense_head)):
         if path is not None and path not in known:
             raise unknown(argument, path, known)
-    if linear_head is not None:
+    if head is not None:
+        given = f"{head!r}, a {type(known[head]).__name__}"
         require(
-            isinstance(known[linear_head], nnx.Linear),
-            "linear_head",
-            f"{linear_head!r}, a {type(known[linear_head]).__name__}",
-            "an nnx.Linear",
+            isinstance(known[head], nnx.Linear), "linear_head" if linear_head else "dense_head", given, "an nnx.Linear"
         )
     evaluated = nnx.clone(module)
     evaluated.eval()
@@ -91,22 +99,29 @@ def tap_nnx(
         call = type(parts[layer]).__call__
 
         def tagged(self, *args, **kwargs):
-            out = call(self, *args, **kwargs)
-            if not isinstance(out, jax.Array):
-                raise CaseJaxError(
-                    f"layer: {layer!r} returns a {type(out).__name__}; tap a layer that returns one array."
-                )
-            return tag(out[0], LAYER + layer)[None]
+            return tag_output(call(self, *args, **kwargs), layer, token_grid)
 
         _retype(parts[layer], tagged)
-        if linear_head is not None:
-            head = type(parts[linear_head]).__call__
-            _retype(parts[linear_head], lambda self, inputs, **kw: head(self, tag(inputs[0], HEAD_INPUT)[None], **kw))
+        if head is not None:
+            dense = type(parts[head]).__call__
+
+            def marked(self, inputs, **kwargs):
+                out = dense(self, tag(inputs[0], HEAD_INPUT)[None], **kwargs)
+                return out if dense_head is None else tag(out[0], HEAD_OUTPUT)[None]
+
+            _retype(parts[head], marked)
         return copy(x[None])[0]  # type: ignore[operator]
 
     def kernel(params: Any) -> Array:
-        return rebuilt(params)[1][linear_head].kernel[...]  # type: ignore[index,union-attr]
+        return rebuilt(params)[1][head].kernel[...]  # type: ignore[index,union-attr]
 
     return tapped(
-        apply, params, image, layer=layer, tag=LAYER + layer, head_kernel=kernel if linear_head else None, chunk=chunk
+        apply,
+        params,
+        image,
+        layer=layer,
+        tag=LAYER + layer,
+        head_kernel=kernel if head else None,
+        head_channels=head_channels,
+        chunk=chunk,
     )

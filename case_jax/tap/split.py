@@ -21,7 +21,7 @@ def tag(value: jax.Array, name: str) -> jax.Array:
     return checkpoint_name(value, name)
 
 
-def _inner(eqn: JaxprEqn) -> Iterator[tuple[Jaxpr, Sequence[Any]]]:
+def inner_jaxprs(eqn: JaxprEqn) -> Iterator[tuple[Jaxpr, Sequence[Any]]]:
     """The jaxprs inside an equation, with their constants."""
     for value in jax.tree.leaves(eqn.params, is_leaf=lambda v: isinstance(v, (Jaxpr, ClosedJaxpr))):
         if isinstance(value, ClosedJaxpr):
@@ -36,12 +36,12 @@ def tags(jaxpr: Jaxpr) -> list[str]:
     for eqn in jaxpr.eqns:
         if eqn.primitive is name_p:
             found.append(eqn.params["name"])
-        for inner, _ in _inner(eqn):
+        for inner, _ in inner_jaxprs(eqn):
             found += tags(inner)
     return found
 
 
-_CALLS = (
+CALLS = (
     "jit",
     "pjit",
     "closed_call",
@@ -52,18 +52,21 @@ _CALLS = (
     "custom_jvp_call",
     "custom_vjp_call",
 )
+"""Primitives that do no more than evaluate the jaxpr inside them, so that it may be spelt out in their place."""
 
 
-def _read(env: dict, atom: Any) -> Any:
+def read(env: dict, atom: Any) -> Any:
+    """The value of a variable or literal."""
     return atom.val if isinstance(atom, Literal) else env[atom]
 
 
-def _evaluate(eqns: Sequence[JaxprEqn], env: dict) -> None:
+def evaluate(eqns: Sequence[JaxprEqn], env: dict) -> None:
+    """Bind equations again, one after the other, their results added to the values of variables."""
     for eqn in eqns:
         bound = eqn.primitive.get_bind_params(eqn.params)
         functions, params = bound if isinstance(bound, tuple) else ((), bound)
         with eqn.ctx.manager:
-            out = eqn.primitive.bind(*functions, *(_read(env, v) for v in eqn.invars), **params)
+            out = eqn.primitive.bind(*functions, *(read(env, v) for v in eqn.invars), **params)
         env.update(zip(eqn.outvars, out if eqn.primitive.multiple_results else [out], strict=True))
 
 
@@ -72,14 +75,14 @@ def _run_to_tag(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: 
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
     for i, eqn in enumerate(jaxpr.eqns):
         here = eqn.primitive is name_p and eqn.params["name"] == name
-        inside = [] if here else [j for j in _inner(eqn) if name in tags(j[0])]
+        inside = [] if here else [j for j in inner_jaxprs(eqn) if name in tags(j[0])]
         if not here and not inside:
-            _evaluate([eqn], env)
+            evaluate([eqn], env)
             continue
-        operands = [_read(env, v) for v in eqn.invars]
+        operands = [read(env, v) for v in eqn.invars]
         if here:
             value, resume_inner = operands[0], lambda a: [a]
-        elif eqn.primitive.name in _CALLS:
+        elif eqn.primitive.name in CALLS:
             value, resume_inner = _run_to_tag(*inside[0], operands, name)
         else:
             raise CaseJaxError(
@@ -90,8 +93,8 @@ def _run_to_tag(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: 
         def resume(a, i=i, eqn=eqn, resume_inner=resume_inner):
             rest = dict(env)
             rest.update(zip(eqn.outvars, resume_inner(a), strict=True))
-            _evaluate(jaxpr.eqns[i + 1 :], rest)
-            return [_read(rest, v) for v in jaxpr.outvars]
+            evaluate(jaxpr.eqns[i + 1 :], rest)
+            return [read(rest, v) for v in jaxpr.outvars]
 
         return value, resume
     raise AssertionError(f"tag {name!r} counted but not met")

@@ -6,21 +6,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.chunking import map_in_chunks
+from case_jax.tap.head import (
+    HEAD_INPUT,
+    HEAD_OUTPUT,
+    Head,
+    Weights,
+    all_weights,
+    at_least_float32,
+    closed_form,
+    head_of,
+)
 from case_jax.tap.split import Tail, split, tags
 
-HEAD_INPUT = "case_jax.head_input"
-
 Params = Any
-Weights = Callable[[Int[Array, " n"]], Float[Array, "n K"]]
-
-
-def at_least_float32(array: Array) -> Array:
-    """Weights and maps are computed in float32 also for models in bfloat16 or float16, and in float64 for those."""
-    return array if jnp.finfo(array.dtype).bits >= 32 else array.astype(jnp.float32)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class View:
     """Gradient of `⟨cotangent, y⟩` with respect to the activation."""
     class_weights: Weights
     """`α` of the given classes."""
+    head: Head | None
+    """The first dense layer, where no channels mix before it and the model declares so; else None."""
+    chunk: int
+    """Most classes, channels or altered copies of the image that a method holds in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,12 @@ class TappedModel:
     image_shape: tuple[int, ...]
     activation_shape: tuple[int, int, int]
     activation_dtype: Any
-    head_kernel: Callable[[Params], Float[Array, "K C"]] | None = None
-    """The linear head's kernel when all between layer and head acts on each channel alone; else None."""
+    head_kernel: Callable[[Params], Float[Array, "F M"]] | None = None
+    """The kernel of the first dense layer when all between layer and it acts on each channel alone; else None."""
+    head_channels: tuple[int, int] | None = None
+    """The first of the layer's channels among those in front of the head, and how many these are; None for all."""
+    head_is_last: bool = True
+    """Whether the head's output are the logits."""
     chunk: int = 64
     """Most classes (or channels) that one pullback holds in memory at once."""
 
@@ -95,13 +105,20 @@ class TappedModel:
             rows = jax.nn.one_hot(classes, self.num_classes, dtype=logits.dtype)
             return map_in_chunks(lambda row: at_least_float32(pull(row)).mean((0, 1)), rows, chunk=self.chunk)
 
-        known = pulled_back if self.head_kernel is None else closed_form(tail, activation, self.head_kernel(params))
+        head = self._head(params, tail, activation, logits)
+        known = pulled_back if head is None else closed_form(head, activation)
 
         def weights(classes):
             exists = (classes >= 0) & (classes < self.num_classes)
             return jnp.where(exists[:, None], known(classes), jnp.nan)  # never another class's weights in silence
 
-        return View(image, logits, activation, tail, lambda x: self.apply(params, x), pull, weights)
+        return View(image, logits, activation, tail, lambda x: self.apply(params, x), pull, weights, head, self.chunk)
+
+    def _head(self, params: Params, tail: Tail, activation: Array, logits: Array) -> Head | None:
+        if self.head_kernel is None:
+            return None
+        kernel = self.head_kernel(params)
+        return head_of(tail, activation, logits, kernel, channels=self.head_channels, last=self.head_is_last)
 
     def view_all(self, params: Params, image: Float[Array, "Hx Wx 3"]) -> View:
         """As `view`, with the weights of all classes computed at once and looked up afterwards.
@@ -110,10 +127,12 @@ class TappedModel:
         whichever is fewer, in chunks of `chunk`.
         """
         view = self.view(params, image)
-        if self.head_kernel is not None:
-            return view
         height, width, channels = view.activation.shape
-        if channels < self.num_classes:
+        if view.head is not None:
+            if view.head.rest is None:
+                return view
+            table = all_weights(view.head, view.activation, self.num_classes)
+        elif channels < self.num_classes:
             logits, push = jax.linearize(view.tail, view.activation)
             view = replace(view, logits=logits)  # the same numbers; the tail is then evaluated once
 
@@ -127,17 +146,6 @@ class TappedModel:
         return replace(view, class_weights=lambda classes: table.at[classes].get(mode="fill", fill_value=jnp.nan))
 
 
-def closed_form(tail: Tail, activation: Float[Array, "H W K"], kernel: Float[Array, "K C"]) -> Weights:
-    """Weights of any classes from one forward-mode pass, for a channelwise tail before a linear head.
-
-    `α_c[k] = W[k,c] · d[k] / (HW)`, where `d[k] = Σ_{hw} ∂pooled[k]/∂A[h,w,k]` is the response of the pooled features to a
-    uniform shift of every channel by one. True only if pooled feature k depends on channel k alone.
-    """
-    _, d = jax.jvp(lambda a: split(tail, HEAD_INPUT)(a)[0], (activation,), (jnp.ones_like(activation),))
-    scaled = at_least_float32(d) / (activation.shape[0] * activation.shape[1])
-    return lambda classes: at_least_float32(kernel.T[classes]) * scaled
-
-
 def tapped(
     apply: Callable[[Params, Array], Array],
     params: Params,
@@ -146,6 +154,7 @@ def tapped(
     layer: str,
     tag: str,
     head_kernel: Callable[[Params], Array] | None = None,
+    head_channels: tuple[int, int] | None = None,
     chunk: int = 64,
 ) -> TappedModel:
     """Build a `TappedModel` after checking all shapes on one image; the adapters call this.
@@ -175,6 +184,7 @@ def tapped(
         "a layer whose output is a map of shape (height, width, channels)",
     )
     shape = (int(activation.shape[0]), int(activation.shape[1]), int(activation.shape[2]))
+    met = tags(jax.make_jaxpr(apply)(params, image).jaxpr)
     model = TappedModel(
         apply,
         params,
@@ -185,19 +195,37 @@ def tapped(
         shape,
         activation.dtype,
         head_kernel,
+        head_channels,
+        HEAD_OUTPUT not in met,
         chunk,
     )
     if head_kernel is not None:
-        met = tags(jax.make_jaxpr(apply)(params, image).jaxpr)
-        behind = met[met.index(tag) :].count(HEAD_INPUT)
-        require(
-            behind == met.count(HEAD_INPUT) == 1,
-            "linear_head",
-            f"a head called {met.count(HEAD_INPUT)} times in one forward pass, {behind} of them behind layer {layer!r}",
-            "a head called once, behind the layer; in a plain function its input is marked with tag_head_input",
-        )
+        _check_head(model, met, image)
         check_closed_form(model, image)
     return model
+
+
+def _check_head(model: TappedModel, met: list[str], image: Array) -> None:
+    """Raise unless the declared head is met once, behind the layer, and takes the layer's channels in whole blocks."""
+    behind = met[met.index(model.tag) :]
+    for mark in (HEAD_INPUT,) if model.head_is_last else (HEAD_INPUT, HEAD_OUTPUT):
+        require(
+            behind.count(mark) == met.count(mark) == 1,
+            "head",
+            f"a head called {met.count(mark)} times in one forward pass, {behind.count(mark)} of them behind layer {model.layer!r}",
+            "a head called once, behind the layer; in a plain function its input is marked with tag_head_input",
+        )
+    count = model.activation_shape[-1]
+    first, total = model.head_channels or (0, count)
+    inputs = jax.eval_shape(model.head_kernel, model.params).shape[0]  # type: ignore[arg-type]
+    require(
+        first >= 0 and first + count <= total and inputs % total == 0,
+        "head" if model.head_channels is None else "head_channels",
+        f"{inputs} inputs behind layer {model.layer!r} of {count} channels"
+        + ("" if model.head_channels is None else f" with head_channels={model.head_channels}"),
+        "a head that takes each of the layer's channels (a multiple of them), or head_channels=(first, total) for a layer whose "
+        "channels are some of those in front of the head; else tap a later layer, or leave the head out and the pullback is used",
+    )
 
 
 def check_closed_form(
@@ -233,7 +261,7 @@ def check_closed_form(
         error = float(jnp.abs(closed - pulled).max() / jnp.maximum(jnp.abs(pulled).max(), 1e-30))
     if not error <= tolerance:
         raise CaseJaxError(
-            f"linear_head: the closed form of the class weights at layer {model.layer!r} differs from the pullback by {error:.2g} "
+            f"head: the closed form of the class weights at layer {model.layer!r} differs from the pullback by {error:.2g} "
             f"of the largest weight (allowed: {tolerance:g}), so what lies between them mixes channels or positions, or the head "
-            "is not linear; tap a later layer, or leave linear_head out and the pullback is used."
+            "is not linear; tap a later layer, or leave the head out and the pullback is used."
         )

@@ -47,6 +47,11 @@ class Config:
     """JSON file to write."""
 
 
+def today() -> str:
+    """The date, as results carry it."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
 def interleaved(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Median seconds of each function, taking turns so that all meet the same disturbances."""
     for function in functions.values():
@@ -63,7 +68,7 @@ def interleaved(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[s
 def class_maps_against_forward(batch: int, repeats: int) -> list[dict[str, Any]]:
     """All classes' CASE maps (confusion-like sets of 5) against the plain forward pass, per layer and route."""
     classifier = load_classifier()
-    facts = classifier.entry.preprocessing
+    facts = classifier.preprocessing
     scenes = DigitScenes("test", batch)
     images = jnp.stack([normalise_image(scenes[i].image, facts.mean, facts.std) for i in range(batch)])
     rows = []
@@ -94,7 +99,7 @@ def class_maps_against_forward(batch: int, repeats: int) -> list[dict[str, Any]]
 def pipeline_against_step(images: int, tile: int) -> dict[str, float]:
     """Images per second of a whole evaluation against its compiled step on batches that are already on the device."""
     classifier = load_classifier()
-    facts = classifier.entry.preprocessing
+    facts = classifier.preprocessing
     pixels, source = Pixels(facts.mean, facts.std), DigitScenes("test", images)
     model = tap_classifier(classifier, normalise_image(source[0].image, *pixels))
     contrast = choose_contrast("topk_logits:5", model.num_classes)
@@ -147,7 +152,7 @@ def main(config: Config) -> dict[str, Any]:
     for title, values in (("pipeline", pipeline), ("import", imported)):
         print(title, ", ".join(f"{name} {value:.3g}" for name, value in values.items()))
     result = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": today(),
         "machine": f"{platform.machine()}, {platform.system()}",
         "devices": parallel.device_names(),
         "versions": versions(),

@@ -1,0 +1,184 @@
+"""Mosaics of confidently classified images: which images, drawn how, read when."""
+
+import hashlib
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from case_jax import parallel
+from case_jax._checks import CaseJaxError, require, require_seed
+from case_jax.evaluation.step import Batch, Pixels
+from case_jax.evaluation.stream import select, template, through_devices, tiles
+from case_jax.imageops import normalise_image
+from case_jax.metrics.grid_pointing import join_cells, require_grid
+from case_jax.source import Evidence, Example, Source
+from case_jax.tap.view import TappedModel
+
+
+class Confident(NamedTuple):
+    """The images that mosaics are made of."""
+
+    indices: Int[np.ndarray, " N"]
+    """Their positions in the source, ascending."""
+    classes: Int[np.ndarray, " N"]
+    """The class that the classifier gives each; its label, too, where it has one."""
+    probabilities: Float[np.ndarray, " N"]
+    counts: dict[str, int]
+    """How many images were looked at, left out and why."""
+    highest: float
+    """The highest probability of any image classified correctly (or without a label)."""
+
+
+def confident_images(
+    source: Source,
+    model: TappedModel,
+    pixels: Pixels,
+    *,
+    confidence: float = 0.99,
+    limit: int | None = None,
+    seed: int = 0,
+    tile: int = 100,
+) -> Confident:
+    """The images that are classified correctly, or have no label, with a probability of at least `confidence`.
+
+    Args:
+        source: the images.
+        model: the classifier, tapped at the size of one image.
+        pixels: how pixels are normalised.
+        confidence: least probability of the likeliest class, in (0, 1); 0.99 in Rao et al. (2022).
+        limit: number of images to look at, drawn by the seed; None takes all.
+        seed: see `limit`.
+        tile: images per device and step.
+
+    Raises:
+        CaseJaxError: for a confidence outside (0, 1) or a bad limit.
+    """
+    require(0 < confidence < 1, "confidence", confidence, "a probability between 0 and 1, for example 0.99")
+    indices = select(source, limit, seed)
+    empty = template(source, indices, tile)
+
+    def likeliest(params: Any, batch: Batch) -> tuple[Array, Array]:
+        images = jax.vmap(partial(normalise_image, mean=pixels.mean, std=pixels.std))(batch.images)
+        probabilities = jax.nn.softmax(jax.vmap(partial(model.apply, params))(images))
+        return probabilities.argmax(-1), jnp.where(jnp.isfinite(probabilities).all(-1), probabilities.max(-1), jnp.nan)
+
+    found: list[tuple[int, int, int, float]] = []
+    unreadable = 0
+    stream = tiles(source, indices, range(-(-len(indices) // tile)), empty, ahead=4)
+    for read, (classes, probabilities) in through_devices(parallel.over_devices(likeliest), model.params, stream):
+        unreadable += len(read.excluded)
+        for slot, example in enumerate(read.examples):
+            if example is not None:
+                at = int(indices[read.number * tile + slot])
+                found.append((at, example.label, int(classes[slot]), float(probabilities[slot])))
+    at, labels, classes, probabilities = (np.array(column) for column in zip(*found, strict=True))
+    finite, right = np.isfinite(probabilities), (labels < 0) | (labels == classes)
+    sure = probabilities >= confidence
+    counts = {
+        "images looked at": len(indices),
+        "images that could not be read": unreadable,
+        "images with logits that are not finite": int((~finite).sum()),
+        "images classified wrongly": int((finite & ~right).sum()),
+        f"images classified with a probability below {confidence:g}": int((finite & right & ~sure).sum()),
+    }
+    kept = finite & right & sure
+    highest = float(np.max(probabilities[finite & right], initial=0.0))
+    return Confident(at[kept], classes[kept], probabilities[kept], counts, highest)
+
+
+def draw_mosaics(classes: Int[np.ndarray, " N"], *, n: int, count: int, seed: int) -> Int[np.ndarray, "M n*n"]:
+    """Which images make up which mosaic: n² different classes each, no image twice in all of them.
+
+    For every mosaic n² of the classes that still have images are drawn uniformly, then an unused image of each.
+
+    Args:
+        classes: of the images to draw from.
+        n: rows and columns of a mosaic.
+        count: number of mosaics asked for.
+        seed: the same seed draws the same mosaics, and a larger count begins with those of a smaller one.
+
+    Returns:
+        Positions in `classes`, in row-major order of the cells; fewer mosaics than asked for when fewer than n² classes have
+        unused images.
+
+    Raises:
+        CaseJaxError: for n below 2, a count below 1 or a bad seed.
+    """
+    require_grid(n)
+    require(count >= 1, "mosaics", count, "a number of mosaics of at least 1")
+    require_seed(seed)
+    rng = np.random.default_rng(seed)
+    pools = {int(c): rng.permutation(np.flatnonzero(classes == c)).tolist() for c in np.unique(classes)}
+    drawn = []
+    while len(drawn) < count:
+        left = [c for c, pool in pools.items() if pool]
+        if len(left) < n * n:
+            break
+        drawn.append([pools[c].pop() for c in rng.permutation(left)[: n * n].tolist()])
+    return np.array(drawn, np.int64).reshape(-1, n * n)
+
+
+class Mosaics:
+    """Mosaics as a source; the evidence of a mosaic are its cells, each for the class that it shows.
+
+    Args:
+        source: the images.
+        chosen: those to draw from.
+        drawn: positions in `chosen`, from `draw_mosaics`.
+    """
+
+    class_names = None
+
+    def __init__(self, source: Source, chosen: Confident, drawn: Int[np.ndarray, "M n*n"]):
+        self.source, self.chosen, self.drawn = source, chosen, drawn
+
+    @property
+    def name(self) -> str:
+        """The source's name in messages."""
+        return f"mosaics of {self.source.name}"
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the images and of which are where."""
+        digest = hashlib.sha256(self.source.fingerprint.encode())
+        digest.update(self.chosen.indices[self.drawn].tobytes())
+        return digest.hexdigest()[:16]
+
+    def cells(self, index: int) -> Int[np.ndarray, " n*n"]:
+        """Positions in the source of a mosaic's images."""
+        return self.chosen.indices[self.drawn[index]]
+
+    def __len__(self) -> int:
+        """Number of mosaics."""
+        return len(self.drawn)
+
+    def __getitem__(self, index: int) -> Example:
+        """Mosaic `index`; raises `UnreadableImageError` when one of its images can no longer be read."""
+        examples = [self.source[int(i)] for i in self.cells(index)]
+        images = np.stack([example.image for example in examples])
+        numbers = np.arange(len(images))
+        where = np.broadcast_to(numbers[:, None, None, None], (*images.shape[:3], 1))
+        regions = join_cells(where)[None, :, :, 0] == numbers[:, None, None]
+        classes = self.chosen.classes[self.drawn[index]].astype(np.int32)
+        name = " | ".join(example.name for example in examples)
+        return Example(index, name, join_cells(images), -1, Evidence(regions, classes))
+
+
+def make_mosaics(source: Source, chosen: Confident, *, n: int, count: int, seed: int, confidence: float) -> Mosaics:
+    """Draw mosaics, or say why there can be none.
+
+    Raises:
+        CaseJaxError: when fewer than n² classes have confidently classified images, or as `draw_mosaics`.
+    """
+    need, known = n * n, len(np.unique(chosen.classes))
+    if known < need:
+        raise CaseJaxError(
+            f"confidence: a mosaic of {n}×{n} needs images of {need} different classes, but only {known} classes of "
+            f"{source.name} have an image classified correctly with a probability of at least {confidence:g} (the highest found "
+            f"is {chosen.highest:.3f}); give a lower confidence, more images or a smaller n."
+        )
+    return Mosaics(source, chosen, draw_mosaics(chosen.classes, n=n, count=count, seed=seed))

@@ -1,0 +1,26 @@
+"""LayerCAM."""
+
+import jax
+from jaxtyping import Array, Float
+
+from case_jax.contrast.sets import Query
+from case_jax.methods.cam import of_gradients
+from case_jax.tap.view import View
+
+
+def layer_cam(view: View, query: Query) -> Float[Array, "T H W"]:
+    """Every position of every channel weighted with its own gradient where that is positive.
+
+    `relu(Σ_k relu(g[h,w,k]) A[h,w,k])`, `g = ∂y_c/∂A`.
+
+    Args:
+        view: one image's view.
+        query: targets (T,); contrast sets and key are not used.
+
+    Returns:
+        One map per target at the layer's resolution, unscaled, ≥ 0; all zero where nothing speaks for the class; NaN
+        for a class that the model does not have.
+
+    Jiang et al., LayerCAM, IEEE TIP 2021.
+    """
+    return jax.nn.relu(of_gradients(view, query, lambda g, activation: (jax.nn.relu(g) * activation).sum(-1)))

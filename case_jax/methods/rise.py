@@ -1,0 +1,107 @@
+"""RISE."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from case_jax._checks import CaseJaxError, require
+from case_jax.contrast.sets import Query
+from case_jax.tap.view import View, at_least_float32
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def rise(
+    view: View, query: Query, *, masks: int = 4000, cells: int = 7, keep: float = 0.5, batch: int | None = None
+) -> Float[Array, "T Hx Wx"]:
+    """The mean probability of the target under random masks that leave a pixel visible.
+
+    `S_c = Σ_n p_c(x ⊙ m_n) m_n / (masks · keep)`, p the softmax; what a mask hides becomes the data set's mean. One set of masks
+    serves all targets. It costs `masks` forward passes, rounded up to whole batches.
+
+    Args:
+        view: one image's view; the classifier is run on the masked image, the tapped layer is not used.
+        query: targets (T,) and the image's key.
+        masks: how many; the standard error falls with its square root.
+        cells: cells of a mask along each side of the image.
+        keep: probability that a cell leaves the image visible.
+        batch: masked images in memory at once; by default the model's `chunk`. Maps do not depend on it but for rounding.
+
+    Returns:
+        One map per target at input resolution, ≥ 0, the mean near the target's mean probability; all zero where the target's
+        probability is the same under every mask, since such a map would show the sampling alone.
+
+    Raises:
+        CaseJaxError: when the query has no key, for fewer than 2 masks or cells, `keep` outside (0, 1) or a batch below 1.
+
+    Petsiuk, Das and Saenko, RISE, BMVC 2018 (arXiv 1806.07421); masks as in the authors' code.
+    """
+    key = query.key
+    if key is None:
+        raise CaseJaxError("key: RISE needs this image's key; build the query with ask(..., key=jax.random.key(0)).")
+    require(masks >= 2, "masks", masks, "a number of masks of at least 2")
+    require(cells >= 2, "cells", cells, "at least 2 cells a side; a single one switches the whole image on and off")
+    require(0 < keep < 1, "keep", keep, "a probability inside (0, 1)")
+    most = view.chunk if batch is None else batch
+    require(most >= 1, "batch", most, "a number of masks of at least 1")
+    image = at_least_float32(view.image)
+    shape = (image.shape[0], image.shape[1])
+    steps = -(-masks // most)
+    size = -(-masks // steps)  # batches of one size with the fewest masks too many
+    predict = jax.vmap(view.predict)
+
+    def more(seen, first):
+        total, low, high = seen
+        number = first + jnp.arange(size)
+        keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(number)
+        drawn = jax.vmap(lambda k: random_mask(k, shape, cells=cells, keep=keep, dtype=image.dtype))(keys)
+        logits = predict((image * drawn[..., None]).astype(view.image.dtype))
+        scores = jax.nn.softmax(at_least_float32(logits), axis=-1)[:, query.targets]
+        counts = (number < masks)[:, None]
+        total += jnp.einsum("nt,nhw->thw", jnp.where(counts, scores, 0), drawn, precision=HIGHEST)
+        low = jnp.minimum(low, jnp.where(counts, scores, jnp.inf).min(0))
+        return (total, low, jnp.maximum(high, jnp.where(counts, scores, -jnp.inf).max(0))), None
+
+    bounds = jnp.full(len(query.targets), jnp.inf, image.dtype)
+    start = (jnp.zeros((len(query.targets), *shape), image.dtype), bounds, -bounds)
+    (total, low, high), _ = jax.lax.scan(more, start, jnp.arange(steps) * size)
+    return jnp.where((high == low)[:, None, None], 0, total / (masks * keep))
+
+
+def random_mask(
+    key: Key[Array, ""], shape: tuple[int, int], *, cells: int, keep: float, dtype: jnp.dtype
+) -> Float[Array, "Hx Wx"]:
+    """A coarse binary grid, interpolated to one cell more than the image and cropped to it at a random place.
+
+    Every pixel's expectation is `keep`.
+
+    Args:
+        key: decides the grid and the place.
+        shape: height and width of the image.
+        cells: cells of the grid along each side.
+        keep: probability of a one.
+        dtype: of the mask.
+    """
+    grid_key, row_key, column_key = jax.random.split(key, 3)
+    grid = (jax.random.uniform(grid_key, (cells, cells), jnp.float32) < keep).astype(dtype)
+
+    def rows_of(side: int, place: Array) -> Array:
+        cell = -(-side // cells)
+        offset = jax.random.randint(place, (), 0, cell, jnp.int32)
+        matrix = jnp.asarray(_mirrored_interpolation(cells, (cells + 1) * cell), dtype)
+        return jax.lax.dynamic_slice_in_dim(matrix, offset, side)
+
+    rows, columns = rows_of(shape[0], row_key), rows_of(shape[1], column_key)
+    return jnp.einsum("Hh,hw,Ww->HW", rows, grid, columns, precision=HIGHEST)
+
+
+def _mirrored_interpolation(source: int, target: int) -> np.ndarray:
+    """The matrix of one-dimensional linear interpolation with half-pixel centres, mirrored about the outermost centres."""
+    position = np.abs((np.arange(target) + 0.5) * source / target - 0.5)
+    position = (source - 1) - np.abs(source - 1 - position)
+    low = np.floor(position).astype(int)
+    matrix = np.zeros((target, source))
+    np.add.at(matrix, (np.arange(target), low), 1 - (position - low))
+    np.add.at(matrix, (np.arange(target), np.minimum(low + 1, source - 1)), position - low)
+    return matrix

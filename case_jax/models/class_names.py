@@ -1,0 +1,69 @@
+"""Names of a classifier's classes: the file's own, ImageNet-1k's where there are 1,000, else numbers."""
+
+import runpy
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from case_jax._checks import CaseJaxError
+
+IMAGENET_CLASSES = 1000
+_READABLE = "datasets/siscore/labels.py"
+_WNIDS = "datasets/imagenet2012/labels.txt"
+
+
+@lru_cache
+def imagenet_names() -> tuple[str, ...] | None:
+    """The names of the 1,000 ImageNet classes in the usual order, that of the sorted WordNet ids.
+
+    tensorflow-datasets carries them as lists of synonyms with its data set `siscore`; the first synonym is taken where it is
+    unique (`tench`), all of them where it is not. A version of it without that list gives WordNet ids (`n01440764`), one with
+    neither None. It is read from the package's files, without the half second of importing tensorflow-datasets.
+    """
+    spec = find_spec("tensorflow_datasets")
+    if spec is None or spec.origin is None:
+        return None
+    package = Path(spec.origin).parent
+    if (package / _READABLE).is_file():
+        synonyms = runpy.run_path(str(package / _READABLE)).get("IMAGENET_LABELS_LIST", ())
+        if len(synonyms) == IMAGENET_CLASSES:
+            return shortened(synonyms)
+    if (package / _WNIDS).is_file():
+        return tuple((package / _WNIDS).read_text().split())
+    return None
+
+
+def shortened(synonyms: Sequence[str]) -> tuple[str, ...]:
+    """The first of comma-separated synonyms, wherever no other class has it too."""
+    firsts = [names.partition(",")[0] for names in synonyms]
+    times = Counter(firsts)
+    return tuple(first if times[first] == 1 else names for first, names in zip(firsts, synonyms, strict=True))
+
+
+def class_names(given: Any, num_classes: int, *, source: str) -> tuple[str, ...]:
+    """One distinct name per class; a name that several classes share gets the class's number.
+
+    Args:
+        given: the names that came with the weights, a list or a mapping from index to name; None when none came.
+        num_classes: C.
+        source: where `given` is from; errors name it.
+
+    Raises:
+        CaseJaxError: when the names given are not C texts.
+    """
+    if given is None:
+        known = imagenet_names() if num_classes == IMAGENET_CLASSES else None
+        return known or tuple(f"class {c}" for c in range(num_classes))
+    if isinstance(given, dict) and all(str(c) in given for c in range(num_classes)):
+        given = [given[str(c)] for c in range(num_classes)]
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        raise CaseJaxError(f"class_names: {source} holds no list of texts; give one name per class, in order.")
+    if len(given) != num_classes:
+        raise CaseJaxError(
+            f"class_names: {source} holds {len(given)} names for {num_classes} classes; give one name per class, in order, or none."
+        )
+    times = Counter(given)
+    return tuple(name if times[name] == 1 else f"{name} (class {c})" for c, name in enumerate(given))

@@ -1,0 +1,124 @@
+"""The closed form of class weights: a tail that acts on each channel alone up to a first dense layer."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from case_jax._checks import require
+from case_jax.tap.split import Tail, split
+
+HEAD_INPUT = "case_jax.head_input"
+HEAD_OUTPUT = "case_jax.head_output"
+
+Weights = Callable[[Int[Array, " n"]], Float[Array, "n K"]]
+
+
+def at_least_float32(array: Array) -> Array:
+    """Weights and maps are computed in float32 also for models in bfloat16 or float16, and in float64 for those."""
+    return array if jnp.finfo(array.dtype).bits >= 32 else array.astype(jnp.float32)
+
+
+class Head(NamedTuple):
+    """The first dense layer behind the tapped one, as one image meets it; channels do not mix before it.
+
+    `y = rest(z)`, `z = Σ_k Σ_p kernel[p,k] x[p,k] + (what the layer's other inputs and its bias give)`, where `x[p,k]` depends on
+    channel k of the activation alone.
+    """
+
+    inputs: Callable[[Float[Array, "H W K"]], Float[Array, "P K"]]
+    """The features x in front of the dense layer, P of each channel: 1 behind a global average pool."""
+    kernel: Float[Array, "P K M"]
+    output: Float[Array, " M"]
+    """z of this image."""
+    rest: Callable[[Float[Array, " M"]], Float[Array, " C"]] | None
+    """What follows the dense layer; None when z are the logits."""
+
+
+def one_head(linear_head: str | None, dense_head: str | None) -> str | None:
+    """The declared head's path, of which an adapter takes one kind.
+
+    Raises:
+        CaseJaxError: when both are given.
+    """
+    accepted = "one of the two: linear_head where it is the last layer, dense_head where others follow it"
+    require(
+        linear_head is None or dense_head is None,
+        "linear_head, dense_head",
+        f"{linear_head!r}, {dense_head!r}",
+        accepted,
+    )
+    return linear_head or dense_head
+
+
+def head_of(
+    tail: Tail,
+    activation: Float[Array, "H W K"],
+    logits: Float[Array, " C"],
+    kernel: Float[Array, "F M"],
+    *,
+    channels: tuple[int, int] | None,
+    last: bool,
+) -> Head:
+    """The declared head behind an activation.
+
+    Args:
+        tail: the classifier after the layer, the head's input tagged and, unless it is the last layer, its output.
+        activation: one image's.
+        logits: `tail(activation)`.
+        kernel: of the dense layer; its inputs are ordered (position, channel).
+        channels: the first of the layer's channels among those in front of the head, and how many these are; None for all.
+        last: whether the dense layer's output are the logits.
+    """
+    count = activation.shape[-1]
+    first, total = channels or (0, count)
+    blocks = kernel.reshape(-1, total, kernel.shape[-1])[:, first : first + count]
+
+    def inputs(a):
+        return split(tail, HEAD_INPUT)(a)[0].reshape(-1, total)[:, first : first + count]
+
+    output, rest = (logits, None) if last else split(tail, HEAD_OUTPUT)(activation)
+    return Head(inputs, blocks, output, rest)
+
+
+def response(head: Head, activation: Float[Array, "H W K"]) -> Float[Array, "P K"]:
+    """`Σ_{hw} ∂x[p,k]/∂A[h,w,k] / (HW)` for all channels from one forward-mode pass: a uniform shift of every channel by one."""
+    _, d = jax.jvp(head.inputs, (activation,), (jnp.ones_like(activation),))
+    return at_least_float32(d) / (activation.shape[0] * activation.shape[1])
+
+
+def _shifts(head: Head, activation: Float[Array, "H W K"]) -> Float[Array, "K M"]:
+    """How z answers a uniform shift of each channel."""
+    kernel = at_least_float32(head.kernel)
+    return jnp.einsum("pkm,pk->km", kernel, response(head, activation), precision=jax.lax.Precision.HIGHEST)
+
+
+def closed_form(head: Head, activation: Float[Array, "H W K"]) -> Weights:
+    """Weights of any classes: `α_c[k] = Σ_p Σ_m ∂y_c/∂z[m] · kernel[p,k,m] · d[p,k] / (HW)`.
+
+    `d[p,k] = Σ_{hw} ∂x[p,k]/∂A[h,w,k]`, see `response`. Where z are the logits, `∂y_c/∂z` is a unit vector, and the kernel's column c
+    is looked up. True only if `x[.,k]` depends on channel k alone.
+    """
+    if head.rest is None:
+        columns, d = jnp.moveaxis(head.kernel, -1, 0), response(head, activation)
+        return lambda classes: (at_least_float32(columns[classes]) * d).sum(1)
+    shifts = _shifts(head, activation)
+    logits, pull = jax.vjp(head.rest, head.output)
+
+    def weights(classes):
+        rows = jax.nn.one_hot(classes, len(logits), dtype=logits.dtype)
+        gradients = at_least_float32(jax.vmap(lambda row: pull(row)[0])(rows))
+        return jnp.einsum("nm,km->nk", gradients, shifts, precision=jax.lax.Precision.HIGHEST)
+
+    return weights
+
+
+def all_weights(head: Head, activation: Float[Array, "H W K"], num_classes: int) -> Float[Array, "C K"]:
+    """`closed_form` for all classes at once: what follows the head is passed forwards or backwards, whichever is fewer."""
+    if head.rest is None or activation.shape[-1] >= num_classes:
+        return closed_form(head, activation)(jnp.arange(num_classes))
+    shifts = _shifts(head, activation).astype(head.output.dtype)
+    _, push = jax.linearize(head.rest, head.output)
+    return at_least_float32(jax.vmap(push)(shifts)).T

@@ -1,0 +1,122 @@
+"""What class maps of all 1,000 classes cost on the full-size networks, against their plain forward pass.
+
+Question   How much dearer than a forward pass are CASE maps of all classes, and how much memory do they take?
+Command    python -m experiments.benchmarks.networks [--models resnet50 …] [--quick] [--out FILE.json]
+Cost       about ten minutes on 2 CPU cores, most of it ConvNeXt-L; weights are random, which changes no time
+Expected   ResNet-50 ≤ 1.10, DenseNet-201 ≤ 1.15, VGG-19 ≤ 2.5, ConvNeXt-L ≤ 30; ResNet-50 ≤ 40 MB an image
+"""
+
+import dataclasses
+import json
+import math
+import platform
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+from tabulate import tabulate
+
+from case_jax import METHODS, all_class_maps, parallel, topk_logits
+from case_jax.evaluation.run import versions
+from case_jax.models import model as entry_of
+from case_jax.models.weights import abstract
+from case_jax.tap import tap_nnx
+from experiments.benchmarks.core import interleaved, today
+
+BATCH = {"convnext_large": 1, "vgg19_bn": 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Which networks."""
+
+    models: tuple[str, ...] = ("resnet50", "densenet201", "vgg19_bn", "convnext_large")
+    """Names from `case-jax list models`; each is tapped at the CASE paper's layer."""
+    repeats: int = 7
+    """Rounds of which the median is taken."""
+    quick: bool = False
+    """One image, one round, to prove that it runs."""
+    out: Path | None = None
+    """JSON file to write."""
+
+
+def random_network(name: str) -> nnx.Module:
+    """A full-size network with random weights of the usual size, and neutral statistics."""
+    module = abstract(entry_of(name).build, 1000)
+    rng = np.random.default_rng(0)
+
+    def drawn(path: tuple[Any, ...], variable: Any) -> Any:
+        shape = tuple(variable.shape)
+        if path[-1] == "kernel" or len(shape) > 1:
+            fan_in = max(1, math.prod(shape[:-1]))
+            return jnp.asarray(rng.standard_normal(shape, np.float32) * math.sqrt(2 / fan_in))
+        return jnp.ones(shape) if path[-1] in ("scale", "var") else jnp.zeros(shape)
+
+    flat = nnx.to_flat_state(nnx.state(module))
+    nnx.update(module, nnx.from_flat_state({path: v.replace(drawn(path, v)) for path, v in flat}))
+    return module
+
+
+def measure(name: str, *, batch: int, repeats: int) -> dict[str, Any]:
+    """One network at the paper's layer: milliseconds, the ratio, temporary memory, and closed form against pullback."""
+    entry = entry_of(name)
+    layer = list(entry.taps.layers)[-1]
+    images = jax.random.normal(jax.random.key(0), (batch, 224, 224, 3))
+    module = random_network(name)
+    model = tap_nnx(module, layer, images[0], **entry.taps.options(layer))
+    contrast = topk_logits(5, model.num_classes)
+    functions = {
+        "forward": jax.vmap(model.apply, (None, 0)),
+        "maps": jax.vmap(partial(all_class_maps, METHODS["case"].maps, model, contrast=contrast), (None, 0)),
+    }
+    compiled = {key: jax.jit(f).lower(model.params, images).compile() for key, f in functions.items()}
+    seconds = interleaved({key: partial(f, model.params, images) for key, f in compiled.items()}, repeats)
+    extra = [getattr(compiled[key].memory_analysis(), "temp_size_in_bytes", math.nan) for key in ("maps", "forward")]
+    return {
+        "model": name,
+        "layer": layer,
+        "route": "closed form" if model.head_kernel else "pullback",
+        "batch": batch,
+        "forward_ms": 1e3 * seconds["forward"] / batch,
+        "ratio_to_forward": seconds["maps"] / seconds["forward"],
+        "extra_temporary_mb_per_image": (extra[0] - extra[1]) / batch / 1e6,
+        "largest_difference_to_pullback": difference(model, images[0]),
+    }
+
+
+def difference(model: Any, image: jax.Array) -> float:
+    """All-class weights against the chunked pullback for every twentieth class, as a share of the largest weight."""
+    some = jnp.arange(0, model.num_classes, 20)
+    pulled = dataclasses.replace(model, head_kernel=None)
+    every = jax.jit(lambda p, x: model.view_all(p, x).class_weights(some))(model.params, image)
+    one = jax.jit(lambda p, x: pulled.view(p, x).class_weights(some))(model.params, image)
+    return float(jnp.abs(every - one).max() / jnp.abs(one).max())
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Measure, print, and write JSON when asked."""
+    rows = [
+        measure(name, batch=1 if config.quick else BATCH.get(name, 8), repeats=1 if config.quick else config.repeats)
+        for name in config.models
+    ]
+    print(tabulate(rows, headers="keys", floatfmt=".3g"))
+    result = {
+        "date": today(),
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "devices": parallel.device_names(),
+        "versions": versions(),
+        "networks": rows,
+    }
+    if config.out:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        config.out.write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

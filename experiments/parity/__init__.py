@@ -1,0 +1,1 @@
+"""Agreement with reference numbers of published PyTorch implementations."""

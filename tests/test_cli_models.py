@@ -1,0 +1,146 @@
+"""Other classifiers from the shell: a photograph explained with a file's or the hub's weights, and what is printed of them."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+from huggingface_hub import constants
+from PIL import Image
+from safetensors.numpy import save_file
+
+from case_jax import cli
+from case_jax.cli.ready import Model, default_contrast
+from case_jax.models import MODELS
+from case_jax.models.weights import abstract, flat_state
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CONFIG = {
+    "architecture": "resnet18",
+    "label_names": [f"breed {c}" for c in "abcd"],
+    "pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 1.0, "interpolation": "bicubic"},
+}
+
+
+@pytest.fixture(scope="session")
+def fine_tuned(tmp_path_factory):
+    """Random weights of a ResNet-18 for four classes under PyTorch's names, with timm's config beside them."""
+    rng = np.random.default_rng(0)
+    state = {}
+    for path, variable in flat_state(abstract(MODELS["resnet18"].build, 4)).items():
+        parent, _, leaf = path.rpartition(".")
+        name = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(leaf, leaf)
+        axes = {2: (1, 0), 4: (3, 2, 0, 1)}.get(len(variable.shape), range(len(variable.shape)))
+        shape = [variable.shape[i] for i in axes]
+        fan_in = np.prod(shape[1:]) if len(shape) > 1 else 25
+        array = rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / fan_in))
+        state[f"{parent}.{name}"] = np.abs(array) + 1 if leaf == "var" else array
+    folder = tmp_path_factory.mktemp("weights")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys, tmp_path):
+    """Run `case-jax ARGS` in a folder with a photograph, on a machine without connection; returns status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    shutil.copy(Path(sklearn.datasets.__file__).parent / "images" / "china.jpg", tmp_path / "photo.jpg")
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["case-jax", *map(str, args)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_a_photograph_is_explained_with_the_weights_of_a_file(shell, fine_tuned, tmp_path):
+    file = fine_tuned / "model.safetensors"
+    status, _, err = shell(
+        "explain", "photo.jpg", "--model", "resnet18", "--weights", file, "--methods", "grad_cam", "case"
+    )
+    assert status == 0, err
+    facts = "shorter side 64 (bicubic), crop 64, mean 0.485 0.456 0.406, sd 0.229 0.224 0.225, as its config.json says"
+    assert f"model: resnet18, 4 classes; weights: {file}; images: {facts}\n" in err
+    assert "contrast: topk_logits:3, by default\n" in err
+    with Image.open(tmp_path / "explain-photo.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+def test_a_photograph_is_explained_with_weights_of_the_hub_at_any_layer(shell, fine_tuned, tmp_path):
+    root = tmp_path / "hub" / "models--timm--resnet18.tv_in1k"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(COMMIT)
+    (root / "snapshots").mkdir()
+    (root / "snapshots" / COMMIT).symlink_to(fine_tuned)
+    status, _, err = shell(
+        "explain",
+        "photo.jpg",
+        "--model",
+        "resnet18",
+        "--layer",
+        "layer3.0.conv1",
+        "--contrast",
+        "all",
+        "--methods",
+        "case",
+    )
+    assert status == 0, err
+    assert "weights: timm/resnet18.tv_in1k (model.safetensors of the Hugging Face hub)" in err
+    assert "by default" not in err
+    assert (tmp_path / "explain-photo.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (
+            "--model resnet50",
+            ["cannot fetch model.safetensors of 'timm/resnet50.tv_in1k'", "--weights FILE", "config.json"],
+        ),
+        ("--model resnet50 --weights timm/resnet50.a1_in1k", ["'timm/resnet50.a1_in1k'", "hf download"]),
+        (
+            "--model resnet50 --contrast confusion:3",
+            ["'confusion:3' needs labelled images", "--contrast-data", "topk_logits:3"],
+        ),
+        ("--model resnet18 --weights photo.jpg", ["photo.jpg", "not a readable safetensors file"]),
+        ("--model resnet18 --weights WEIGHTS --layer layer4.7", ["layer: 'layer4.7' is unknown", "layer4.1"]),
+        ("--model resnet34 --weights WEIGHTS", ["'resnet18'", "config.json", "'resnet34'"]),
+    ],
+)
+def test_what_cannot_be_loaded_says_what_to_do(shell, fine_tuned, command, words):
+    given = command.replace("WEIGHTS", str(fine_tuned / "model.safetensors")).split()
+    status, _, err = shell("explain", "photo.jpg", *given)
+    assert status == 2
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def test_the_default_contrast_counts_confusions_where_there_are_data():
+    assert default_contrast(Model(), 25) == "confusion:5"
+    assert default_contrast(Model(model="resnet50"), 1000) == "topk_logits:5"
+    assert default_contrast(Model(model="resnet50", contrast_data="folder:x"), 1000) == "confusion:5"
+    assert default_contrast(Model(model="resnet50"), 3) == "topk_logits:2"
+
+
+def test_the_list_of_models_shows_weights_and_layers(shell):
+    status, out, _ = shell("list", "models")
+    assert status == 0
+    for name, entry in MODELS.items():
+        assert name in out
+        assert entry.default_weights in out
+        for layer, what in entry.taps.layers.items():
+            assert f"{layer}  {what}" in out
