@@ -13,8 +13,13 @@ from case_jax.cli.grid_pointing import grid_pointing
 
 
 def _cache_compilations() -> None:
-    """Keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR already says where."""
+    """Keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR already says where.
+
+    Not with JAX before 0.10.2, which on CPU logs errors (harmless ones) for every program that it reads back.
+    """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        if jax.__version_info__ < (0, 10, 2):
+            return
         base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 (never raises)
         jax.config.update("jax_compilation_cache_dir", str(base / "case_jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

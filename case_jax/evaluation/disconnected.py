@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from case_jax.metrics.grid_pointing import join_cells, require_grid, split_cells
 from case_jax.tap import tag, tap_function
@@ -12,12 +12,6 @@ from case_jax.tap.split import split
 from case_jax.tap.view import TappedModel
 
 MOSAIC = "case_jax.mosaic"
-
-
-def _only(cells: Float[Array, "N h w D"], cell: Int[Array, ""]) -> Float[Array, "h w D"]:
-    """`cells[cell]` as a selection: of the gradient of an indexed array in a batch, jaxlib 0.10.2 on CPUs loses parts."""
-    chosen = jnp.arange(len(cells), dtype=cell.dtype) == cell
-    return jnp.where(chosen[:, None, None, None], cells, jnp.zeros_like(cells)).sum(0)
 
 
 def disconnected(model: TappedModel, n: int) -> TappedModel:
@@ -52,8 +46,8 @@ def disconnected(model: TappedModel, n: int) -> TappedModel:
         cells = split_cells(mosaic, n)
         activations = jax.vmap(lambda x: front(weights, x)[0])(cells)
         merged = split_cells(tag(join_cells(activations), MOSAIC), n)
-        _, tail = front(weights, _only(cells, cell))  # what by-passes the layer must be that of this cell
-        return tail(_only(merged, cell))
+        _, tail = front(weights, cells[cell])  # what by-passes the layer must be that of this cell
+        return tail(merged[cell])
 
     height, width, depth = model.image_shape
     return tap_function(

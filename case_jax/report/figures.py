@@ -24,6 +24,8 @@ CONTROL_COLOUR = "#777777"
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Arial Unicode MS")
 """The first that has a letter draws it; those that are not installed are skipped."""
 DPI = 130
+LEGEND_LINE, LEGEND_COLUMNS = 0.2, 4
+"""Inches per line, and columns below a figure."""
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g}%")
 """For logarithmic axes, whose own labels need TeX."""
 
@@ -124,7 +126,8 @@ def drop_distribution(
         methods: in the order of the run.
         removed: percentage of pixels removed.
     """
-    figure = Figure(figsize=(9, 3.4), layout=ConstrainedLayoutEngine(wspace=0.06))
+    height = 2.6 + LEGEND_LINE * math.ceil(len(methods) / LEGEND_COLUMNS)
+    figure = Figure(figsize=(9, height), layout=ConstrainedLayoutEngine(wspace=0.06))
     linear, log = figure.subplots(1, 2, sharey=True)
     drops, left = np.linspace(0, 1, 401), np.geomspace(1, 1e-4, 401)
     for name, line in lines_of(methods).items():
@@ -142,7 +145,7 @@ def drop_distribution(
     linear.yaxis.set_major_formatter(PERCENT)
     log.xaxis.set_major_formatter(PERCENT)
     log.xaxis.set_minor_formatter(NullFormatter())
-    figure.legend(*linear.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*linear.get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND_COLUMNS)
     return figure
 
 
@@ -164,7 +167,7 @@ def deletion_sweep(curves: Mapping[str, Sweep], methods: Sequence[Method]) -> Fi
         curves: by method; a method without any is not drawn.
         methods: in the order of the run.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, max(3.6, 0.4 + LEGEND_LINE * len(curves))), layout="constrained")
     axis, floor = figure.subplots(), 1e-6
     for name, line in lines_of(methods).items():
         if name in curves:

@@ -107,7 +107,12 @@ def measure_columns(measures: Mapping[str, Sequence[Measure]]) -> list[Column]:
     """A column for each number that a metric describes itself, grouped by metric."""
     return [
         Column(
-            group.replace("_", " "), f"{m.title} [95%]", f"{m.column}_{m.statistic}", _measure_cell(m), m.note, m.better
+            group.replace("_", " "),
+            f"{m.title} [95%]",
+            f"{m.column}_{m.statistic}",
+            _measure_cell(m),
+            f"{m.note[:1].upper()}{m.note[1:]}.",
+            m.better,
         )
         for group, described in measures.items()
         for m in described
@@ -134,8 +139,11 @@ def rank_table(ranks: pd.DataFrame, shown: Iterable[Column], methods: Sequence[M
         (known[str(name)], [f"{row['mean_rank']:.1f}", *(f"{row[column.needs]:g}" for column in kept)])
         for name, row in ranks.iterrows()
     ]
-    heads = [("mean rank", 1), *((column.head.removesuffix(" [95%]").split(",")[0], 2) for column in kept)]
-    directions = ", ".join(f"{column.head.removesuffix(' [95%]')}: {column.better}" for column in kept)
+    titles = [column.head.removesuffix(" [95%]") for column in kept]
+    shorter = [title.split(",")[0] for title in titles]
+    heads = [("mean rank", 1)]
+    heads += [(short if shorter.count(short) == 1 else title, 2) for short, title in zip(shorter, titles, strict=True)]
+    directions = ", ".join(f"{title}: {column.better}" for title, column in zip(titles, kept, strict=True))
     notes = [
         "Mean over the criteria shown, each counted once; no more than a way to sort: read the numbers, and remember that a map "
         "of pure noise is class-sensitive. Controls are not ranked; a method without usable maps comes last.",

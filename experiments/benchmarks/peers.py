@@ -1,0 +1,136 @@
+"""Ablation-CAM and Score-CAM on a full-size ResNet-50, beside pytorch-grad-cam with the same weights in the same process.
+
+Question   What does re-running only the tail, in closed form, save? Does Score-CAM run at the rate of its forward passes?
+Command    pip install ".[bench]" && python -m experiments.benchmarks.peers [--quick] [--out FILE.json]
+Cost       about eight minutes on 2 CPU cores, most of it pytorch-grad-cam's 2,048 and our own 2,048 forward passes
+Expected   Ablation-CAM ≥ 200 × pytorch-grad-cam; Score-CAM ≥ 0.9 of the forward rate; maps equal to 2e-4
+"""
+
+import dataclasses
+import json
+import platform
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tabulate import tabulate
+
+from case_jax import METHODS, ask, finish_maps, parallel
+from case_jax.evaluation.run import versions
+from case_jax.imageops import rescale_map
+from case_jax.models import load_classifier, tap_classifier
+from experiments.benchmarks.core import interleaved, today
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes of the comparison."""
+
+    repeats: int = 5
+    """Rounds of which the median is taken; the two long ones run once."""
+    quick: bool = False
+    """ResNet-18 at 64×64, to prove that it runs."""
+    out: Path | None = None
+    """JSON file to write."""
+
+
+def torch_network(name: str, file: Path) -> Any:
+    """torchvision's network with random weights of a network in training, which are also written to a file."""
+    import torch
+    import torchvision
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None)
+    with torch.no_grad():  # statistics as after training, so that activations keep their size
+        network.train()(torch.randn(8, 3, 128, 128))
+    save_file(network.state_dict(), file)
+    return network.eval()
+
+
+def peer_ablation(network: Any, image: np.ndarray, target: int) -> tuple[np.ndarray, float]:
+    """pytorch-grad-cam's finished Ablation-CAM map, and its seconds."""
+    import torch
+    from pytorch_grad_cam import AblationCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    with AblationCAM(model=network, target_layers=[network.layer4[-1]]) as cam:
+        start = time.perf_counter()
+        found = cam(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()), [ClassifierOutputTarget(target)])
+        return found[0], time.perf_counter() - start
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Measure, print, and write JSON when asked."""
+    name, side = ("resnet18", 64) if config.quick else ("resnet50", 224)
+    image = np.random.default_rng(0).normal(size=(side, side, 3)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        network = torch_network(name, Path(folder) / "weights.safetensors")
+        classifier = load_classifier(name, weights=str(Path(folder) / "weights.safetensors"))
+    model = tap_classifier(classifier, jnp.asarray(image), layer="layer4.2" if name == "resnet50" else "layer4.1")
+    batch, channels = model.chunk, model.activation_shape[-1]
+
+    def maps(method: str, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        view = model.view(params, x)
+        target = jnp.argmax(view.logits)
+        return METHODS[method].maps(view, ask(view, target[None]))[0], target
+
+    def compiled(function: Any, *shapes: jax.Array) -> Any:
+        return partial(jax.jit(function).lower(model.params, *shapes).compile(), model.params, *shapes)
+
+    one, many = jnp.asarray(image), jnp.asarray(np.broadcast_to(image, (batch, *image.shape)))
+    ablation = compiled(partial(maps, "ablation_cam"), one)
+    score = compiled(partial(maps, "score_cam"), one)
+    forward = compiled(jax.vmap(model.apply, (None, 0)), many)
+    single = compiled(model.apply, one)
+    lowres, target = ablation()
+    peer_map, peer_seconds = peer_ablation(network, image, int(target))
+    ours = np.asarray(rescale_map(finish_maps(lowres[None], (side, side)))[0])
+    fast = interleaved({"ablation": ablation, "single": single}, config.repeats)
+    # The forward passes that Score-CAM needs, before and after it, so that both meet the same disturbances.
+    rounds = -(-channels // batch)
+    interleaved({"warm": forward}, 1)
+    laps = []
+    for work in ([forward] * (rounds // 2), [score], [forward] * (rounds - rounds // 2)):
+        start = time.perf_counter()
+        for call in work:
+            jax.block_until_ready(call())
+        laps.append(time.perf_counter() - start)
+    row = {
+        "model": name,
+        "forward_ms": 1e3 * fast["single"],
+        "ablation_cam_ms": 1e3 * fast["ablation"],
+        "pytorch_grad_cam_ablation_ms": 1e3 * peer_seconds,
+        "times_faster": peer_seconds / fast["ablation"],
+        "largest_difference_of_final_maps": float(np.abs(ours - peer_map).max()),
+        "score_cam_s": laps[1],
+        "score_cam_rate_over_forward_rate": (laps[0] + laps[2]) / laps[1],
+    }
+    print(tabulate([row], headers="keys", floatfmt=".3g"))
+    result = {
+        "date": today(),
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "devices": parallel.device_names(),
+        "versions": versions() | _peer_versions(),
+        "peers": [row],
+    }
+    if config.out:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        config.out.write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _peer_versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {package: version(package) for package in ("torch", "torchvision", "grad-cam")}
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
