@@ -15,6 +15,7 @@ from case_jax.measure import Measure
 THETAS = (0.5, 0.7)
 ALPHA = 0.05
 DROP_PERCENT = 50
+RANK_DECIMALS = 5
 
 
 class Interval(NamedTuple):
@@ -112,6 +113,11 @@ def correct_rows(rows: pd.DataFrame) -> pd.Series:
     return ((rows["label"] == rows["top1"]) | (rows["label"] < 0)) & ~rows["degenerate_1"]
 
 
+def watched_rows(rows: pd.DataFrame) -> pd.Series:
+    """Which of these have a probability after every removal: it is NaN where the classifier's logits for an altered image are not finite."""
+    return rows[[f"p_removed_{percent:g}" for percent in removed_percents(rows)]].notna().all(axis=1)
+
+
 def both_usable(rows: pd.DataFrame) -> pd.Series:
     """Which rows enter scores of both maps: those where neither is degenerate."""
     return ~(rows["degenerate_1"] | rows["degenerate_2"])
@@ -130,8 +136,8 @@ def drops(rows: pd.DataFrame, percent: float, *, clipped: bool = True) -> pd.Ser
 
 
 def mean_drop(rows: pd.DataFrame) -> pd.Series:
-    """Each row's clipped drop, averaged over the sweep."""
-    return pd.concat([drops(rows, percent) for percent in removed_percents(rows)], axis=1).mean(axis=1)
+    """Each row's clipped drop, averaged over the sweep; NaN where any is."""
+    return pd.concat([drops(rows, percent) for percent in removed_percents(rows)], axis=1).mean(axis=1, skipna=False)
 
 
 def _named(prefix: str, interval: Interval, value_name: str) -> dict[str, float]:
@@ -152,7 +158,7 @@ def _sensitivity(rows: pd.DataFrame, thetas: Sequence[float], resamples: int, se
 
 
 def _fidelity(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]:
-    usable = rows[correct_rows(rows)]
+    usable = rows[correct_rows(rows) & watched_rows(rows)]
     drop = drops(usable, DROP_PERCENT).to_numpy()
     out = {"n_drop": len(drop), **_named("drop", bootstrap(drop, "mean", resamples=resamples, seed=seed), "mean")}
     out["drop_sd"] = drop.std(ddof=1) if len(drop) > 1 else np.nan
@@ -200,16 +206,14 @@ def _measured(rows: pd.DataFrame, measure: Measure, resamples: int, seed: int) -
 def ranked(table: pd.DataFrame, better: Mapping[str, str]) -> pd.DataFrame:
     """Rank of every method in every criterion, 1 = best, and the mean of its ranks, by which the rows are sorted.
 
-    Equal values share the mean of their ranks; where a number is undefined (no usable map) the method comes last.
+    Values equal to `RANK_DECIMALS` decimals share the mean of their ranks, so that rounding ranks nothing; where a number is undefined (no usable map) the method comes last.
 
     Args:
         table: numbers, one row per method to be ranked.
         better: by column of the table, whether `high` or `low` is good.
     """
-    ranks = pd.DataFrame(
-        {c: table[c].astype(np.float64).rank(ascending=b == "low", na_option="bottom") for c, b in better.items()},
-        index=table.index,
-    )
+    rounded = table[list(better)].astype(np.float64).round(RANK_DECIMALS)
+    ranks = pd.DataFrame({c: rounded[c].rank(ascending=b == "low", na_option="bottom") for c, b in better.items()})
     return ranks.assign(mean_rank=ranks.mean(axis=1)).sort_values("mean_rank", kind="stable")
 
 
@@ -227,7 +231,7 @@ def paired_tests(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
     Returns:
         One row per other method; empty when the reference was not run.
     """
-    usable = rows[correct_rows(rows)].assign(drop=lambda r: drops(r, DROP_PERCENT))
+    usable = rows[correct_rows(rows) & watched_rows(rows)].assign(drop=lambda r: drops(r, DROP_PERCENT))
     drop = {
         name: group.set_index("image_id")["drop"] for name, group in usable.groupby("method", sort=False, observed=True)
     }

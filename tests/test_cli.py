@@ -64,8 +64,8 @@ def test_evaluate_writes_rows_and_a_report(shell, tmp_path):
 @pytest.mark.slow
 def test_every_method_on_two_hundred_scenes(shell, tmp_path):
     """All of them in one run, ranked in its report; the long ones with smaller budgets."""
-    budgets = ["rise.masks=100", "opti_cam.steps=10", "smooth_grad.samples=16", "integrated_gradients.steps=8"]
-    budgets += ["meaningful_perturbation.steps=20", "extremal_perturbation.steps=20"]
+    budgets = ["rise.masks=32", "opti_cam.steps=5", "smooth_grad.samples=8", "integrated_gradients.steps=4"]
+    budgets += ["meaningful_perturbation.steps=5", "extremal_perturbation.steps=5"]
     status, _out, err = shell(
         "evaluate", "--limit", 200, "--methods", "all", "--set", *budgets, "--tile", 25, "--part", 50, "--out", "run"
     )

@@ -1,6 +1,7 @@
 """Contrast operators against hand formulas and the reference's CASE numbers; contrast sets against its class lists."""
 
 import dataclasses
+import functools
 import json
 from functools import partial
 
@@ -146,6 +147,32 @@ def test_span_weights_are_orthogonal_to_every_contrast_class(view, every):
         jnp.linalg.norm(weights, axis=-1)[:, None] * jnp.linalg.norm(others, axis=-1)
     )
     assert float(jnp.abs(cosines).max()) < 1e-6
+
+
+CONTRASTS = {
+    "topk": topk_logits(3, 5),
+    "table": table(random_sets(2, 5), 5),
+    "own function": lambda logits, targets: topk_logits(3, 5)(logits, targets),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"eps_relative": True, "eps": 1e-3}, {"eps": 0.5}], ids=str)
+@pytest.mark.parametrize("contrast", CONTRASTS)
+def test_in_the_space_of_classes_case_is_the_map_of_its_weights(toy, toy_images, contrast, options):
+    """With a declared head no weights are formed; without it they are pulled back."""
+    pulled = dataclasses.replace(toy, head_kernel=None)
+    assert toy.view(toy.params, toy_images[0]).factors() is not None
+    assert pulled.view(toy.params, toy_images[0]).factors() is None
+
+    def maps(model, x, targets):
+        view = model.view(toy.params, x)
+        return case(view, ask(view, targets, CONTRASTS[contrast]), **options)
+
+    for targets in (jnp.arange(5), jnp.asarray([4, 0])):
+        for x in toy_images:
+            direct, by_weights = (jax.jit(functools.partial(maps, model))(x, targets) for model in (toy, pulled))
+            assert float(by_weights.max()) > 0
+            np.testing.assert_allclose(direct, by_weights, atol=3e-6 * float(by_weights.max()))
 
 
 def test_span_of_one_class_is_case_without_epsilon(view):

@@ -1,10 +1,13 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from flax import nnx
 
-from case_jax import ask, case, grad_cam, tag, tap_function, top_class_maps, topk_logits
+from case_jax import ask, case, grad_cam, tag, tap_function, tap_nnx, top_class_maps, topk_logits
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
@@ -429,3 +432,48 @@ def test_two_metrics_must_not_write_the_same_column(prepared, tmp_path):
     twice = OWN | {"again": OWN["brightness"]}
     with pytest.raises(CaseJaxError, match=r"metrics: got columns brightness, brightness_random from 'again'"):
         evaluate(prepared(metrics=twice), RunFolder(tmp_path / "twice"))
+
+
+def test_a_model_in_bfloat16_is_evaluated(classifier, pixels, tmp_path):
+    """Probabilities are float32 whatever the model computes in."""
+    module = nnx.clone(classifier.module)
+    nnx.update(module, jax.tree.map(lambda p: p.astype(jnp.bfloat16), nnx.state(module)))
+    half = tap_nnx(module, "blocks.2", jnp.zeros((48, 48, 3), jnp.bfloat16), linear_head="head")
+
+    def apply(params, x):
+        return half.apply(params, x.astype(jnp.bfloat16))
+
+    model = dataclasses.replace(half, apply=apply)
+    planned = plan(
+        DigitScenes("test", 8),
+        model,
+        choose_contrast("topk_logits:3", model.num_classes),
+        pixels=pixels,
+        methods=["grad_cam", "case"],
+        fidelity_percents=PERCENTS,
+        tile=8,
+        part=8,
+    )
+    rows = evaluate(planned, RunFolder(tmp_path / "half")).rows()
+    assert len(rows) == 16
+    assert {rows[c].dtype for c in ("p1", "p_removed_50", "F")} == {np.dtype(np.float32)}
+
+
+def test_another_own_metric_is_another_run(prepared, tmp_path):
+    def brightest(scored):
+        return {"seen": scored.maps[0].max()}
+
+    def darkest(scored):
+        return {"seen": scored.maps[0].min()}
+
+    first, second = (
+        prepared(methods=["grad_cam"], metrics={"mine": Metric(f, "what is seen?")}) for f in (brightest, darkest)
+    )
+    evaluate(first, RunFolder(tmp_path))
+    with pytest.raises(CaseJaxError, match="own_metrics"):
+        evaluate(second, RunFolder(tmp_path))
+
+
+def test_removals_given_as_an_option_must_hold_the_papers_too(prepared):
+    with pytest.raises(CaseJaxError, match=r"fidelity_percents: .* holds 50"):
+        prepared(metric_options={"fidelity": {"percents": (10.0, 20.0)}})

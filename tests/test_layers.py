@@ -10,7 +10,7 @@ import pytest
 
 FLOORS = (
     ("_checks",),
-    ("source", "imageops", "ranking", "chunking", "measure", "parallel", "results"),
+    ("source", "imageops", "ranking", "measure", "parallel", "results"),
     ("tap", "data"),
     ("models",),
     ("contrast",),

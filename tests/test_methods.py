@@ -15,6 +15,7 @@ from case_jax import (
     ask,
     case,
     centre_gaussian,
+    is_degenerate,
     random_map,
     tag,
     tap_function,
@@ -181,3 +182,12 @@ def test_an_unknown_method_suggests_the_nearest():
 def test_an_impossible_number_of_top_classes_is_refused(toy, toy_images, top):
     with pytest.raises(CaseJaxError, match=f"top: got {top}; accepted: a number of classes from 1 to 5"):
         top_class_maps(case, toy, toy.params, toy_images[0], top=top, contrast=CONTRAST)
+
+
+@EACH
+def test_a_class_that_the_model_does_not_have_has_no_map_in_a_trace(toy, toy_images, compiled, name):
+    """Never another class's in silence; controls look at no class."""
+    if METHODS[name].control:
+        return
+    found = compiled(name)(toy.params, toy_images[0], jnp.asarray([1, CLASSES]), jax.random.key(0))
+    assert is_degenerate(found).tolist() == [False, True]

@@ -65,5 +65,29 @@ def test_what_cannot_be_set_is_refused(words, message):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_option_of_every_method_has_a_default(name):
-    for option, default in keywords(METHODS[name].maps).items():
-        assert default is None or isinstance(default, bool | int | float | str | tuple), option
+    for option, parameter in keywords(METHODS[name].maps).items():
+        assert parameter.default is None or isinstance(parameter.default, bool | int | float | str | tuple), option
+
+
+@pytest.mark.parametrize(
+    ("word", "accepted"),
+    [
+        ("rise.batch=x", "a whole number"),
+        ("rise.batch=1.5", "a whole number"),
+        ("occlusion.window=5.5", "a whole number or 2 numbers separated by a comma"),
+        ("occlusion.window=1,2,3", "a whole number or 2 numbers separated by a comma"),
+        ("extremal_perturbation.spacing=1.5", "a whole number"),
+        ("extremal_perturbation.sigma=wide", "a number"),
+    ],
+)
+def test_values_of_options_without_a_default_have_the_annotated_type(word, accepted):
+    with pytest.raises(CaseJaxError, match=rf"set: got '{word}'; accepted: {accepted}\."):
+        options_of([word], {name: entry.maps for name, entry in METHODS.items()})
+
+
+def test_options_without_a_default_take_what_is_annotated():
+    words = ["rise.batch=3", "occlusion.window=4,6", "occlusion.stride=2", "extremal_perturbation.sigma=3"]
+    found = options_of(words, {name: entry.maps for name, entry in METHODS.items()})
+    assert found["rise"] == {"batch": 3}
+    assert found["occlusion"] == {"window": (4, 6), "stride": 2}
+    assert found["extremal_perturbation"] == {"sigma": 3}

@@ -190,7 +190,7 @@ def test_a_measure_may_be_a_median():
 
 
 def test_ranks_by_hand():
-    table = pd.DataFrame({"a": [0.1, 0.3, 0.3, np.nan], "b": [5.0, 9.0, 1.0, 7.0]}, index=list("wxyz"))
+    table = pd.DataFrame({"a": [0.1, 0.3, 0.3 + 1e-7, np.nan], "b": [5.0, 9.0, 1.0, 7.0]}, index=list("wxyz"))
     ranks = stats.ranked(table, {"a": "low", "b": "high"})
     assert ranks.loc[list("wxyz"), "a"].tolist() == [1, 2.5, 2.5, 4]  # ties share, undefined comes last
     assert ranks.loc[list("wxyz"), "b"].tolist() == [3, 1, 4, 2]

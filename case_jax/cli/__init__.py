@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import tyro
 
-from case_jax._checks import CaseJaxError
+from case_jax._checks import CaseJaxError, require
 from case_jax.cli import commands
 from case_jax.cli.grid_pointing import grid_pointing
 
@@ -25,6 +25,13 @@ def _cache_compilations() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+def _require_once(words: list[str]) -> None:
+    """Refuse an argument that is given twice, of which the parser would keep the last in silence."""
+    given = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    for name in given:
+        require(given.count(name) == 1, name[2:], f"{given.count(name)} times", f"{name} once, with all its values")
+
+
 def main() -> None:
     """Entry point of the console script."""
     known = {
@@ -36,6 +43,7 @@ def main() -> None:
         "list": commands.list_,
     }
     try:
+        _require_once(sys.argv[1:])
         _cache_compilations()
         tyro.extras.subcommand_cli_from_dict(
             known,

@@ -69,9 +69,9 @@ def evaluate(
         part: images per result file; what a killed run loses.
         seed: for drawing images and for random methods.
     """
+    chosen, scored = model.methods(methods, scored=True), model.metrics(metrics)
     ready = make_ready(model)
     source = ready.open(data, limit=limit, seed=seed)
-    chosen, scored = ready.methods(methods), ready.metrics(metrics)
     size = "" if limit is None else f"-{limit}"
     folder = RunFolder(out or Path("runs") / f"{source.name.replace('/', '-').replace(':', '-')}-{model.model}{size}")
     if isinstance(source, ImageFolder):
@@ -152,8 +152,8 @@ def explain(
     from case_jax.report.grid import draw_grid
 
     require(images, "images", "none", "image files, or digit_scenes:INDEX for a scene of the embedded data")
+    chosen = model.methods(methods)
     ready = make_ready(model)
-    chosen = ready.methods(methods)
     examples = read_examples(images, ready.classifier.preprocessing)
     require_writable(out)
     contrast = ready.contrast(seed=seed).sets
@@ -203,9 +203,9 @@ def sweep(
     """
     from case_jax.report.heat_map import draw_heat_maps
 
+    chosen = model.methods(methods)
     ready = make_ready(model)
     source = ready.open(data, limit=limit, seed=seed)
-    chosen = ready.methods(methods)
     require_writable(out)
     found = run_sweep(
         source,

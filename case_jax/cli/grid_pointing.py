@@ -11,7 +11,7 @@ from case_jax._checks import require
 from case_jax.cli.ready import Model, Names, make_ready, say
 from case_jax.data import ImageFolder
 from case_jax.evaluation.grid_pointing import grid_pointing as play
-from case_jax.evaluation.grid_pointing import other_cells
+from case_jax.evaluation.grid_pointing import other_cells, require_game
 from case_jax.methods import METHODS
 from case_jax.models import tap_classifier
 from case_jax.results import require_writable, write_atomically, write_json
@@ -58,7 +58,7 @@ def grid_pointing(
     Args:
         model: classifier and contrast.
         data: as in `case-jax evaluate`; images with a label are used where they are classified correctly.
-        methods: names from `case-jax list methods`; all by default.
+        methods: names from `case-jax list methods`, or `all`; by default all but the slow ones.
         n: rows and columns of a mosaic.
         mosaics: how many, drawn once by the seed; each image is used once at most.
         confidence: least probability of an image's class; by default 0.99, and 0.6 for digit scenes, whose classifier is trained to
@@ -72,15 +72,16 @@ def grid_pointing(
     """
     from case_jax.report.grid_pointing import draw_pointing, markdown, summarise
 
+    scenes = data.partition(":")[0] == "digit_scenes"
+    least = (SCENE_CONFIDENCE if scenes else CONFIDENCE) if confidence is None else confidence
+    require_game(n=n, mosaics=mosaics, confidence=least, tile=tile, seed=seed)
+    chosen = model.methods(methods)
     ready = make_ready(model)
     source = ready.open(data, limit=limit, seed=seed)
-    chosen = ready.methods(methods)
     if isinstance(source, ImageFolder):
         inside = out.resolve().is_relative_to(source.root.resolve())
         require(not inside, "out", f"{out}, inside the data folder", "a folder elsewhere: its picture is an image")
     require_writable(out)
-    scenes = data.partition(":")[0] == "digit_scenes"
-    least = (SCENE_CONFIDENCE if scenes else CONFIDENCE) if confidence is None else confidence
     by_cell = model.contrast == OTHER_CELLS
     found = play(
         source,

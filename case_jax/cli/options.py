@@ -4,7 +4,8 @@ import ast
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 from case_jax._checks import CaseJaxError, unknown
 
@@ -39,17 +40,18 @@ def options_of(settings: Sequence[str], functions: Mapping[str, Callable[..., An
     return found
 
 
-def keywords(function: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a method or metric with their defaults."""
+def keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The options of a method or metric."""
     parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def value_of(word: str, text: str, default: Any) -> Any:
-    """A value of the default's type; where the default is None, whatever Python literal or word it is."""
+def value_of(word: str, text: str, option: inspect.Parameter) -> Any:
+    """A value of the default's type; where the default is None, of a type that the option is annotated with."""
+    default = option.default
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
     if isinstance(default, tuple) and isinstance(value, int | float):
         value = (value,)
@@ -59,7 +61,23 @@ def value_of(word: str, text: str, default: Any) -> Any:
         kind = {"bool": "true or false", "tuple": "numbers separated by commas", "int": "a whole number"}
         accepted = kind.get(type(default).__name__, f"a value of type {type(default).__name__}")
         raise CaseJaxError(f"set: got {word!r}; accepted: {accepted}, as its default {default!r}.")
+    kinds = [kind for kind in get_args(option.annotation) or (option.annotation,) if kind is not NoneType]
+    if default is None and not {Any, option.empty} & set(kinds) and not any(_is(value, kind) for kind in kinds):
+        raise CaseJaxError(f"set: got {word!r}; accepted: {' or '.join(map(_words, kinds))}.")
     return value
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is tuple:
+        items = get_args(kind)
+        return type(value) is tuple and len(value) == len(items) and all(map(_is, value, items))
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _words(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return f"{len(get_args(kind))} numbers separated by a comma"
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, f"a value of type {kind}")
 
 
 def with_options(

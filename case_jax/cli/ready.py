@@ -52,6 +52,48 @@ class Model:
     set: Names = ()
     """Options of methods and metrics, NAME.OPTION=VALUE, for example case.eps_relative=true rise.masks=500 road.percents=20,40."""
 
+    def methods(self, names: Names, *, scored: bool = False) -> dict[str, MapFunction]:
+        """Map functions by name, with the chosen options bound: those named, all of them, or by default all but the slow ones.
+
+        Unless they are `scored` afterwards, options of metrics are refused.
+        """
+        _require_all_alone("methods", names)
+        wanted = tuple(METHODS) if names == (ALL,) else names or quick(METHODS)
+        chosen = {name: method(name).maps for name in wanted}
+        if len(chosen) < len(wanted):
+            raise CaseJaxError(f"methods: {' '.join(names)} names a method twice; name each once.")
+        options = self._options()
+        self._require_used(options, METHODS, chosen, "methods")
+        if not scored:
+            self._require_used(options, METRICS, (), "metrics")
+        return with_options(chosen, {name: found for name, found in options.items() if name in chosen})
+
+    def metrics(self, names: Names) -> dict[str, dict[str, Any]]:
+        """Options by metric: of those named, of all of them, or by default of all but the slow ones."""
+        _require_all_alone("metrics", names)
+        chosen = tuple(METRICS) if names == (ALL,) else names or quick(METRICS)
+        for name in chosen:
+            metric(name)
+        if len(set(chosen)) < len(chosen):
+            raise CaseJaxError(f"metrics: {' '.join(names)} names a metric twice; name each once.")
+        options = self._options()
+        self._require_used(options, METRICS, chosen, "metrics")
+        return {name: options.get(name, {}) for name in chosen}
+
+    def _options(self) -> dict[str, dict[str, Any]]:
+        known = {name: m.maps for name, m in METHODS.items()} | {name: m.columns for name, m in METRICS.items()}
+        return options_of(self.set, known)
+
+    @staticmethod
+    def _require_used(options: Collection[str], table: Collection[str], chosen: Collection[str], kind: str) -> None:
+        unused = [name for name in options if name in table and name not in chosen]
+        accepted = f"options of {kind} that run: {', '.join(chosen) or 'none in this command'}"
+        require(not unused, "set", f"options of {', '.join(unused)}", accepted)
+
+
+def _require_all_alone(argument: str, names: Names) -> None:
+    require(ALL not in names or len(names) == 1, argument, " ".join(names), f"{ALL!r} alone, or names")
+
 
 class Ready(NamedTuple):
     """A loaded and tapped classifier, and how its images are read."""
@@ -92,38 +134,6 @@ class Ready(NamedTuple):
 
         return choose_contrast(name, self.model.num_classes, confusions=confusions, seed=seed)
 
-    def methods(self, names: Names) -> dict[str, MapFunction]:
-        """Map functions by name, with the chosen options bound: those named, all of them, or by default all but the slow ones."""
-        wanted = tuple(METHODS) if names == (ALL,) else names or quick(METHODS)
-        chosen = {name: method(name).maps for name in wanted}
-        if len(chosen) < len(wanted):
-            raise CaseJaxError(f"methods: {' '.join(names)} names a method twice; name each once.")
-        options = self._options()
-        self._require_used(options, METHODS, chosen, "methods")
-        return with_options(chosen, {name: found for name, found in options.items() if name in chosen})
-
-    def metrics(self, names: Names) -> dict[str, dict[str, Any]]:
-        """Options by metric: of those named, of all of them, or by default of all but the slow ones."""
-        chosen = tuple(METRICS) if names == (ALL,) else names or quick(METRICS)
-        for name in chosen:
-            metric(name)
-        if len(set(chosen)) < len(chosen):
-            raise CaseJaxError(f"metrics: {' '.join(names)} names a metric twice; name each once.")
-        options = self._options()
-        self._require_used(options, METRICS, chosen, "metrics")
-        return {name: options.get(name, {}) for name in chosen}
-
-    def _options(self) -> dict[str, dict[str, Any]]:
-        known = {name: m.maps for name, m in METHODS.items()} | {name: m.columns for name, m in METRICS.items()}
-        return options_of(self.choice.set, known)
-
-    @staticmethod
-    def _require_used(options: Collection[str], table: Collection[str], chosen: Collection[str], kind: str) -> None:
-        unused = [name for name in options if name in table and name not in chosen]
-        require(
-            not unused, "set", f"options of {', '.join(unused)}", f"options of {kind} that run: {', '.join(chosen)}"
-        )
-
 
 def default_contrast(choice: Model, num_classes: int) -> str:
     """The contrast sets when none are chosen: what the model confuses, where that can be counted, else its likeliest other classes."""
@@ -139,6 +149,12 @@ def require_contrast_data(choice: Model) -> None:
         CaseJaxError: says what to give; also for an unknown model.
     """
     kind, _, k = (choice.contrast or "").partition(":")
+    require(
+        choice.contrast_data is None or kind in ("", "confusion"),
+        "contrast_data",
+        f"{choice.contrast_data!r} for the contrast {choice.contrast!r}",
+        "data to count confusions on, with --contrast confusion:K; leave it out",
+    )
     if kind == "confusion" and not (choice.contrast_data or bundled_model(choice.model).contrast_data):
         raise CaseJaxError(
             f"contrast: {choice.contrast!r} needs labelled images to count the confusions of {choice.model!r} on, and none come with "
@@ -154,6 +170,9 @@ def make_ready(choice: Model) -> Ready:
     facts = classifier.preprocessing
     say(f"model: {classifier}")
     model = tap_classifier(classifier, jnp.zeros((facts.crop, facts.crop, 3)), layer=choice.layer)
+    require(
+        model.num_classes >= 2, "weights", f"{model.num_classes} class", "weights of a classifier of at least 2 classes"
+    )
     if choice.contrast is None:
         choice = dataclasses.replace(choice, contrast=default_contrast(choice, model.num_classes))
         say(f"contrast: {choice.contrast}, by default")

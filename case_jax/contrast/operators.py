@@ -6,12 +6,13 @@ given here. All functions take one image's view, targets (T,) and contrast sets 
 
 import functools
 import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
-from case_jax.chunking import UNROLLED, map_in_chunks
+from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.view import View, at_least_float32
 
 Targets = Int[Array, " T"]
@@ -20,21 +21,24 @@ EffectiveWeights = Float[Array, "T K"]
 
 EPS = 1e-8
 RANK_TOLERANCE = 1e-6
+UNROLLED = 16
+"""Contrast sets of up to this size are summed without a loop."""
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def _set_mean(view: View, sets: Sets, shares: Float[Array, "T k"]) -> EffectiveWeights:
     """`Σ_j shares[t,j] α_{sets[t,j]}`, one member at a time so that (T, k, K) is never formed."""
 
-    def term(classes, share):
-        return share[:, None] * view.class_weights(classes)
+    return sum_over_members(lambda classes, share: share[:, None] * view.class_weights(classes), sets, shares)
 
-    members = (sets.T, shares.T)
-    if sets.shape[1] <= UNROLLED:
-        return functools.reduce(operator.add, map(term, *members))
-    first = term(sets[:, 0], shares[:, 0])
-    rest = jax.tree.map(lambda a: a[1:], members)
-    return jax.lax.scan(lambda total, member: (total + term(*member), None), first, rest)[0]
+
+def sum_over_members(term: Callable[..., Array], *members: Shaped[Array, "T k"]) -> Array:
+    """`Σ_j term(members[:, j], …)`, in a loop where there are many."""
+    columns = tuple(array.T for array in members)
+    if len(columns[0]) <= UNROLLED:
+        return functools.reduce(operator.add, map(term, *columns))
+    first, rest = (tuple(column[part] for column in columns) for part in (0, slice(1, None)))
+    return jax.lax.scan(lambda total, member: (total + term(*member), None), term(*first), rest)[0]
 
 
 def orthogonal_to(
@@ -54,9 +58,14 @@ def orthogonal_to(
         Effective weights. Where ᾱ is zero they are α itself.
     """
     scale = (alpha**2).sum(-1, keepdims=True) if eps_relative else 1.0
-    norm = (mean**2).sum(-1, keepdims=True) + eps * scale
-    beta = (alpha * mean).sum(-1, keepdims=True) / jnp.where(norm > 0, norm, 1.0)
+    beta = projection_share((alpha * mean).sum(-1, keepdims=True), (mean**2).sum(-1, keepdims=True), eps * scale)
     return alpha - beta * mean
+
+
+def projection_share(product: Array, squared: Array, eps: Array | float) -> Array:
+    """`β = ⟨α, ᾱ⟩ / (‖ᾱ‖² + ε)`, zero where the denominator is."""
+    norm = squared + eps
+    return product / jnp.where(norm > 0, norm, 1.0)
 
 
 def orthogonal_to_span(alpha: Float[Array, " K"], others: Float[Array, "k K"]) -> Float[Array, " K"]:

@@ -1,6 +1,7 @@
 """Contrast sets: which classes N(c) a class c is contrasted with."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from case_jax._checks import CaseJaxError, require
 from case_jax.tap.view import View
 
 ContrastSet = Callable[[Float[Array, " C"], Int[Array, " T"]], Int[Array, "T k"]]
-"""This image's logits and the targets to the k classes that each target is contrasted with."""
+"""This image's logits and the targets to the k classes that each target is contrasted with; see also `HighestOthers.members`."""
 
 
 class Query(NamedTuple):
@@ -25,6 +26,8 @@ class Query(NamedTuple):
     """The classes that each target is contrasted with; needed by contrastive methods only."""
     key: Key[Array, ""] | None = None
     """This image's random key; needed by random methods only."""
+    members: Int[Array, " m"] | None = None
+    """A few classes from which all contrast sets of this image are taken, where such are known: what saves time, and nothing else."""
 
 
 class ConfusionSets(NamedTuple):
@@ -106,17 +109,28 @@ def topk_logits(k: int, num_classes: int) -> ContrastSet:
         CaseJaxError: for k outside [1, C − 1].
     """
     require_set_size(k, num_classes)
+    return HighestOthers(k, num_classes)
 
-    def highest(logits, target):
-        others = jnp.arange(num_classes - 1)
-        others = others + (others >= target).astype(others.dtype)
-        return others[jax.lax.top_k(logits[others], k)[1]]
 
-    def of_image(logits, targets):
-        _require_classes(logits, num_classes)
-        return jax.vmap(highest, (None, 0))(logits, targets)
+@dataclass(frozen=True)
+class HighestOthers:
+    """The contrast set of `topk_logits`."""
 
-    return of_image
+    k: int
+    num_classes: int
+
+    def members(self, logits: Float[Array, " C"]) -> Int[Array, " k+1"]:
+        """The k + 1 likeliest classes, from which the sets of all targets are taken."""
+        _require_classes(logits, self.num_classes)
+        return jax.lax.top_k(logits, self.k + 1)[1]
+
+    def __call__(self, logits: Float[Array, " C"], targets: Int[Array, " T"]) -> Int[Array, "T k"]:
+        """One ranking for all targets, of which each leaves itself out."""
+        best = self.members(logits)
+        own = best == targets[:, None].astype(best.dtype)
+        place = jnp.where(own.any(1), own.argmax(1), self.k)
+        order = jnp.arange(self.k, dtype=place.dtype)
+        return best[order + (order >= place[:, None]).astype(order.dtype)]
 
 
 def random_sets(k: int, num_classes: int, *, seed: int = 0) -> Int[np.ndarray, "C k"]:
@@ -225,4 +239,7 @@ def ask(
     if not isinstance(given, Tracer):
         wrong = [int(c) for c in np.asarray(given) if not 0 <= c < classes]
         require(not wrong, "targets", wrong, f"class indices from 0 to {classes - 1}")
-    return Query(targets, None if contrast is None else contrast(view.logits, targets), key)
+    if contrast is None:
+        return Query(targets, key=key)
+    members = contrast.members(view.logits) if isinstance(contrast, HighestOthers) else None
+    return Query(targets, contrast(view.logits, targets), key, members)

@@ -15,14 +15,14 @@ from case_jax import parallel
 from case_jax._checks import CaseJaxError, require, require_seed
 from case_jax.contrast.sets import ContrastSet, Query, ask
 from case_jax.evaluation.disconnected import disconnected
-from case_jax.evaluation.mosaics import Mosaics, confident_images, make_mosaics
+from case_jax.evaluation.mosaics import Mosaics, confident_images, make_mosaics, require_confidence
 from case_jax.evaluation.step import Pixels, Protocol, image_key, maps_of_view, view_for_targets
 from case_jax.evaluation.stream import Tile, first_readable, load_tile, template, through_devices, tiles
 from case_jax.imageops import is_degenerate, normalise_image, resize_map
 from case_jax.methods import MapFunction
 from case_jax.metrics.grid_pointing import grid_pointing_scores, require_grid
 from case_jax.source import Source
-from case_jax.tap.view import TappedModel, View
+from case_jax.tap.view import TappedModel, View, at_least_float32
 
 GRIDPG, DIFULL = SETTINGS = ("GridPG", "DiFull")
 
@@ -117,7 +117,7 @@ def _scored(game: _Game, view: View, query: Query, cells: Int[Array, " T"]) -> d
             maps = resize_map(jax.nn.relu(maps), view.image.shape[:2])
         scores.append(jnp.where(flat, jnp.nan, grid_pointing_scores(maps, cells, game.n)).astype(jnp.float32))
         degenerate.append(flat)
-    probability = jax.nn.softmax(view.logits)[query.targets].astype(jnp.float32)
+    probability = jax.nn.softmax(at_least_float32(view.logits))[query.targets].astype(jnp.float32)
     return {"score": jnp.stack(scores), "degenerate": jnp.stack(degenerate), "probability": probability}
 
 
@@ -138,6 +138,15 @@ def _difull(game: _Game, model: TappedModel, params: Any, image: Array, key: Arr
 
     found = jax.vmap(of_cell)(jnp.arange(len(targets), dtype=jnp.int32))
     return {name: jnp.moveaxis(value, 0, -1) for name, value in found.items()}
+
+
+def require_game(*, n: int, mosaics: int, confidence: float, tile: int, seed: int) -> None:
+    """Raise unless the game's numbers make sense, whatever the classifier and the images."""
+    require_grid(n)
+    require_seed(seed)
+    require_confidence(confidence)
+    require(tile >= 1, "tile", tile, "at least 1 mosaic per device and step")
+    require(mosaics >= 1, "mosaics", mosaics, "a number of mosaics of at least 1")
 
 
 def grid_pointing(
@@ -191,12 +200,9 @@ def grid_pointing(
         CaseJaxError: for a grid with more cells than classes, a confidence outside (0, 1), numbers below 1, images that do not
             suffice for one mosaic, or a classifier that does not take images of mosaic size.
     """
-    require_grid(n)
-    require_seed(seed)
+    require_game(n=n, mosaics=mosaics, confidence=confidence, tile=tile, seed=seed)
     require(methods, "methods", "none", "at least one map function by name")
-    require(tile >= 1, "tile", tile, "at least 1 mosaic per device and step")
     require(shown >= 0, "shown", shown, "a number of mosaics of at least 0")
-    require(mosaics >= 1, "mosaics", mosaics, "a number of mosaics of at least 1")
     size = first_readable(source, np.arange(len(source))).image.shape
     model = tap(jnp.zeros(size))
     require(n * n <= model.num_classes, "n", n, f"a grid of at most {model.num_classes} cells, one per class")

@@ -16,7 +16,7 @@ from case_jax.evaluation.stream import select, template, through_devices, tiles
 from case_jax.imageops import normalise_image
 from case_jax.metrics.grid_pointing import join_cells, require_grid
 from case_jax.source import Evidence, Example, Source
-from case_jax.tap.view import TappedModel
+from case_jax.tap.view import TappedModel, at_least_float32
 
 
 class Confident(NamedTuple):
@@ -31,6 +31,11 @@ class Confident(NamedTuple):
     """How many images were looked at, left out and why."""
     highest: float
     """The highest probability of any image classified correctly (or without a label)."""
+
+
+def require_confidence(confidence: float) -> None:
+    """Raise unless a probability strictly between 0 and 1."""
+    require(0 < confidence < 1, "confidence", confidence, "a probability between 0 and 1, for example 0.99")
 
 
 def confident_images(
@@ -57,13 +62,13 @@ def confident_images(
     Raises:
         CaseJaxError: for a confidence outside (0, 1) or a bad limit.
     """
-    require(0 < confidence < 1, "confidence", confidence, "a probability between 0 and 1, for example 0.99")
+    require_confidence(confidence)
     indices = select(source, limit, seed)
     empty = template(source, indices, tile)
 
     def likeliest(params: Any, batch: Batch) -> tuple[Array, Array]:
         images = jax.vmap(partial(normalise_image, mean=pixels.mean, std=pixels.std))(batch.images)
-        probabilities = jax.nn.softmax(jax.vmap(partial(model.apply, params))(images))
+        probabilities = jax.nn.softmax(at_least_float32(jax.vmap(partial(model.apply, params))(images)))
         return probabilities.argmax(-1), jnp.where(jnp.isfinite(probabilities).all(-1), probabilities.max(-1), jnp.nan)
 
     found: list[tuple[int, int, int, float]] = []

@@ -83,7 +83,7 @@ def _session() -> dict[str, Any]:
 def _method_facts(name: str, function: MapFunction) -> dict[str, Any]:
     """Title and options of a method; a function of one's own also with a digest of its source, so that two are told apart."""
     known = METHODS.get(name)
-    bare = function.func if isinstance(function, functools.partial) else function
+    bare = _bare(function)
     if known is not None and known.maps is not bare:
         known = None
     parameters = inspect.signature(function).parameters.values()
@@ -96,6 +96,10 @@ def _method_facts(name: str, function: MapFunction) -> dict[str, Any]:
         "options": {k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in defaults.items()},
     }
     return facts if known else facts | {"source": _source_digest(bare)}
+
+
+def _bare(function: Any) -> Any:
+    return function.func if isinstance(function, functools.partial) else function
 
 
 def _source_digest(function: Any) -> str:
@@ -185,7 +189,8 @@ def plan(
         require(rows == model.num_classes, "contrast", f"sets for {rows} classes", accepted)
     indices = select(source, limit, seed)
     first = first_readable(source, indices).image
-    _check_percents(agreement_percent, fidelity_percents, first.shape[:2])
+    require_percent("agreement_percent", [agreement_percent])
+    pixel_count(agreement_percent, first.shape[:2])
     if model.head_kernel is not None:
         check_closed_form(model, normalise_image(first, *pixels))
     options: dict[str, dict[str, Any]] = {
@@ -197,6 +202,8 @@ def plan(
         if name not in chosen:
             raise unknown("metric_options", name, chosen)
     scores = {name: options.get(name, {}) | dict((metric_options or {}).get(name, {})) for name in chosen}
+    if "fidelity" in scores:
+        _check_removed(scores["fidelity"]["percents"], first.shape[:2])
     protocol = Protocol(functions, contrast.sets, chosen, scores, pixels, seed)
     step = parallel.over_devices(make_step(protocol, model))
     parallel.trace(step, model.params, template(source, indices, tile))  # what a function refuses fails here
@@ -232,6 +239,11 @@ def _config(
             "table": None if table is None else fingerprint([np.asarray(table, np.int64)]),
         },
         "metrics": dict(protocol.options),
+        "own_metrics": {
+            name: _source_digest(_bare(found.columns))
+            for name, found in protocol.metrics.items()
+            if METRICS.get(name) is not found
+        },
         "measures": {
             n: [m._asdict() for m in found.measures] for n, found in protocol.metrics.items() if found.measures
         },
@@ -240,14 +252,13 @@ def _config(
     }
 
 
-def _check_percents(agreement_percent: float, fidelity_percents: Sequence[float], shape: tuple[int, ...]) -> None:
-    require_percent("agreement_percent", [agreement_percent])
-    require_percent("fidelity_percents", fidelity_percents)
-    for percent in (agreement_percent, *fidelity_percents):
+def _check_removed(percents: Sequence[float], shape: tuple[int, ...]) -> None:
+    require_percent("fidelity_percents", percents)
+    for percent in percents:
         pixel_count(percent, shape)
     accepted = "a list that holds 50, the paper's percentage, and every percentage once"
-    proper = 50 in fidelity_percents and len(set(fidelity_percents)) == len(fidelity_percents)
-    require(proper, "fidelity_percents", list(fidelity_percents), accepted)
+    proper = 50 in percents and len(set(percents)) == len(percents)
+    require(proper, "fidelity_percents", list(percents), accepted)
 
 
 def _check_classes(source: Source, model: TappedModel) -> None:

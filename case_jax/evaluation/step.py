@@ -14,10 +14,10 @@ from case_jax.contrast.sets import ContrastSet, ask
 from case_jax.imageops import finish_maps, is_degenerate, normalise_image
 from case_jax.methods import MapFunction
 from case_jax.metrics import Metric, Scored
-from case_jax.tap.view import Params, TappedModel, View
+from case_jax.tap.view import Params, TappedModel, View, at_least_float32
 
-RANDOM_CLASS, NOISE = (1 << 30) + 1, 1 << 30
-"""What is folded into an image's key for the random class and for the metrics' noise; class indices lie below."""
+NOISE, RANDOM_CLASS, AGAIN = range(1 << 30, (1 << 30) + 3)
+"""What is folded into an image's key for the metrics' noise, the random class, and maps of altered images; class indices lie below."""
 
 
 class Batch(NamedTuple):
@@ -107,7 +107,7 @@ def image_maps(
         drawn = other_class(jax.random.fold_in(key, RANDOM_CLASS), targets[0], model.num_classes)
         targets = jnp.append(targets, drawn)
     maps, degenerate = maps_of_view(protocol, view, targets, key)
-    return view, ImageMaps(maps, degenerate, targets, jax.nn.softmax(view.logits)[targets])
+    return view, ImageMaps(maps, degenerate, targets, jax.nn.softmax(at_least_float32(view.logits))[targets])
 
 
 def make_step(protocol: Protocol, model: TappedModel) -> Any:
@@ -124,6 +124,7 @@ def make_step(protocol: Protocol, model: TappedModel) -> Any:
         view, found = image_maps(protocol, model, params, image, image_id)
         key = image_key(protocol.seed, image_id)
         black, noise = protocol.pixels.black(), jax.random.fold_in(key, NOISE)
+        again = jax.random.fold_in(key, AGAIN)  # a random map that is drawn anew is another map
 
         def scored(maps: Array, degenerate: Array) -> Scored:
             return Scored(maps, degenerate, view, found.targets, found.probabilities, regions, classes, black, noise)
@@ -134,7 +135,7 @@ def make_step(protocol: Protocol, model: TappedModel) -> Any:
         def score_explaining(number: int, method: MapFunction) -> dict[str, Array]:
             def explain(altered: Float[Array, "H W 3"]) -> Float[Array, "H W"]:
                 other = view_for_targets(model, params, altered)
-                maps = method(other, ask(other, found.targets[:1], protocol.contrast, key=key))
+                maps = method(other, ask(other, found.targets[:1], protocol.contrast, key=again))
                 return finish_maps(maps, altered.shape[:2])[0]
 
             known = scored(found.maps[number], found.degenerate[number])._replace(explain=explain)

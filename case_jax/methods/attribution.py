@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.chunking import map_in_chunks
 from case_jax.contrast.sets import Query
 from case_jax.methods.cam import of_existing
 from case_jax.tap.canonical import canonical_convolutions
+from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.relu import replace_relus
 from case_jax.tap.view import View, at_least_float32
 

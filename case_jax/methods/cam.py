@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.chunking import map_in_chunks
 from case_jax.contrast.sets import Query
+from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.view import View, at_least_float32
 
 CANCELLED = 1e-5

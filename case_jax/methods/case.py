@@ -1,8 +1,12 @@
 """CASE: contrastive activation for saliency estimation."""
 
+import math
+
+import jax
 from jaxtyping import Array, Float
 
-from case_jax.contrast import operators
+from case_jax._checks import require
+from case_jax.contrast import class_space, operators
 from case_jax.contrast.sets import Query
 from case_jax.methods.cam import contrast_of, positive_maps
 from case_jax.tap.view import View
@@ -24,9 +28,16 @@ def case(view: View, query: Query, *, eps: float = operators.EPS, eps_relative: 
         Grad-CAM that the absolute ε leaves; `eps_relative` makes that share the same at every scale of the gradients.
 
     Raises:
-        CaseJaxError: when the query has no contrast sets.
+        CaseJaxError: when the query has no contrast sets, or for an ε that is negative or not finite.
 
     Williamson, Dwyer, Ji, CASE (arXiv 2506.07327).
     """
-    weights = operators.mean_orthogonal(view, query.targets, contrast_of(query), eps=eps, eps_relative=eps_relative)
-    return positive_maps(view.activation, weights)
+    require(math.isfinite(eps) and eps >= 0, "eps", eps, "a finite number of at least 0")
+    asked, factors = (query.targets, contrast_of(query)), view.factors()
+    if factors is None:
+        weights = operators.mean_orthogonal(view, *asked, eps=eps, eps_relative=eps_relative)
+        return positive_maps(view.activation, weights)
+    maps = class_space.orthogonal_maps(
+        factors, view.activation, *asked, members=query.members, eps=eps, eps_relative=eps_relative
+    )
+    return jax.nn.relu(maps)

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from case_jax._checks import require, unknown
-from case_jax.chunking import map_in_chunks
 from case_jax.contrast.sets import Query
+from case_jax.methods.cam import copies_at_once, of_existing
 from case_jax.tap.canonical import canonical_convolutions
+from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.view import View, at_least_float32
 
 Variant = Literal["preserve", "delete", "dual"]
@@ -40,7 +41,7 @@ def extremal_perturbation(
     spacing: int | None = None,
     sigma: float | None = None,
     max_blur: float | None = None,
-    flip: bool = True,
+    flip: bool = False,
     batch: int | None = None,
 ) -> Float[Array, "T Hx Wx"]:
     """The smooth mask of a given area that keeps the target's logit highest when all outside it is blurred.
@@ -60,12 +61,13 @@ def extremal_perturbation(
         spacing: pixels between bumps; by default 7 for images of 224 pixels, in proportion to the shorter side for others.
         sigma: a bump's radius in pixels; by default 3 spacings.
         max_blur: σ in pixels of the strongest blur; by default 20 for images of 224 pixels, in proportion for others.
-        flip: mirror the image at every other step, as the reference does; not for classes that a mirror changes, such as digits.
+        flip: mirror the image at every other step, as the reference does; not for classes that a mirror changes, such as digits, and
+            so not by default.
         batch: pairs of target and area in memory at once; by default the model's `chunk`.
 
     Returns:
         The sum of the masks of all areas, one map per target at input resolution, in [0, number of areas]; all zero where no mask
-        changes the logit.
+        changes the logit, NaN for a class that the model does not have.
 
     Raises:
         CaseJaxError: for an unknown variant, no areas, an area outside (0, 1), or steps, lengths or a batch that are not positive.
@@ -73,7 +75,7 @@ def extremal_perturbation(
     Fong, Patrick and Vedaldi, Understanding Deep Networks via Extremal Perturbations and Smooth Masks, ICCV 2019 (arXiv
     1910.08485); step for step as `torchray.attribution.extremal_perturbation`.
     """
-    most, side = view.chunk if batch is None else batch, min(view.image.shape[:2])
+    most, side = copies_at_once(view, batch), min(view.image.shape[:2])
     spacing = max(1, round(side / 32)) if spacing is None else spacing
     sigma = 3.0 * spacing if sigma is None else sigma
     max_blur = side * 20 / 224 if max_blur is None else max_blur
@@ -86,7 +88,6 @@ def extremal_perturbation(
     require(spacing >= 1, "spacing", spacing, "a whole number of pixels of at least 1")
     require(sigma > 0, "sigma", sigma, "a positive number of pixels")
     require(max_blur > 0, "max_blur", max_blur, "a positive number of pixels")
-    require(most >= 1, "batch", most, "a number of masks of at least 1")
     image = at_least_float32(view.image)
     bumps = bumps_of((image.shape[0], image.shape[1]), spacing, sigma)
     pyramid = blur_pyramid(image, max_blur)
@@ -113,7 +114,7 @@ def extremal_perturbation(
         return bumps.cropped(bumps.full(heights))
 
     masks = map_in_chunks(best_mask, (targets, wanted), chunk=most)
-    return masks.reshape(len(query.targets), len(areas), *image.shape[:2]).sum(1)
+    return of_existing(view, query, masks.reshape(len(query.targets), len(areas), *image.shape[:2]).sum(1))
 
 
 class Bumps(NamedTuple):

@@ -1,8 +1,9 @@
 """Grad-CAM."""
 
+import jax
 from jaxtyping import Array, Float
 
-from case_jax.contrast import operators
+from case_jax.contrast import class_space, operators
 from case_jax.contrast.sets import Query
 from case_jax.methods.cam import positive_maps
 from case_jax.tap.view import View
@@ -22,4 +23,7 @@ def grad_cam(view: View, query: Query) -> Float[Array, "T H W"]:
 
     Selvaraju et al., Grad-CAM, ICCV 2017 (arXiv 1610.02391).
     """
+    factors = view.factors()
+    if factors is not None:
+        return jax.nn.relu(class_space.class_maps(factors, view.activation, query.targets))
     return positive_maps(view.activation, operators.none(view, query.targets))

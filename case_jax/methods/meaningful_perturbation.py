@@ -7,9 +7,10 @@ import optax
 from jaxtyping import Array, Float
 
 from case_jax._checks import require
-from case_jax.chunking import map_in_chunks
 from case_jax.contrast.sets import Query
+from case_jax.methods.cam import copies_at_once, of_existing
 from case_jax.tap.canonical import canonical_convolutions
+from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.view import View, at_least_float32
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -52,7 +53,8 @@ def meaningful_perturbation(
         batch: targets in memory at once; by default the model's `chunk`.
 
     Returns:
-        D, one map per target at input resolution, in [0, 1]; all zero where blurring does not lower the probability.
+        D, one map per target at input resolution, in [0, 1]; all zero where blurring does not lower the probability, NaN for a
+        class that the model does not have.
 
     Raises:
         CaseJaxError: for steps, a jitter or a batch below 1, a learning rate that is not positive, negative weights or a power
@@ -60,7 +62,7 @@ def meaningful_perturbation(
 
     Fong and Vedaldi, Interpretable Explanations of Black Boxes by Meaningful Perturbation, ICCV 2017 (arXiv 1704.03296).
     """
-    most, shape = view.chunk if batch is None else batch, view.image.shape[:2]
+    most, shape = copies_at_once(view, batch), view.image.shape[:2]
     unit = min(shape) / REFERENCE_SIDE
     shifts = max(1, round(JITTER * unit)) if jitter is None else jitter
     require(steps >= 1, "steps", steps, "a number of updates of at least 1")
@@ -69,7 +71,6 @@ def meaningful_perturbation(
     require(variation >= 0, "variation", variation, "a weight of at least 0")
     require(power >= 2, "power", power, "an exponent of at least 2")
     require(shifts >= 1, "jitter", shifts, "a number of pixels of at least 1, which is no jitter")
-    require(most >= 1, "batch", most, "a number of targets of at least 1")
     image = at_least_float32(view.image)
     blurred = _separable(image, *(_blur(side, IMAGE_BLUR * unit) for side in shape))
     before = shifts // 2
@@ -107,7 +108,7 @@ def meaningful_perturbation(
         (d, _), _ = jax.lax.scan(step, (d, optimiser.init(d)), offsets)
         return jnp.clip(enlarged(d), 0, 1)
 
-    return map_in_chunks(region, query.targets, chunk=most)
+    return of_existing(view, query, map_in_chunks(region, query.targets, chunk=most))
 
 
 def _blur(side: int, sigma: float) -> np.ndarray:

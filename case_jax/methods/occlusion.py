@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from case_jax._checks import require
-from case_jax.chunking import map_in_chunks
 from case_jax.contrast.sets import Query
 from case_jax.methods.attribution import baseline_image
 from case_jax.methods.cam import copies_at_once, of_existing
+from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.view import View, at_least_float32
 
 Size = int | tuple[int, int]

@@ -6,10 +6,11 @@ import optax
 from jaxtyping import Array, Float
 
 from case_jax._checks import require
-from case_jax.chunking import map_in_chunks
 from case_jax.contrast.sets import Query
 from case_jax.imageops import resize_map
+from case_jax.methods.cam import copies_at_once, of_existing
 from case_jax.tap.canonical import canonical_convolutions
+from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.view import View, at_least_float32
 
 
@@ -31,7 +32,7 @@ def opti_cam(
 
     Returns:
         One map per target at the layer's resolution, unscaled, ≥ 0; all zero where no channel is positive anywhere, and the same
-        for every class, the channels' mean, where no choice of channels moves the logits.
+        for every class, the channels' mean, where no choice of channels moves the logits. NaN for a class that the model does not have.
 
     Raises:
         CaseJaxError: for steps or a batch below 1, or a learning rate that is not positive.
@@ -39,10 +40,9 @@ def opti_cam(
     Zhang et al., Opti-CAM, CVIU 2024 (arXiv 2301.07002), with the mask objective. The authors' code masks the image before it is
     normalised, so that masked pixels are black, and stops early at whatever u it then holds.
     """
-    most = view.chunk if batch is None else batch
+    most = copies_at_once(view, batch)
     require(steps >= 1, "steps", steps, "a number of updates of at least 1")
     require(learning_rate > 0, "learning_rate", learning_rate, "a positive number")
-    require(most >= 1, "batch", most, "a number of targets of at least 1")
     image, positive = at_least_float32(view.image), jax.nn.relu(at_least_float32(view.activation))
     optimiser = optax.adam(learning_rate)
 
@@ -74,4 +74,4 @@ def opti_cam(
         (_, _, best, _), _ = jax.lax.scan(step, (u, optimiser.init(u), u, lowest), length=steps + 1)
         return combined(best)
 
-    return map_in_chunks(best_map, query.targets, chunk=most)
+    return of_existing(view, query, map_in_chunks(best_map, query.targets, chunk=most))

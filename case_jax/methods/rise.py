@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Key
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.contrast.sets import Query
+from case_jax.methods.cam import copies_at_once, of_existing
 from case_jax.tap.view import View, at_least_float32
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -30,7 +31,7 @@ def rise(
 
     Returns:
         One map per target at input resolution, ≥ 0, the mean near the target's mean probability; all zero where the target's
-        probability is the same under every mask, since such a map would show the sampling alone.
+        probability is the same under every mask, since such a map would show the sampling alone; NaN for a class that the model does not have.
 
     Raises:
         CaseJaxError: when the query has no key, for fewer than 2 masks or cells, `keep` outside (0, 1) or a batch below 1.
@@ -43,8 +44,7 @@ def rise(
     require(masks >= 2, "masks", masks, "a number of masks of at least 2")
     require(cells >= 2, "cells", cells, "at least 2 cells a side; a single one switches the whole image on and off")
     require(0 < keep < 1, "keep", keep, "a probability inside (0, 1)")
-    most = view.chunk if batch is None else batch
-    require(most >= 1, "batch", most, "a number of masks of at least 1")
+    most = copies_at_once(view, batch)
     image = at_least_float32(view.image)
     shape = (image.shape[0], image.shape[1])
     steps = -(-masks // most)
@@ -66,7 +66,7 @@ def rise(
     bounds = jnp.full(len(query.targets), jnp.inf, image.dtype)
     start = (jnp.zeros((len(query.targets), *shape), image.dtype), bounds, -bounds)
     (total, low, high), _ = jax.lax.scan(more, start, jnp.arange(steps) * size)
-    return jnp.where((high == low)[:, None, None], 0, total / (masks * keep))
+    return of_existing(view, query, jnp.where((high == low)[:, None, None], 0, total / (masks * keep)))
 
 
 def random_mask(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, Int
 
-from case_jax.chunking import map_in_chunks
+from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.head import at_least_float32
 from case_jax.tap.view import View
 

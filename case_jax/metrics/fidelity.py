@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from case_jax._checks import require, unknown
 from case_jax.imageops import Fill, filling
+from case_jax.metrics.altered import altered_probabilities
 from case_jax.metrics.scored import Scored
 from case_jax.ranking import pixel_count, top_mask
 from case_jax.tap.view import View
@@ -75,11 +75,10 @@ def removed_probabilities(
     image = view.image
     other = filling(fill, image, black=black, key=key)
 
-    def probability(count):
-        mask = removal_mask(saliency, count, region=region)
-        return jax.nn.softmax(view.predict(jnp.where(mask[..., None], other, image)))[target]
+    def without(count):
+        return jnp.where(removal_mask(saliency, count, region=region)[..., None], other, image)
 
-    return jax.vmap(probability)(counts)
+    return altered_probabilities(view, without, counts, target)
 
 
 def column(percent: float) -> str:

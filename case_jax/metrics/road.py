@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from case_jax._checks import require
 from case_jax.measure import Measure
-from case_jax.metrics.altered import altered_probabilities, probability
+from case_jax.metrics.altered import altered_probabilities
 from case_jax.metrics.imputation import impute
 from case_jax.metrics.scored import Scored
 from case_jax.ranking import pixel_count, places
@@ -115,7 +115,6 @@ def road_columns(scored: Scored, *, percents: Sequence[float] = ROAD_PERCENTS, n
     found = imputed_probabilities(
         scored.view, scored.maps[0], scored.targets[0], percents=percents, noise=noise, key=scored.key
     )
-    whole = probability(scored.view.logits, scored.targets[0])
-    morf, lerf = (whole - side.mean() for side in found)
+    morf, lerf = (scored.probabilities[0] - side.mean() for side in found)
     columns = {"road_drop_morf": morf, "road_drop_lerf": lerf, "road": (morf - lerf) / 2}
     return {name: jnp.where(scored.degenerate[0], jnp.nan, value) for name, value in columns.items()}

@@ -7,7 +7,6 @@ from jaxtyping import Array, Float, Int, Key
 from case_jax._checks import require
 from case_jax.imageops import Fill
 from case_jax.measure import Measure
-from case_jax.metrics.altered import probability
 from case_jax.metrics.deletion_insertion import insertion_curve
 from case_jax.metrics.scored import Scored
 from case_jax.tap.view import View
@@ -89,7 +88,7 @@ def completeness(
         floor: the smallest r_c that is told apart from others; 0.1 in the authors' evaluation.
 
     Returns:
-        In (0, 1]; 1 is complete. A class with `p_c ≤ floor` is complete whatever its map.
+        In [0, 1], above 0 where the floor is; 1 is complete. A class with `p_c ≤ floor` is complete whatever its map.
 
     Raises:
         CaseJaxError: for a floor outside [0, 1).
@@ -98,7 +97,8 @@ def completeness(
     arXiv 2211.02912), as evaluated by their public code, agup/soundness_saliency, `utils.py`.
     """
     _require_floor(floor)
-    return jnp.minimum(jnp.maximum(shown, floor) / probability, 1.0)
+    known = probability > floor
+    return jnp.where(known, jnp.minimum(jnp.maximum(shown, floor) / jnp.where(known, probability, 1.0), 1.0), 1.0)
 
 
 def soundness(shown: Float[Array, "*n"], probability: Float[Array, "*n"], *, floor: float = 0.1) -> Float[Array, "*n"]:
@@ -110,7 +110,7 @@ def soundness(shown: Float[Array, "*n"], probability: Float[Array, "*n"], *, flo
         floor: rises below it do not count; 0.1 in the authors' evaluation.
 
     Returns:
-        In (0, 1]; 1 is sound: the region that the map marks does not make the class likelier than the image does (or than `floor`). Asked
+        In [0, 1], above 0 where the floor is; 1 is sound: the region that the map marks does not make the class likelier than the image does (or than `floor`). Asked
         about the classes that the classifier did *not* predict. 1 where r_c is 0.
 
     Raises:
@@ -139,7 +139,7 @@ def soundness_columns(scored: Scored, *, steps: int = 20, fill: Fill = "mean", f
         return shown_probability(scored.view, *asked, steps=steps, fill=fill, black=scored.black, key=scored.key)
 
     first, second, other = jax.lax.map(shown, (scored.maps[:3], scored.targets[:3]))
-    p = [probability(scored.view.logits, scored.targets[i]) for i in range(3)]
+    p = scored.probabilities
     found = {
         "completeness": (0, completeness(first, p[0], floor=floor)),
         "soundness": (2, soundness(other, p[2], floor=floor)),

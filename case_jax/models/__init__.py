@@ -134,6 +134,12 @@ def _located(entry: ModelEntry, weights: str | Path | None) -> Iterator[_Located
         yield _Located(path, config, f"{wanted} ({path.name} of the Hugging Face hub)", known)
     else:
         path = Path(wanted)
+        require(
+            path.name,
+            "weights",
+            repr(str(wanted)),
+            "a file (.safetensors; .pth), or a repository of the Hugging Face hub",
+        )
         beside = path.with_name(CONFIG)
         yield _Located(path, beside if path.is_file() and beside.is_file() else None, str(path), None)
 

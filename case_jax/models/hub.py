@@ -70,6 +70,12 @@ def fetch(repo: str, *, need_config: bool = True) -> HubFiles:
     return HubFiles(Path(weights), config if config.is_file() else None)
 
 
+def _near(name: str) -> str:
+    """A file that may have been meant."""
+    found = next((name + suffix for suffix in _FILES if Path(name + suffix).is_file()), None)
+    return "" if found is None else f" (but {found} is: give the whole name)"
+
+
 def _unreachable(name: str, revision: str, error: Exception) -> CaseJaxError:
     from huggingface_hub import constants, hf_hub_url
 
@@ -78,7 +84,8 @@ def _unreachable(name: str, revision: str, error: Exception) -> CaseJaxError:
     url = hf_hub_url(name, WEIGHTS, revision=revision or None)
     at = f" --revision {revision}" if revision else ""
     return CaseJaxError(
-        f"weights: cannot fetch {WEIGHTS} of {name!r} from the Hugging Face hub ({type(cause).__name__}: {reason}).\n"
+        f"weights: cannot fetch {WEIGHTS} of {name!r} from the Hugging Face hub ({type(cause).__name__}: {reason}), and there is no file "
+        f"of that name here{_near(name)}.\n"
         f"  It is not in the cache at {constants.HF_HUB_CACHE} either (HF_HOME moves it).\n"
         f"  On a machine with a connection fetch {url}\n"
         f"  and {CONFIG} beside it, copy both here and give --weights FILE (from Python: weights=FILE);\n"

@@ -66,12 +66,16 @@ def checked(facts: Mapping[str, Any], source: str) -> Preprocessing:
         colours[name] = (red, green, blue)
     interpolation = facts.get("interpolation", "bilinear")
     require(
-        interpolation in INTERPOLATIONS,
+        isinstance(interpolation, str) and interpolation in INTERPOLATIONS,
         f"preprocessing, interpolation of {source}",
         repr(interpolation),
         " or ".join(INTERPOLATIONS),
     )
     return Preprocessing(facts["resize"], facts["crop"], colours["mean"], colours["std"], interpolation)
+
+
+def _given(facts: Mapping[str, Any], name: str, default: Any) -> Any:
+    return default if facts.get(name) is None else facts[name]
 
 
 def _finite(value: Any) -> bool:
@@ -86,7 +90,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CaseJaxError(
             f"weights: {path} cannot be read ({error}); repair it, or move it away to do without its facts."
         ) from error
@@ -113,7 +117,7 @@ def from_timm(facts: Mapping[str, Any], source: str) -> Preprocessing | None:
     """
     if facts.get("input_size") is None:
         return None
-    size, share = facts["input_size"], facts.get("crop_pct") or 0.875
+    size, share = facts["input_size"], _given(facts, "crop_pct", 0.875)
     require(
         isinstance(size, list | tuple) and len(size) == 3 and size[0] == 3 and size[1] == size[2],
         f"preprocessing, input_size of {source}",
@@ -121,10 +125,10 @@ def from_timm(facts: Mapping[str, Any], source: str) -> Preprocessing | None:
         "[3, side, side]",
     )
     require(
-        _finite(share) and 0 < share <= 1,
+        _finite(share) and 0.01 <= share <= 1,
         f"preprocessing, crop_pct of {source}",
         share,
-        "a share of the side in (0, 1]",
+        "a share of the side from 0.01 to 1",
     )
     require(
         (facts.get("crop_mode") or "center") == "center",
@@ -136,8 +140,8 @@ def from_timm(facts: Mapping[str, Any], source: str) -> Preprocessing | None:
     found = {
         "resize": math.floor(size[1] / share),
         "crop": size[1],
-        "mean": facts.get("mean") or IMAGENET_MEAN,
-        "std": facts.get("std") or IMAGENET_STD,
-        "interpolation": facts.get("interpolation") or "bicubic",
+        "mean": _given(facts, "mean", IMAGENET_MEAN),
+        "std": _given(facts, "std", IMAGENET_STD),
+        "interpolation": _given(facts, "interpolation", "bicubic"),
     }
     return checked(found, source)

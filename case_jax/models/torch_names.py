@@ -265,4 +265,4 @@ def _no_classifier(family: Family) -> str:
 
 def _readable(pattern: str) -> str:
     """A regular expression of keys as a reader would write the key."""
-    return re.sub(r"\(?\\d\+\)?", "N", pattern).replace("\\", "")
+    return re.sub(r"\(?\\d\+\)?", "N", pattern).replace("\\", "").removesuffix("$").replace("w+", "…")

@@ -200,7 +200,8 @@ def match_own(file: WeightFile, module: nnx.Module) -> dict[str, Source]:
     ]
     if unused or missing or shapes:
         raise CaseJaxError(
-            f"weights: {file.path} does not fit {type(module).__name__}.\n"
+            f"weights: {file.path} does not fit {type(module).__name__}; for the weights of another network name that network "
+            "(--model, see `case-jax list models`).\n"
             f"  in the file only ({len(unused)}): {', '.join(unused[:10]) or '–'}\n"
             f"  in the model only ({len(missing)}): {', '.join(missing[:10]) or '–'}\n"
             f"  other shape ({len(shapes)}): {'; '.join(shapes[:10]) or '–'}"

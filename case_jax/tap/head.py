@@ -95,6 +95,27 @@ def _shifts(head: Head, activation: Float[Array, "H W K"]) -> Float[Array, "K M"
     return jnp.einsum("pkm,pk->km", kernel, response(head, activation), precision=jax.lax.Precision.HIGHEST)
 
 
+class Factors(NamedTuple):
+    """Class weights as a product, `α_c[k] = columns[c,k] · response[k]`, columns those of the head's kernel."""
+
+    columns: Float[Array, "C K"]
+    """One row per class: its column of the kernel, the same for all images."""
+    response: Float[Array, " K"]
+    """d of this image."""
+
+    def rows(self, classes: Int[Array, " n"]) -> Float[Array, "n K"]:
+        """Columns of the given classes; NaN for a class that does not exist."""
+        exists = (classes >= 0) & (classes < len(self.columns))
+        return jnp.where(exists[:, None], self.columns[classes], jnp.nan)
+
+
+def factors(head: Head | None, activation: Float[Array, "H W K"]) -> Factors | None:
+    """The factors of class weights where the head's output are the logits and it sees one number per channel; else None."""
+    if head is None or head.rest is not None or len(head.kernel) != 1:
+        return None
+    return Factors(at_least_float32(head.kernel[0]).T, response(head, activation)[0])
+
+
 def closed_form(head: Head, activation: Float[Array, "H W K"]) -> Weights:
     """Weights of any classes: `α_c[k] = Σ_p Σ_m ∂y_c/∂z[m] · kernel[p,k,m] · d[p,k] / (HW)`.
 

@@ -9,15 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.chunking import map_in_chunks
+from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.head import (
     HEAD_INPUT,
     HEAD_OUTPUT,
+    Factors,
     Head,
     Weights,
     all_weights,
     at_least_float32,
     closed_form,
+    factors,
     head_of,
 )
 from case_jax.tap.split import Tail, split, tags
@@ -47,6 +49,10 @@ class View:
     """The first dense layer, where no channels mix before it and the model declares so; else None."""
     chunk: int
     """Most classes, channels or altered copies of the image that a method holds in memory at once."""
+
+    def factors(self) -> Factors | None:
+        """Class weights as a product of the head's columns and one response per channel; None where they are none."""
+        return factors(self.head, self.activation)
 
 
 @dataclass(frozen=True)
@@ -200,12 +206,12 @@ def tapped(
         chunk,
     )
     if head_kernel is not None:
-        _check_head(model, met, image)
+        _check_head(model, met)
         check_closed_form(model, image)
     return model
 
 
-def _check_head(model: TappedModel, met: list[str], image: Array) -> None:
+def _check_head(model: TappedModel, met: list[str]) -> None:
     """Raise unless the declared head is met once, behind the layer, and takes the layer's channels in whole blocks."""
     behind = met[met.index(model.tag) :]
     for mark in (HEAD_INPUT,) if model.head_is_last else (HEAD_INPUT, HEAD_OUTPUT):

@@ -42,8 +42,8 @@ class Config:
 
 def torch_network(name: str, file: Path) -> Any:
     """torchvision's network with random weights of a network in training, which are also written to a file."""
-    import torch
-    import torchvision
+    import torch  # type: ignore[import-not-found]
+    import torchvision  # type: ignore[import-not-found]
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
@@ -56,9 +56,9 @@ def torch_network(name: str, file: Path) -> Any:
 
 def peer_ablation(network: Any, image: np.ndarray, target: int) -> tuple[np.ndarray, float]:
     """pytorch-grad-cam's finished Ablation-CAM map, and its seconds."""
-    import torch
-    from pytorch_grad_cam import AblationCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    import torch  # type: ignore[import-not-found]
+    from pytorch_grad_cam import AblationCAM  # type: ignore[import-not-found]
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # type: ignore[import-not-found]
 
     with AblationCAM(model=network, target_layers=[network.layer4[-1]]) as cam:
         start = time.perf_counter()
