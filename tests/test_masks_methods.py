@@ -329,7 +329,15 @@ def test_forty_steps_equal_torchray(golden, network, module, monkeypatch, varian
             "optimise",
             lambda bumps, reward, _, *rest, heights=heights: optimise(bumps, reward, heights, *rest),
         )
-        options = {"areas": (area,), "steps": 40, "variant": variant, "spacing": 2, "sigma": 6.0, "max_blur": 20.0}
+        options = {
+            "areas": (area,),
+            "steps": 40,
+            "variant": variant,
+            "spacing": 2,
+            "sigma": 6.0,
+            "max_blur": 20.0,
+            "flip": True,
+        }
         found = maps(extremal_perturbation, model, image, [1], **options)[0]
         np.testing.assert_allclose(found, expected, atol=2e-5)
 

@@ -73,7 +73,7 @@ def extremal_perturbation(
         CaseJaxError: for an unknown variant, no areas, an area outside (0, 1), or steps, lengths or a batch that are not positive.
 
     Fong, Patrick and Vedaldi, Understanding Deep Networks via Extremal Perturbations and Smooth Masks, ICCV 2019 (arXiv
-    1910.08485); step for step as `torchray.attribution.extremal_perturbation`.
+    1910.08485); step for step as `torchray.attribution.extremal_perturbation`, which flips.
     """
     most, side = copies_at_once(view, batch), min(view.image.shape[:2])
     spacing = max(1, round(side / 32)) if spacing is None else spacing
