@@ -36,6 +36,7 @@ from case_jax.imageops import rescale_map
 from case_jax.metrics import Scored
 from case_jax.metrics.deletion_insertion import step_counts
 from case_jax.ranking import average_ranks, places
+from case_jax.tap.head import at_least_float32
 
 CLASSES = 4
 filled = jax.jit(impute, static_argnames="noise")
@@ -457,7 +458,7 @@ def scored_of(model, maps, image, key, degenerate=None):
     targets = order[jnp.asarray([0, 1, 3])]
     fine = jnp.zeros(3, bool) if degenerate is None else degenerate
     nothing = (jnp.zeros((0, *image.shape[:2]), bool), jnp.zeros(0, jnp.int32))
-    p = jax.nn.softmax(view.logits)[targets]
+    p = jax.nn.softmax(at_least_float32(view.logits))[targets]
     return Scored(maps, fine, view, targets, p, *nothing, -jnp.ones(3), key, explained(model, targets[0]))
 
 

@@ -19,6 +19,7 @@ class Scored(NamedTuple):
     view: View
     targets: Int[Array, " T"]
     probabilities: Float[Array, " T"]
+    """Of the targets, in float32 at least."""
     regions: Bool[Array, "R H W"]
     """Evidence regions; R = 0 where the data have none."""
     region_classes: Int[Array, " R"]
