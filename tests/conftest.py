@@ -1,5 +1,6 @@
 """What several test files share: strict settings, reference numbers, the shipped classifier, a toy classifier."""
 
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from case_jax.imageops import normalise_image
 from case_jax.models import load_classifier, tap_classifier
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the time; processes that tests start optimise
+sys.path.append(str(Path(__file__).parents[1]))  # for experiments/; last, so that the installed case_jax is the one tested
 
 
 def pytest_configure(config):
