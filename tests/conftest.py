@@ -1,6 +1,10 @@
 """What several test files share: strict settings, reference numbers, the shipped classifier, a toy classifier."""
 
+import atexit
+import os
+import shutil
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -15,12 +19,25 @@ from case_jax.imageops import normalise_image
 from case_jax.models import load_classifier, tap_classifier
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the time; processes that tests start optimise
-sys.path.append(str(Path(__file__).parents[1]))  # for experiments/; last, so that the installed case_jax is the one tested
+# Compiling is most of the time: what one test has compiled, all that follow, other workers' and processes' too, read back.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="case_jax-xla-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_disable_most_optimizations", True)  # processes that tests start optimise as users' do
+sys.path.append(str(Path(__file__).parents[1]))  # for experiments/; last: the installed case_jax is what is tested
 
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error:::case_jax")  # whatever our own modules warn about is a failure
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    """Gigabytes, over all files."""
+    yield
+    jax.clear_caches()
 
 
 @cache

@@ -99,7 +99,7 @@ def test_the_classifier_is_that_of_the_stored_numbers(model, stored):
 
 def test_spearman_is_scipys_with_and_without_ties(stored):
     found = jax.jit(jax.vmap(spearman))(*jnp.asarray(stored["pairs"]).swapaxes(0, 1))
-    np.testing.assert_allclose(found, stored["spearman"], atol=1e-6)
+    np.testing.assert_allclose(found, stored["spearman"], atol=5e-6)
 
 
 def test_average_ranks_are_scipys_exactly(stored):
