@@ -5,9 +5,10 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,27 @@ import pyarrow.parquet as pq
 
 from case_jax._checks import CaseJaxError
 
-EXCLUDED = b"case_jax.excluded"
+EXCLUDED, TILES = b"case_jax.excluded", b"case_jax.tiles"
 PARTS = f"part-{'[0-9]' * 6}.parquet"
+POLL_SECONDS = 0.2
+BEGUN = f"begun-{'[0-9]' * 6}.parquet"
+
+
+class Begun(NamedTuple):
+    """The first tiles of a part: what a run that is told to stop keeps of the parts in hand."""
+
+    tiles: int
+    rows: pa.Table | None
+    excluded: list[dict[str, Any]]
+
+    def plus(self, columns: Mapping[str, Any], excluded: list[dict[str, Any]]) -> "Begun":
+        """With the rows of the next tile."""
+        rows = pa.table(dict(columns))
+        rows = rows if self.rows is None else pa.concat_tables([self.rows, rows])
+        return Begun(self.tiles + 1, rows, [*self.excluded, *excluded])
+
+
+NOTHING = Begun(0, None, [])
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -74,7 +94,7 @@ def require_writable(folder: Path) -> None:
 
 
 class RunFolder:
-    """One run's folder: `config.json`, `sessions.jsonl`, `parts/part-NNNNNN.parquet`.
+    """One run's folder: `config.json`, `sessions.jsonl`, `pace.jsonl`, `parts/part-NNNNNN.parquet`.
 
     A part holds the rows of a fixed range of images, whatever the batch size or device count, and is written in one step.
     """
@@ -105,24 +125,38 @@ class RunFolder:
         config = json.loads(json.dumps(config))
         file = self.path / "config.json"
         self.require_writable()
-        if file.exists() and (lines := differences(self.config(), config)):
-            raise CaseJaxError(
-                f"out: {self.path} holds a run with another configuration:\n  "
-                + "\n  ".join(lines)
-                + "\nGive another --out, or delete the folder."
-            )
+        if file.exists():
+            self.require_same(config)
         try:
             self.parts.mkdir(parents=True, exist_ok=True)
             for leftover in self.parts.glob("*.partial"):
                 leftover.unlink()
             if not file.exists():
                 write_json(file, config)
-            with (self.path / "sessions.jsonl").open("ab+") as log:
-                log.seek(max(0, log.tell() - 1))
-                torn = log.read(1) not in (b"", b"\n")  # a crash in the middle of the last line
-                log.write(b"\n" * torn + json.dumps(session).encode() + b"\n")
+            self.log("sessions", session)
         except OSError as error:
             raise CaseJaxError(f"out: cannot write to {self.path} ({error}); give another --out.") from error
+
+    def log(self, name: str, value: Mapping[str, Any]) -> None:
+        """Append a line to `NAME.jsonl`."""
+        with (self.path / f"{name}.jsonl").open("ab+") as log:
+            log.seek(max(0, log.tell() - 1))
+            torn = log.read(1) not in (b"", b"\n")  # a crash in the middle of the last line
+            log.write(b"\n" * torn + json.dumps(value).encode() + b"\n")
+
+    def require_same(self, config: Mapping[str, Any]) -> None:
+        """Raise unless the folder holds the run of this configuration.
+
+        Raises:
+            CaseJaxError: when it holds none, or another (every difference is listed).
+        """
+        lines = differences(self.config(), json.loads(json.dumps(config)))
+        if lines:
+            raise CaseJaxError(
+                f"out: {self.path} holds a run with another configuration:\n  "
+                + "\n  ".join(lines)
+                + "\nGive another --out, or delete the folder."
+            )
 
     def require_writable(self) -> None:
         """Make the folder if need be.
@@ -172,21 +206,49 @@ class RunFolder:
         except ValueError as error:
             raise CaseJaxError(f"run: {file} is not readable ({error}); delete the folder and run again.") from error
 
-    def write_part(self, number: int, columns: Mapping[str, Any], excluded: list[dict[str, Any]]) -> None:
+    def write_part(self, number: int, whole: Begun) -> None:
         """Write the rows of one part, and which images it excludes and why, in one atomic step.
 
         Raises:
             CaseJaxError: when the file cannot be written (a full disk, say); what is there stays.
         """
-        table = pa.table(dict(columns)).replace_schema_metadata({EXCLUDED: json.dumps(excluded).encode()})
+        self._write(self.part(number), whole)
+        self._begun(number).unlink(missing_ok=True)
+
+    def write_begun(self, number: int, begun: Begun) -> None:
+        """Keep the first tiles of a part that is not whole yet; raises as `write_part`."""
+        self._write(self._begun(number), begun)
+
+    def _begun(self, number: int) -> Path:
+        return self.parts / f"begun-{number:06d}.parquet"
+
+    def _write(self, file: Path, begun: Begun) -> None:
+        assert begun.rows is not None, "a tile has columns, if no rows"
+        facts = {EXCLUDED: json.dumps(begun.excluded).encode(), TILES: str(begun.tiles).encode()}
         buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer)
+        pq.write_table(begun.rows.replace_schema_metadata(facts), buffer, write_page_checksum=True)
         try:
-            write_atomically(self.part(number), buffer.getvalue().to_pybytes())
+            write_atomically(file, buffer.getvalue().to_pybytes())
         except OSError as error:
             raise CaseJaxError(
-                f"out: cannot write {self.part(number)} ({error}). All parts before it are kept: make room and run the same command again."
+                f"out: cannot write {file} ({error}). All parts before it are kept: make room and run the same command again."
             ) from error
+
+    def begun(self) -> dict[int, Begun]:
+        """What a stopped run kept of parts that are not whole, by number.
+
+        Raises:
+            CaseJaxError: for a file that is damaged.
+        """
+        found = {}
+        for file in sorted(self.parts.glob(BEGUN)):
+            number = int(file.stem.removeprefix("begun-"))
+            if self.part(number).exists():  # killed between writing the one and removing the other
+                continue
+            rows = self._read(file)
+            facts = rows.schema.metadata
+            found[number] = Begun(int(facts[TILES]), rows.replace_schema_metadata(), json.loads(facts[EXCLUDED]))
+        return found
 
     def done(self) -> set[int]:
         """Numbers of the parts that are complete.
@@ -196,13 +258,19 @@ class RunFolder:
         """
         numbers = set()
         for file in sorted(self.parts.glob(PARTS)):
-            self._read(file, metadata_only=True)
+            self._read(file)
             numbers.add(int(file.stem.removeprefix("part-")))
         return numbers
 
+    def wait_for(self, parts: Iterable[int]) -> None:
+        """Until these parts are there, which other processes write."""
+        for part in parts:
+            while not self.part(part).exists():
+                time.sleep(POLL_SECONDS)
+
     def _read(self, file: Path, *, metadata_only: bool = False) -> Any:
         try:
-            return pq.read_schema(file) if metadata_only else pq.read_table(file)
+            return pq.read_schema(file) if metadata_only else pq.read_table(file, page_checksum_verification=True)
         except (pa.ArrowInvalid, OSError) as error:
             raise CaseJaxError(
                 f"out: {file} is damaged ({error}); delete it and run the same command again."

@@ -1,4 +1,8 @@
 import dataclasses
+import os
+import signal
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +15,10 @@ from case_jax import ask, case, grad_cam, tag, tap_function, tap_nnx, top_class_
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
+from case_jax.evaluation import stopping
 from case_jax.evaluation.confusion import count_confusions
-from case_jax.evaluation.run import evaluate, plan
+from case_jax.evaluation.planning import plan
+from case_jax.evaluation.run import evaluate
 from case_jax.evaluation.step import Batch, Pixels, Protocol, make_step, other_class
 from case_jax.imageops import finish_maps, normalise_image
 from case_jax.measure import Measure
@@ -157,6 +163,101 @@ def test_a_damaged_part_is_refused_by_name_and_rebuilt_after_deletion(prepared, 
         evaluate(prepared(), folder)
     part.unlink()
     pd.testing.assert_frame_equal(evaluate(prepared(), folder).rows(), unbroken, check_exact=True)
+
+
+class Signalled(Scenes):
+    """Scenes of which one sends this process a signal while it is read."""
+
+    def __init__(self, count, number, at):
+        super().__init__(count)
+        self.number, self.at = number, at
+
+    def __getitem__(self, index):
+        if index == self.at:
+            os.kill(os.getpid(), self.number)
+            time.sleep(0.2)  # so that the tiles behind wait until the signal is known
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_run_told_to_stop_keeps_the_batch_in_hand(prepared, unbroken, tmp_path, capsys, number, ends):
+    folder, settings = RunFolder(tmp_path / "run"), {"tile": 4, "part": 40}
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
+    try:
+        with pytest.raises(ends):
+            evaluate(prepared(Signalled(37, number, 22), **settings), folder)
+        assert heard == (["SIGTERM"] if number is signal.SIGTERM else [])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (
+        f"stopped by {number.name}; all that was computed is kept, and the same command resumes"
+        in capsys.readouterr().err
+    )
+    begun = folder.begun()
+    assert list(begun) == [0]
+    assert 1 <= begun[0].tiles < 10
+    assert len(begun[0].rows) == begun[0].tiles * 4 * len(METHODS)
+    rows = evaluate(prepared(Scenes(37, crash_at=1), **settings), folder).rows()  # the first images are not read again
+    pd.testing.assert_frame_equal(
+        rows, evaluate(prepared(**settings), RunFolder(tmp_path / "whole")).rows(), check_exact=True
+    )
+    assert not folder.begun()
+    assert not list(folder.parts.glob("begun-*"))
+
+
+def test_a_batch_that_takes_too_long_is_given_up_after_a_grace_period(prepared, tmp_path, monkeypatch, capsys):
+    class Stuck(Signalled):
+        def __getitem__(self, index):
+            while index == self.at and not folder.part(0).exists():
+                time.sleep(0.01)
+            example = super().__getitem__(index)
+            if index == self.at:
+                ended.wait(60)  # the main thread is in a wait that no handler ends
+            return example
+
+    ended, folder, exits = threading.Event(), RunFolder(tmp_path / "run"), []
+
+    def leave(status):
+        exits.append((status, {n: b.tiles for n, b in folder.begun().items()}))
+        ended.set()
+
+    monkeypatch.setattr(stopping, "GRACE", 0.3)
+    monkeypatch.setattr(os, "_exit", leave)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with pytest.raises(SystemExit):
+            evaluate(prepared(Stuck(37, signal.SIGTERM, 22), tile=4, part=12), folder)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    [(status, begun)] = exits
+    assert status == 128 + signal.SIGTERM
+    assert begun in ({}, {1: 1})
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+
+
+def test_a_part_that_was_begun_and_is_whole_now_counts_once(prepared, unbroken, tmp_path):
+    folder = evaluate(prepared(), RunFolder(tmp_path / "run"))
+    (folder.parts / "begun-000001.parquet").write_bytes(folder.part(1).read_bytes())  # killed before it was removed
+    assert not folder.begun()
+    pd.testing.assert_frame_equal(evaluate(prepared(), folder).rows(), unbroken, check_exact=True)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7])
+def test_a_flipped_bit_is_no_other_number(prepared, tmp_path, share):
+    folder = evaluate(prepared(), RunFolder(tmp_path / "run"))
+    whole = folder.rows()
+    part = folder.part(1)
+    damaged = bytearray(part.read_bytes())
+    damaged[int(share * len(damaged))] ^= 1
+    part.write_bytes(damaged)
+    try:
+        rows = folder.rows()
+    except CaseJaxError:
+        with pytest.raises(CaseJaxError, match=r"part-000001\.parquet is damaged"):
+            folder.done()
+    else:
+        pd.testing.assert_frame_equal(rows, whole, check_exact=True)
 
 
 def test_two_writers_exclude_each_other(prepared, tmp_path):

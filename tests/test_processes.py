@@ -1,7 +1,9 @@
-"""Whole processes: killed and resumed, on one device and on eight."""
+"""Whole processes: killed in every way and resumed, on one device and on eight, one process and two."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,82 +17,139 @@ from case_jax.results import RunFolder
 pytestmark = pytest.mark.slow
 
 COMMAND = (
-    sys.executable,
-    "-m",
-    "case_jax.cli",
-    "evaluate",
-    "--methods",
-    "grad_cam",
-    "case",
-    "random",
-    "--contrast",
-    "topk_logits:3",
+    *(sys.executable, "-m", "case_jax.cli", "evaluate", "--limit", "200", "--tile", "8", "--part", "16"),
+    *("--methods", "grad_cam", "case", "random", "--metrics", "sensitivity", "fidelity", "--contrast", "topk_logits:3"),
 )
+PARTS = 13
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """A shared compilation cache, so that twelve starts compile once."""
-    return {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "JAX_PLATFORMS": "cpu"}
+    """A shared compilation cache, so that dozens of starts compile once for each number of devices."""
+    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return {**kept, "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")), "JAX_PLATFORMS": "cpu"}
 
 
-def complete(arguments, environment):
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+def start(out, environment, *more):
+    words = [*COMMAND, "--out", str(out), *map(str, more)]
+    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def test_ten_kills_and_the_rows_of_an_unbroken_run(environment, tmp_path):
-    arguments = ["--limit", 400, "--tile", 8, "--part", 8]
-    complete([*arguments, "--out", tmp_path / "unbroken"], environment)
-    folder = RunFolder(tmp_path / "killed")
-    rng = np.random.default_rng(0)
-    moments = []
-    for kill in range(10):
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments), "--out", str(folder.path)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )  # fmt: skip
-        # half of the kills come at any moment before the first new part, half right after one
-        written = len(list(folder.parts.glob("*.parquet")))
-        deadline = time.monotonic() + (rng.uniform(0, 6) if kill % 2 else 120)
-        while (
-            time.monotonic() < deadline
-            and process.poll() is None
-            and len(list(folder.parts.glob("*.parquet"))) == written
-        ):
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.03))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        moments.append(len(list(folder.parts.glob("*.parquet"))))
-    assert moments[-1] > 0, moments
-    assert moments[-1] < 50, moments  # some work was left for the last resumption
-    complete([*arguments, "--out", folder.path], environment)
-    pd.testing.assert_frame_equal(folder.rows(), RunFolder(tmp_path / "unbroken").rows(), check_exact=True)
+def complete(out, environment, *more):
+    process = start(out, environment, *more)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return RunFolder(out).rows()
 
 
-def test_one_and_eight_devices_give_the_same_bits(environment, tmp_path):
-    arguments = ["--limit", 150, "--tile", 8, "--part", 16]
-    rows = []
-    for devices in (1, 8):
-        flags = {**environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        complete([*arguments, "--out", tmp_path / str(devices)], flags)
-        rows.append(RunFolder(tmp_path / str(devices)).rows())
-    pd.testing.assert_frame_equal(*rows, check_exact=True)
-    session = (tmp_path / "8" / "sessions.jsonl").read_text()
-    assert session.count("cpu:") == 8
+def start_two(out, environment):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        meeting = ("--coordinator", f"localhost:{free.getsockname()[1]}", "--process-count", 2)
+    return [start(out, environment, *meeting, "--process-id", number) for number in range(2)]
 
 
-def test_a_run_may_be_resumed_on_another_number_of_devices(environment, tmp_path):
-    arguments = ["--limit", 96, "--tile", 8, "--part", 8]
+def on_devices(environment, count):
+    return {**environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+
+
+def parts(folder):
+    return len(list(folder.parts.glob("part-*.parquet")))
+
+
+def wait_for_parts(process, folder, count):
+    deadline = time.monotonic() + 180
+    while parts(folder) < count and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert parts(folder) >= count, process.communicate()[1]
+
+
+def same(rows, others):
+    pd.testing.assert_frame_equal(rows, others, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def unbroken(environment, tmp_path_factory):
+    return complete(tmp_path_factory.mktemp("unbroken") / "run", environment)
+
+
+def test_fourteen_kills_and_the_rows_of_an_unbroken_run(environment, unbroken, tmp_path):
+    folder, rng, moments = RunFolder(tmp_path / "run"), np.random.default_rng(0), []
+    for kill in range(14):
+        process = start(folder.path, environment)
+        if kill % 2 and parts(folder) < PARTS - 3:  # right after a part was written
+            wait_for_parts(process, folder, parts(folder) + 1)
+        else:  # at any moment
+            time.sleep(rng.uniform(0, 5))
+        asks = kill % 3 == 1
+        process.send_signal(signal.SIGTERM if asks else signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+        assert not asks or process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM), errors
+        moments.append(parts(folder))
+    assert 0 < moments[-1] < PARTS, moments  # some work was done, and some was left for the last resumption
+    same(complete(folder.path, environment), unbroken)
+    assert not list(folder.parts.glob("begun-*"))
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_other_and_both_resume(environment, unbroken, tmp_path, killed):
     folder = RunFolder(tmp_path / "run")
-    complete([*arguments, "--out", folder.path], environment)
-    whole = folder.rows()
-    for part in (0, 5, 11):
+    both = start_two(folder.path, environment)
+    wait_for_parts(both[0], folder, 2)
+    both[killed].send_signal(signal.SIGKILL)
+    _, errors = both[1 - killed].communicate(timeout=60)
+    assert both[1 - killed].returncode != 0
+    assert f"process {1 - killed} of 2 has ended before the run was complete" in errors
+    assert "start the same command in every process again" in errors
+    both[killed].communicate(timeout=60)
+    assert parts(folder) < PARTS
+    both = start_two(folder.path, environment)
+    for process in both:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    same(RunFolder(folder.path).rows(), unbroken)
+    assert {json.loads(line)["process"] for line in (folder.path / "pace.jsonl").read_text().splitlines()} == {0, 1}
+    assert (folder.path / "report.html").exists()
+
+
+def test_processes_of_another_configuration_do_not_mix(environment, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        meeting = ("--coordinator", f"localhost:{free.getsockname()[1]}", "--process-count", 2)
+    both = [start(tmp_path / "run", environment, *meeting, "--process-id", n, "--seed", n) for n in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert all(process.returncode != 0 for process in both)
+    assert "holds a run with another configuration" in errors[1]
+    assert "seed: the folder has 0, this run 1" in errors[1]
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_the_number_of_devices_changes_no_bit(environment, unbroken, tmp_path, devices):
+    folder = RunFolder(tmp_path / "run")
+    same(complete(folder.path, on_devices(environment, devices)), unbroken)
+    assert (folder.path / "sessions.jsonl").read_text().count("cpu:") == devices
+    for part in (0, 5, 12):
         folder.part(part).unlink()
-    complete(
-        [*arguments, "--out", folder.path], {**environment, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    )
-    pd.testing.assert_frame_equal(folder.rows(), whole, check_exact=True)
+    same(complete(folder.path, environment), unbroken)
+
+
+def test_a_full_disk_keeps_what_is_there(environment, unbroken, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(*options):
+        return subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", disk], capture_output=True, check=False)
+
+    if mount("-o", "size=100k").returncode != 0:
+        pytest.skip("small file systems cannot be mounted here")
+    try:
+        folder = RunFolder(disk / "run")
+        process = start(folder.path, environment)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 2, errors
+        assert "No space left on device" in errors
+        assert 0 < parts(folder) < PARTS
+        assert mount("-o", "remount,size=20m").returncode == 0
+        same(complete(folder.path, environment), unbroken)
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -1,5 +1,6 @@
 """The shell: `case-jax evaluate | explain | sweep | grid-pointing | report | list`."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -45,6 +46,8 @@ def main() -> None:
     try:
         _require_once(sys.argv[1:])
         _cache_compilations()
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("case_jax").setLevel(logging.INFO)
         tyro.extras.subcommand_cli_from_dict(
             known,
             prog="case-jax",

@@ -13,7 +13,7 @@ from case_jax.cli.options import options_of, with_options
 from case_jax.contrast.choice import Confusions, ContrastChoice, choose_contrast
 from case_jax.data import DigitScenes, open_source, read_image
 from case_jax.evaluation.confusion import count_confusions
-from case_jax.evaluation.run import quick, require_other_images
+from case_jax.evaluation.planning import quick, require_other_images
 from case_jax.evaluation.step import Pixels
 from case_jax.methods import METHODS, MapFunction, method
 from case_jax.metrics import METRICS, metric

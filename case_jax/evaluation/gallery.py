@@ -5,7 +5,7 @@ import io
 import jax
 import numpy as np
 
-from case_jax.evaluation.run import Plan
+from case_jax.evaluation.planning import Plan
 from case_jax.evaluation.step import image_maps
 from case_jax.evaluation.stream import load_tile, template
 from case_jax.results import RunFolder, write_atomically

@@ -155,7 +155,11 @@ def make_step(protocol: Protocol, model: TappedModel) -> Any:
             **jax.tree.map(lambda *columns: jnp.stack(columns), *explaining),
         }
 
-    return lambda params, batch: jax.vmap(partial(one, params))(*batch)
+    def step(params: Params, batch: Batch) -> dict[str, Array]:
+        with jax.default_matmul_precision("highest"):  # the classifier alone may have fewer bits, see `at_precision`
+            return jax.vmap(partial(one, params))(*batch)
+
+    return step
 
 
 def _columns(protocol: Protocol, scored: Scored, names: Sequence[str]) -> dict[str, Array]:

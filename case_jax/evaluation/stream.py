@@ -4,9 +4,12 @@ Tile t holds positions [t·size, (t+1)·size) of the selected images, always in 
 device. What a tile's rows are therefore does not depend on the number of devices, nor on where a run was interrupted.
 """
 
+import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +21,8 @@ from case_jax._checks import CaseJaxError, require, require_seed
 from case_jax.evaluation.step import Batch, empty_batch
 from case_jax.source import NOBODY, Example, Source, UnreadableImageError
 
-LOADERS = 4
+LOADERS = min(32, max(4, os.cpu_count() or 1))
+"""Threads that read images; decoding leaves the interpreter to the others."""
 
 
 class Tile(NamedTuple):
@@ -29,6 +33,41 @@ class Tile(NamedTuple):
     """One per slot; None where the slot is empty or the image could not be read."""
     excluded: list[dict[str, Any]]
     batch: Batch
+
+
+@dataclass
+class Pace:
+    """What reading images and computing took, each for itself: which of the two bounds a run."""
+
+    images: int = 0
+    reading: float = 0.0
+    """Seconds of all threads together."""
+    computed: int = 0
+    computing: float = 0.0
+    """Seconds in which the devices were at work; compiling is not among them."""
+    _ready: float = 0.0
+
+    def watch(self, images: int, dispatched: float, results: Any) -> None:
+        """Wait for a step's results, and count what it took since it was dispatched or the one before was ready."""
+        jax.block_until_ready(results)
+        now = time.perf_counter()
+        self.computing += now - max(dispatched, self._ready)
+        self._ready = now
+        self.computed += images
+
+    def rates(self) -> dict[str, float | str | None]:
+        """Images a second that each alone would reach, and which one is slower; None where nothing was measured."""
+        host = self.images * LOADERS / self.reading if self.reading else None
+        devices = self.computed / self.computing if self.computing else None
+        slower = None if host is None or devices is None else "reading" if host < devices else "devices"
+        return {"reading_images_per_s": host, "devices_images_per_s": devices, "bottleneck": slower}
+
+    def __str__(self) -> str:
+        """One line for the log."""
+        host, devices, slower = self.rates().values()
+        if slower is None:
+            return "too short to say whether reading or the devices bound it"
+        return f"reading could give {host:,.0f} images/s ({LOADERS} threads), the devices {devices:,.0f}: bound by {slower}"
 
 
 def select(source: Source, limit: int | None, seed: int) -> Int[np.ndarray, " N"]:
@@ -90,22 +129,40 @@ def template(source: Source, indices: Int[np.ndarray, " N"], size: int) -> Batch
 
 def load_tile(source: Source, indices: Int[np.ndarray, " N"], number: int, empty: Batch) -> Tile:
     """Read one tile; images that cannot be read leave their slot empty and are listed."""
-    size = len(empty.image_ids)
+    chosen = indices[number * len(empty.image_ids) :][: len(empty.image_ids)]
+    return _tile(number, [_read(source, int(index), empty) for index in chosen], empty)
+
+
+class _Read(NamedTuple):
+    """An image, or why there is none, and the seconds it took."""
+
+    example: Example | None
+    excluded: dict[str, Any] | None
+    seconds: float
+
+
+def _read(source: Source, index: int, empty: Batch) -> _Read:
+    start = time.perf_counter()
+    try:
+        example = source[index]
+    except UnreadableImageError as error:
+        excluded = {"index": index, "name": error.name, "reason": error.reason}
+        return _Read(None, excluded, time.perf_counter() - start)
+    _check(example, source, empty)
+    return _Read(example, None, time.perf_counter() - start)
+
+
+def _tile(number: int, found: Sequence[_Read], empty: Batch) -> Tile:
     batch = Batch(*(a.copy() for a in empty))
-    examples: list[Example | None] = [None] * size
-    excluded = []
-    for slot, index in enumerate(indices[number * size : (number + 1) * size]):
-        try:
-            example = source[int(index)]
-        except UnreadableImageError as error:
-            excluded.append({"index": int(index), "name": error.name, "reason": error.reason})
+    examples: list[Example | None] = [None] * len(empty.image_ids)
+    for slot, (example, _, _) in enumerate(found):
+        if example is None:
             continue
-        _check(example, source, empty)
         examples[slot] = example
         batch.images[slot], batch.image_ids[slot] = example.image, example.image_id
         if example.evidence is not None:
             batch.regions[slot], batch.region_classes[slot] = example.evidence
-    return Tile(number, examples, excluded, batch)
+    return Tile(number, examples, [r.excluded for r in found if r.excluded is not None], batch)
 
 
 def _check(example: Example, source: Source, empty: Batch) -> None:
@@ -130,34 +187,52 @@ def _check(example: Example, source: Source, empty: Batch) -> None:
 
 
 def tiles(
-    source: Source, indices: Int[np.ndarray, " N"], numbers: Iterable[int], empty: Batch, *, ahead: int
-) -> Iterator[Tile]:
-    """Tiles in the given order, read by background threads, at most `ahead` in advance."""
-    with ThreadPoolExecutor(LOADERS) as pool:
-        waiting: deque[Future[Tile]] = deque()
-        try:
-            for number in numbers:
-                waiting.append(pool.submit(load_tile, source, indices, number, empty))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    source: Source,
+    indices: Int[np.ndarray, " N"],
+    numbers: Iterable[int],
+    empty: Batch,
+    *,
+    ahead: int,
+    pace: Pace | None = None,
+) -> Generator[Tile, None, None]:
+    """Tiles in the given order, their images read by background threads, at most `ahead` tiles in advance."""
+    size = len(empty.image_ids)
+    waiting: deque[tuple[int, list[Future[_Read]]]] = deque()
+
+    def next_tile() -> Tile:
+        number, futures = waiting.popleft()
+        found = [future.result() for future in futures]
+        if pace is not None:
+            pace.images += len(found)
+            pace.reading += sum(read.seconds for read in found)
+        return _tile(number, found, empty)
+
+    pool = ThreadPoolExecutor(LOADERS)
+    try:
+        for number in numbers:
+            chosen = indices[number * size : (number + 1) * size]
+            waiting.append((number, [pool.submit(_read, source, int(index), empty) for index in chosen]))
+            if len(waiting) > ahead:
+                yield next_tile()
+        while waiting:
+            yield next_tile()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def through_devices(
-    step: Callable[[Any, Batch], Any], params: Any, stream: Iterable[Tile]
+    step: Callable[[Any, Batch], Any], params: Any, stream: Iterable[Tile], *, pace: Pace | None = None
 ) -> Iterator[tuple[Tile, Any]]:
     """Run a compiled batch function on every tile, one tile per local device at a time.
 
-    The next step is dispatched before the last one's results are fetched, so the devices do not wait for the host's rows.
+    Double-buffered: the next step's images are sent and the step is dispatched before the last one's results are fetched, so the devices
+    do not wait for the host, unless it is slower than they are.
 
     Args:
         step: `(params, batch)` to a pytree of arrays with leading axis B, under `parallel.over_devices`.
         params: the step's parameters; replicated once.
         stream: tiles; the last step is padded with empty ones.
+        pace: counts here what the devices took.
 
     Yields:
         Each tile with its results as NumPy arrays, in order.
@@ -165,16 +240,19 @@ def through_devices(
     count = parallel.device_count()
     params = parallel.replicate(params)
     pending: tuple[list[Tile], Any] | None = None
-    for group in _groups(stream, count):
-        batches = [tile.batch for tile in group]
-        batches += [empty_batch(batches[0])] * (count - len(batches))
-        stacked = parallel.shard(jax.tree.map(lambda *a: np.stack(a), *batches))
-        dispatched = (group, step(params, stacked))
+    with ThreadPoolExecutor(1) as watch:
+        for group in _groups(stream, count):
+            batches = [tile.batch for tile in group]
+            batches += [empty_batch(batches[0])] * (count - len(batches))
+            results = step(params, parallel.shard(jax.tree.map(lambda *a: np.stack(a), *batches)))
+            if pace is not None:
+                images = sum(e is not None for tile in group for e in tile.examples)
+                watch.submit(pace.watch, images, time.perf_counter(), results)
+            if pending is not None:
+                yield from _fetch(pending)
+            pending = (group, results)
         if pending is not None:
             yield from _fetch(pending)
-        pending = dispatched
-    if pending is not None:
-        yield from _fetch(pending)
 
 
 def _groups(stream: Iterable[Tile], count: int) -> Iterator[list[Tile]]:

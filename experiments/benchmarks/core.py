@@ -29,7 +29,8 @@ from tabulate import tabulate
 from case_jax import METHODS, all_class_maps, parallel
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
-from case_jax.evaluation.run import evaluate, plan, versions
+from case_jax.evaluation.planning import plan
+from case_jax.evaluation.run import evaluate, versions
 from case_jax.evaluation.step import Pixels
 from case_jax.evaluation.stream import load_tile, template
 from case_jax.imageops import normalise_image

@@ -26,6 +26,7 @@ from case_jax.evaluation.run import versions
 from case_jax.imageops import rescale_map
 from case_jax.models import load_classifier, tap_classifier
 from experiments.benchmarks.core import interleaved, today
+from experiments.benchmarks.torch_peers import peer_versions, torchvision_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +39,6 @@ class Config:
     """ResNet-18 at 64×64, to prove that it runs."""
     out: Path | None = None
     """JSON file to write."""
-
-
-def torch_network(name: str, file: Path) -> Any:
-    """torchvision's network with random weights of a network in training, which are also written to a file."""
-    import torch  # type: ignore[import-not-found]
-    import torchvision  # type: ignore[import-not-found]
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    network = torchvision.models.get_model(name, weights=None)
-    with torch.no_grad():  # statistics as after training, so that activations keep their size
-        network.train()(torch.randn(8, 3, 128, 128))
-    save_file(network.state_dict(), file)
-    return network.eval()
 
 
 def peer_ablation(network: Any, image: np.ndarray, target: int) -> tuple[np.ndarray, float]:
@@ -71,7 +58,7 @@ def main(config: Config) -> dict[str, Any]:
     name, side = ("resnet18", 64) if config.quick else ("resnet50", 224)
     image = np.random.default_rng(0).normal(size=(side, side, 3)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        network = torch_network(name, Path(folder) / "weights.safetensors")
+        network = torchvision_network(name, Path(folder) / "weights.safetensors")
         classifier = load_classifier(name, weights=str(Path(folder) / "weights.safetensors"))
     model = tap_classifier(classifier, jnp.asarray(image), layer="layer4.2" if name == "resnet50" else "layer4.1")
     batch, channels = model.chunk, model.activation_shape[-1]
@@ -117,19 +104,13 @@ def main(config: Config) -> dict[str, Any]:
         "date": today(),
         "machine": f"{platform.machine()}, {platform.system()}",
         "devices": parallel.device_names(),
-        "versions": versions() | _peer_versions(),
+        "versions": versions() | peer_versions(),
         "peers": [row],
     }
     if config.out:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         config.out.write_text(json.dumps(result, indent=2) + "\n")
     return result
-
-
-def _peer_versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {package: version(package) for package in ("torch", "torchvision", "grad-cam")}
 
 
 if __name__ == "__main__":

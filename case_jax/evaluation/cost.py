@@ -1,0 +1,229 @@
+"""What an evaluation costs, before it is run: operations, memory, and the time it will take on more chips."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import Jaxpr
+
+from case_jax import parallel
+from case_jax._checks import require
+from case_jax.evaluation.step import Batch
+from case_jax.evaluation.stream import LOADERS, Pace, load_tile, template, tiles
+from case_jax.imageops import normalise_image
+from case_jax.source import Source
+from case_jax.tap.split import inner_jaxprs
+from case_jax.tap.view import TappedModel
+
+CHIPS = (1, 4, 8, 32, 64, 256)
+CHIPS_PER_HOST = 4
+
+
+def flops(jaxpr: Jaxpr) -> float:
+    """Floating-point operations of the convolutions and matrix products of a traced program: 2 for each multiplication.
+
+    Loops of known length count as often as they run, others (no method has a product in one) once; multiplications by the zeros
+    that a strided convolution's gradient inserts are left out.
+    """
+    return sum(_flops(eqn) for eqn in jaxpr.eqns)
+
+
+def _flops(eqn: Any) -> float:
+    if eqn.primitive.name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        left = eqn.invars[0].aval.shape
+        return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    if eqn.primitive.name == "conv_general_dilated":
+        kernel = eqn.invars[1].aval.shape
+        features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+        each = math.prod(kernel) / features / math.prod(eqn.params["lhs_dilation"])
+        return 2.0 * math.prod(eqn.outvars[0].aval.shape) * each
+    inner = [flops(jaxpr) for jaxpr, _ in inner_jaxprs(eqn)]
+    if eqn.primitive.name == "cond":
+        return max(inner)
+    return sum(inner) * eqn.params.get("length", 1) if eqn.primitive.name == "scan" else sum(inner)
+
+
+class Cost(NamedTuple):
+    """What one image costs, measured on the first tiles here."""
+
+    images: int
+    tile: int
+    forward_flops: float
+    """Of one forward pass of one image."""
+    step_flops: float
+    """Of all methods and metrics, for one image."""
+    image_bytes: int
+    """Sent to a device for one image."""
+    step_bytes: int | None
+    """Temporary memory of a step on one device; None where the compiler does not say."""
+    compile_seconds: float
+    device_rate: float
+    """Images a second of one device."""
+    host_rate: float
+    """Images a second that this host's threads read."""
+
+    def forward_passes(self) -> float:
+        """How many forward passes the work on one image equals, by operations."""
+        return self.step_flops / self.forward_flops
+
+    def seconds(self, chips: int, hosts: int) -> tuple[float, str]:
+        """Predicted duration on chips and hosts like this one, and what bounds it.
+
+        `compile + ceil(images / (chips · tile)) · tile / min(device rate, hosts · host rate / chips)`: devices work in steps of one tile
+        each, in which the last ones may be empty; each host reads its own share.
+        """
+        reading = hosts * self.host_rate / chips
+        steps = math.ceil(self.images / (chips * self.tile))
+        bound = "reading" if reading < self.device_rate else "devices"
+        if steps == 1:
+            bound = "one step holds all images"
+        return self.compile_seconds + steps * self.tile / min(self.device_rate, reading), bound
+
+    def table(self, chips: Sequence[int] = CHIPS, *, chips_per_host: int = CHIPS_PER_HOST) -> list[tuple[Any, ...]]:
+        """Rows of chips, hosts, predicted seconds, what bounds them."""
+        hosts = [math.ceil(n / chips_per_host) for n in chips]
+        return [(n, h, *self.seconds(n, h)) for n, h in zip(chips, hosts, strict=True)]
+
+
+def measure(
+    step: Callable[[Any, Batch], Any],
+    model: TappedModel,
+    source: Source,
+    indices: np.ndarray,
+    tile: int,
+    *,
+    steps: int = 3,
+) -> Cost:
+    """Compile the step, run it a few times on the first images, and read those as a run would.
+
+    Args:
+        step: under `parallel.over_devices`.
+        model: the classifier.
+        source: the images.
+        indices: which of them.
+        tile: images per device and step.
+        steps: how many steps to time; the median counts.
+    """
+    devices, empty = parallel.device_count(), template(source, indices, tile)
+    tile_ids = range(min(devices * steps, -(-len(indices) // tile)))
+    pace = Pace()
+    read = list(tiles(source, indices, tile_ids, empty, ahead=2 * devices, pace=pace))
+    batches = [read[d % len(read)].batch for d in range(devices)]
+    stacked = parallel.shard(jax.tree.map(lambda *a: np.stack(a), *batches))
+    params = parallel.replicate(model.params)
+    start = time.perf_counter()
+    lowered: Any = step
+    temporary = _temporary_bytes(lowered.lower(params, stacked).compile())
+    jax.block_until_ready(step(params, stacked))
+    compiled = time.perf_counter() - start
+    took = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        jax.block_until_ready(step(params, stacked))
+        took.append(time.perf_counter() - start)
+    one = jax.eval_shape(lambda x: normalise_image(x, (0.0,) * 3, (1.0,) * 3), empty.images[0])
+    forward = jax.make_jaxpr(model.apply)(model.params, one)
+    whole = jax.make_jaxpr(step)(params, stacked)
+    return Cost(
+        images=len(indices),
+        tile=tile,
+        forward_flops=flops(forward.jaxpr),
+        step_flops=flops(whole.jaxpr) / tile,
+        image_bytes=sum(a.nbytes for a in empty) // tile,
+        step_bytes=temporary,
+        compile_seconds=compiled,
+        device_rate=tile / float(np.median(took)),
+        host_rate=pace.images * LOADERS / pace.reading,
+    )
+
+
+def _temporary_bytes(compiled: Any) -> int | None:
+    facts = compiled.memory_analysis()
+    return None if facts is None else int(facts.temp_size_in_bytes)
+
+
+def memory_bound() -> int:
+    """Bytes that a step may take: 0.8 of a device's memory, or of this machine's where the devices are its processors."""
+    known = parallel.device_memory()
+    if known is None:
+        known = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // parallel.device_count()
+    return int(0.8 * known)
+
+
+def largest_tile(
+    step: Callable[[Any, Batch], Any],
+    model: TappedModel,
+    source: Source,
+    indices: np.ndarray,
+    *,
+    memory: int,
+    most: int,
+) -> int:
+    """The largest power of two of images per device and step whose temporary arrays and parameters stay below a bound.
+
+    Compiled for 1 and for 2 images; memory grows by the difference with every image.
+
+    Args:
+        step: under `parallel.over_devices`.
+        model: the classifier.
+        source: the images.
+        indices: which of them.
+        memory: bytes per device.
+        most: no more images than this.
+
+    Raises:
+        CaseJaxError: when one image alone needs more.
+    """
+    params, used = parallel.replicate(model.params), []
+    lowered: Any = step
+    for tile in (1, 2):
+        batch = load_tile(source, indices, 0, template(source, indices, tile)).batch
+        stacked = parallel.replicate(batch)
+        used.append(_temporary_bytes(lowered.lower(params, stacked).compile()) or 0)
+    fixed = sum(np.asarray(a).nbytes for a in jax.tree.leaves(model.params))
+    each = max(used[1] - used[0], 1)
+    room = memory - fixed - used[0]
+    require(
+        room >= 0,
+        "memory",
+        f"{memory:,} bytes",
+        f"at least {fixed + used[0]:,}, what the parameters and one image need",
+    )
+    return 2 ** int(math.log2(min(most, 1 + room // each)))
+
+
+def described(cost: Cost, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The plan in words: name and value of each line."""
+    parts = math.ceil(cost.images / facts["part"])
+    memory = "not known" if cost.step_bytes is None else f"{cost.step_bytes / 1e6:,.0f} MB"
+    return [
+        (
+            "images",
+            f"{cost.images:,} in {math.ceil(cost.images / cost.tile):,} tiles of {cost.tile}, {parts:,} result files",
+        ),
+        ("forward pass", f"{cost.forward_flops / 1e9:,.3g} GFLOP an image"),
+        (
+            "methods and metrics",
+            f"{cost.step_flops / 1e9:,.3g} GFLOP an image, as much as {cost.forward_passes():,.1f} forward passes",
+        ),
+        (
+            "in all",
+            f"{cost.images * cost.step_flops / 1e15:,.3g} PFLOP, {cost.images * cost.forward_passes():,.0f} forward passes' worth",
+        ),
+        (
+            "to the devices",
+            f"{cost.images * cost.image_bytes / 1e9:,.3g} GB, {cost.image_bytes / 1e3:,.0f} kB an image",
+        ),
+        ("temporary memory of a step", memory),
+        (
+            "compilations",
+            f"1, which took {cost.compile_seconds:,.0f} s here (once per machine where a compilation cache is kept)",
+        ),
+        ("one device here", f"{cost.device_rate:,.3g} images/s (median of the first steps)"),
+        ("reading here", f"{cost.host_rate:,.3g} images/s with {LOADERS} threads"),
+    ]

@@ -1,0 +1,55 @@
+"""A classifier that computes with fewer bits, while everything around it stays in float32."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from case_jax._checks import unknown
+from case_jax.tap.split import split, tag
+from case_jax.tap.view import Params, TappedModel
+
+PRECISIONS = {
+    "float32": "every product in float32, also where the device would rather not",
+    "tf32": "convolutions and matrix products on TF32 units (NVIDIA), in three bfloat16 passes (TPU), in float32 elsewhere",
+    "bf16": "parameters, images and all between in bfloat16: half of the memory and of its traffic",
+}
+
+
+def at_precision(model: TappedModel, precision: str) -> TappedModel:
+    """The same model, its forward and backward passes with fewer bits.
+
+    The activation at the layer, the logits, and so class weights, maps and all that is counted on them, are float32 again.
+
+    Args:
+        model: a model in float32.
+        precision: a name in `PRECISIONS`.
+
+    Raises:
+        CaseJaxError: for an unknown name.
+    """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    if precision == "float32":
+        return model
+
+    def in_tf32(params: Params, image: Array) -> Array:
+        with jax.default_matmul_precision("tensorfloat32"):
+            return model.apply(params, image)
+
+    if precision == "tf32":
+        return replace(model, apply=in_tf32)
+    name = f"{model.tag} in float32"
+
+    def in_bf16(params: Params, image: Array) -> Array:
+        low = jax.tree.map(_to_bf16, params)
+        activation, tail = split(model.apply, model.tag)(low, _to_bf16(image))
+        return tail(_to_bf16(tag(activation.astype(jnp.float32), name))).astype(jnp.float32)
+
+    return replace(model, apply=in_bf16, tag=name, activation_dtype=jnp.dtype(jnp.float32))
+
+
+def _to_bf16(value: Any) -> Any:
+    return value.astype(jnp.bfloat16) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else value
