@@ -15,8 +15,12 @@ from case_jax.imageops import normalise_image
 from case_jax.models import load_classifier, tap_classifier
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the time; processes that tests start optimise
-sys.path.append(str(Path(__file__).parents[1]))  # for experiments/; last, so that the installed case_jax is the one tested
+jax.config.update(
+    "jax_disable_most_optimizations", True
+)  # compiling is most of the time; processes that tests start optimise
+sys.path.append(
+    str(Path(__file__).parents[1])
+)  # for experiments/; last, so that the installed case_jax is the one tested
 
 
 def pytest_configure(config):

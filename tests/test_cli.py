@@ -170,7 +170,7 @@ def test_list(shell, what, expected):
     assert expected in out
 
 
-@pytest.mark.parametrize("command", ["evaluate", "explain", "sweep", "report", "list"])
+@pytest.mark.parametrize("command", ["evaluate", "explain", "sweep", "report", "list", "prepare"])
 def test_help_shows_an_example(shell, command):
     status, out, _ = shell(command, "--help")
     assert status == 0

@@ -1,4 +1,4 @@
-"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | report | list`."""
+"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | report | list | prepare`."""
 
 import os
 import sys
@@ -10,6 +10,7 @@ import tyro
 from case_jax._checks import CaseJaxError, require
 from case_jax.cli import commands
 from case_jax.cli.grid_pointing import grid_pointing
+from case_jax.cli.prepare import prepare
 
 
 def _cache_compilations() -> None:
@@ -41,6 +42,7 @@ def main() -> None:
         "grid-pointing": grid_pointing,
         "report": commands.report,
         "list": commands.list_,
+        "prepare": prepare,
     }
     try:
         _require_once(sys.argv[1:])
