@@ -10,7 +10,7 @@ from tabulate import tabulate
 from case_jax._checks import require
 from case_jax.cli.ready import Model, Names, make_ready, read_examples, say
 from case_jax.contrast.choice import CONTRASTS
-from case_jax.data import DATASETS, ImageFolder
+from case_jax.data import DATASETS, CachedCrops, ImageFolder
 from case_jax.evaluation.explain import explain_images
 from case_jax.evaluation.gallery import save_gallery
 from case_jax.evaluation.run import PART, TILE, plan
@@ -42,6 +42,7 @@ def evaluate(
     tile: int = TILE,
     part: int = PART,
     seed: int = 0,
+    crops: Path | None = None,
 ) -> None:
     """Run the class-sensitivity, fidelity and evidence tests and write a report.
 
@@ -68,14 +69,16 @@ def evaluate(
         tile: images per device and step.
         part: images per result file; what a killed run loses.
         seed: for drawing images and for random methods.
+        crops: folder in which decoded images are kept, for this run and others on the same images; by default nowhere.
     """
     chosen, scored = model.methods(methods, scored=True), model.metrics(metrics)
-    ready = make_ready(model)
+    ready = make_ready(model, crops)
     source = ready.open(data, limit=limit, seed=seed)
     size = "" if limit is None else f"-{limit}"
     folder = RunFolder(out or Path("runs") / f"{source.name.replace('/', '-').replace(':', '-')}-{model.model}{size}")
-    if isinstance(source, ImageFolder):
-        inside = folder.path.resolve().is_relative_to(source.root.resolve())
+    plain = source.source if isinstance(source, CachedCrops) else source
+    if isinstance(plain, ImageFolder):
+        inside = folder.path.resolve().is_relative_to(plain.root.resolve())
         require(
             not inside,
             "out",
@@ -179,6 +182,7 @@ def sweep(
     agreement_percent: float = 5.0,
     tile: int = 16,
     seed: int = 0,
+    crops: Path | None = None,
 ) -> None:
     """Mean agreement of the maps of every pair of classes: which classes does a method fail to tell apart?
 
@@ -200,11 +204,12 @@ def sweep(
         agreement_percent: k, percent of the pixels.
         tile: images per device and step.
         seed: for drawing images and for random methods.
+        crops: as in `case-jax evaluate`.
     """
     from case_jax.report.heat_map import draw_heat_maps
 
     chosen = model.methods(methods)
-    ready = make_ready(model)
+    ready = make_ready(model, crops)
     source = ready.open(data, limit=limit, seed=seed)
     require_writable(out)
     found = run_sweep(

@@ -2,6 +2,7 @@
 
 from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.data.cifar100 import prepare_cifar100
+from case_jax.data.crops import CachedCrops
 from case_jax.data.digit_scenes import SPLITS, DigitScenes
 from case_jax.data.folder import ImageFolder, read_image
 from case_jax.data.imagenet import add_boxes, prepare_imagenet
@@ -71,6 +72,7 @@ __all__ = [
     "INTERPOLATIONS",
     "NOBODY",
     "SHARED",
+    "CachedCrops",
     "DigitScenes",
     "Evidence",
     "Example",

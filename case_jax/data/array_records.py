@@ -38,6 +38,8 @@ def new_builder(name: str, data_dir: Path | None) -> Any:
     """
     import tensorflow_datasets as tfds
 
+    from case_jax.results import require_writable  # pandas
+
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except OSError as error:
@@ -47,13 +49,7 @@ def new_builder(name: str, data_dir: Path | None) -> Any:
         raise CaseJaxError(
             f"data_dir: {folder} is there already. To prepare {name} again, delete that folder first, or give another --data-dir."
         )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        probe = folder.parent / f"probe.{os.getpid()}.partial"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise CaseJaxError(f"data_dir: cannot write to {folder.parent} ({error}); give another --data-dir.") from error
+    require_writable(folder.parent, "data_dir")
     return builder
 
 
