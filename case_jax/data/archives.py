@@ -56,7 +56,9 @@ def read_member(file: int, member: Member) -> bytes:
     """The bytes of a member; `file` is the open archive's descriptor."""
     data = os.pread(file, member.size, member.offset)
     if len(data) != member.size:
-        raise OSError(f"{member.name}: {len(data)} of {member.size} bytes; the archive has changed since it was opened")
+        raise CaseJaxError(
+            f"{member.name}: {len(data)} of {member.size} bytes could be read; the archive has changed meanwhile."
+        )
     return data
 
 
