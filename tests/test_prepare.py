@@ -539,10 +539,11 @@ def shell(monkeypatch, capsys):
     return run
 
 
-def test_the_shell_says_what_was_prepared_and_how_it_is_found(shell, val_tar, box_archive, tmp_path):
-    status, out, _ = shell(
-        "prepare", "imagenet", "--val-tar", val_tar, "--boxes", box_archive, "--data-dir", tmp_path / "my data"
-    )
+def test_the_shell_says_what_was_prepared_and_how_it_is_found(shell, val_tar, box_archive, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my data" / "imagenet2012" / "incomplete.ABC_5.1.0").mkdir(parents=True)
+    words = ("prepare", "imagenet", "--boxes", box_archive, "--data-dir", "my data")
+    status, out, _ = shell(*words, "--val-tar", val_tar)
     assert status == 0
     lines = out.splitlines()
     assert lines[0] == "validation: 7 of 50,000 images: a part of the archive"
@@ -553,7 +554,8 @@ def test_the_shell_says_what_was_prepared_and_how_it_is_found(shell, val_tar, bo
         "1 boxes of another class than the image's, 1 boxes outside the image",
     ]
     assert f"TFDS_DATA_DIR='{tmp_path / 'my data'}' case-jax evaluate --model resnet50" in lines[-1]
-    again = shell("prepare", "imagenet", "--boxes", box_archive, "--data-dir", tmp_path / "my data")
+    assert "that was killed, to be deleted: my data/imagenet2012/incomplete.ABC_5.1.0" in out
+    again = shell(*words)
     assert (again[0], again[1].splitlines()[:2]) == (0, lines[2:4])
 
 

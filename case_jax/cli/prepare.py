@@ -112,5 +112,5 @@ def _print_boxes(counts: BoxCounts) -> None:
 def _print_where(folder: Path, command: str, data_dir: Path | None) -> None:
     for leftover in leftovers(folder):
         print(f"Left over from an attempt that was killed, to be deleted: {leftover}")
-    found_by = "" if data_dir is None else f"TFDS_DATA_DIR={shlex.quote(str(folder.parent.parent))} "
+    found_by = "" if data_dir is None else f"TFDS_DATA_DIR={shlex.quote(str(folder.parent.parent.absolute()))} "
     print(f"Prepared: {folder}\nTo evaluate on it: {found_by}case-jax evaluate {command}")
