@@ -215,6 +215,7 @@ def bad_tars(folder, images, train_tar):
         folder / "damaged.tar": [f"is cut off or damaged at byte {second}", name_of(1)],
         tar("packed", good, mode="w:gz"): ["uncompressed"],
         tar("nothing", []): ["holds no ILSVRC2012_val"],
+        tar("boxes", [(name_of(1, "xml"), b"a")]): ["holds no ILSVRC2012_val", name_of(1, "xml")],
         tar("other", [("a.txt", b"a")]): ["holds no ILSVRC2012_val", "'a.txt'"],
         train_tar: ["it is the training archive"],
         tar("stranger", [*good, ("note.txt", b"a")]): ["'note.txt'", "none of its files"],

@@ -74,10 +74,10 @@ def read_annotations(path: Path) -> dict[int, Annotation]:
     except (tarfile.TarError, OSError, EOFError) as error:
         raise CaseJaxError(f"boxes: {path} cannot be read ({error}); give {WANTED}.") from error
     names = [name for name, _ in files]
-    require_known([name for name in names if validation_number(name) is None], names, "boxes", WANTED)
+    require_known([name for name in names if validation_number(name, "xml") is None], names, "boxes", WANTED)
     if not files:
         raise CaseJaxError(f"boxes: {path} holds no XML files; give {WANTED}.")
-    return {validation_number(name) or 0: _parsed(name, data) for name, data in files}
+    return dict(_parsed(name, data) for name, data in files)
 
 
 def join(annotations: Mapping[int, Annotation], sizes: Mapping[int, tuple[int, int]]) -> tuple[Boxes, BoxCounts]:
@@ -157,8 +157,8 @@ def _in_archive(path: Path) -> Iterator[tuple[str, bytes]]:
                 yield name, file.read()
 
 
-def _parsed(name: str, data: bytes) -> Annotation:
-    number = validation_number(name)
+def _parsed(name: str, data: bytes) -> tuple[int, Annotation]:
+    number = validation_number(name, "xml")
     assert number is not None, "names have been checked"
     wanted = wordnet_ids()[validation_labels()[number - 1]]
     try:
@@ -170,7 +170,7 @@ def _parsed(name: str, data: bytes) -> Annotation:
     own = np.array([box for label, box in found if label == wanted], np.int32).reshape(-1, 4)
     boxes = np.clip(own, 0, [height, height, width, width]).astype(np.int32)
     inside = (boxes[:, 0] < boxes[:, 1]) & (boxes[:, 2] < boxes[:, 3])
-    return Annotation((width, height), boxes[inside], len(found) - len(own), int((~inside).sum()))
+    return number, Annotation((width, height), boxes[inside], len(found) - len(own), int((~inside).sum()))
 
 
 def _box(item: ElementTree.Element) -> tuple[int, int, int, int]:

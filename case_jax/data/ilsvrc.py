@@ -8,14 +8,13 @@ from pathlib import Path
 from case_jax._checks import CaseJaxError
 
 VALIDATION_IMAGES, TRAINING_IMAGES = 50_000, 1_281_167
-_VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})")
+_VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.(JPEG|xml)")
 
 
-def validation_number(name: str) -> int | None:
-    """7 for `ILSVRC2012_val_00000007.JPEG`, with any suffix and in any folder; None for every other name."""
-    stem, _, suffix = name.rpartition("/")[2].partition(".")
-    found = _VALIDATION.fullmatch(stem)
-    number = int(found[1]) if found and suffix else 0
+def validation_number(name: str, suffix: str = "JPEG") -> int | None:
+    """7 for `ILSVRC2012_val_00000007.JPEG`, in any folder; None for every other name."""
+    found = _VALIDATION.fullmatch(name.rpartition("/")[2])
+    number = int(found[1]) if found and found[2] == suffix else 0
     return number if 1 <= number <= VALIDATION_IMAGES else None
 
 
