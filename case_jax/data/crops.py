@@ -3,9 +3,10 @@
 import errno
 import hashlib
 import json
+import math
 import os
+import weakref
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
@@ -52,7 +53,9 @@ class CachedCrops:
         count, pixels = len(source), (self.shape.height, self.shape.width, 3)
         try:
             self._pixel_file, self._pixels = _open(self.folder / PIXELS, np.dtype(np.uint8), (count, *pixels))
+            weakref.finalize(self, os.close, self._pixel_file)
             self._record_file, self._records = _open(self.folder / RECORDS, self.shape.dtype, (count,))
+            weakref.finalize(self, os.close, self._record_file)
             if known is None:
                 write_json(header, facts | {"shape": self.shape})
         except OSError as error:
@@ -121,18 +124,22 @@ def _first_shape(source: Source) -> RowShape:
     raise CaseJaxError(f"data: none of the {len(source)} images of {source.name} could be read; the first: {first}.")
 
 
-def _open(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[Any, np.ndarray]:
-    """A file of that many rows, to write, and its contents, to read; sparse when it is new."""
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
-    size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-    if os.fstat(file.fileno()).st_size != size:
-        os.ftruncate(file.fileno(), size)
-    return file, np.memmap(file, dtype, "r", shape=shape)
+def _open(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[int, np.ndarray]:
+    """A file of that many rows: its descriptor, to write, and its contents, to read; sparse when it is new."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        size = dtype.itemsize * math.prod(shape)
+        if os.fstat(file).st_size != size:
+            os.ftruncate(file, size)
+        return file, np.memmap(path, dtype, "r", shape=shape)
+    except OSError:
+        os.close(file)
+        raise
 
 
-def _write(file: Any, data: bytes, position: int) -> None:
+def _write(file: int, data: bytes, position: int) -> None:
     """Not through the memory map: there a full disk would kill the process."""
     rest = memoryview(data)
     while rest:
-        written = os.pwrite(file.fileno(), rest, position)
+        written = os.pwrite(file, rest, position)
         rest, position = rest[written:], position + written
