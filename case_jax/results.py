@@ -78,11 +78,11 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str
     return lines
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, argument: str = "out") -> None:
     """Make a folder if need be and try to write into it.
 
     Raises:
-        CaseJaxError: when that fails.
+        CaseJaxError: when that fails; names the argument.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,8 @@ def require_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise CaseJaxError(f"out: cannot write to {folder} ({error}); give another --out.") from error
+        option = argument.replace("_", "-")
+        raise CaseJaxError(f"{argument}: cannot write to {folder} ({error}); give another --{option}.") from error
 
 
 class RunFolder:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.benchmarks import loading, networks
+from experiments.benchmarks import data, loading, networks
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_small_patch16_224"])
@@ -23,3 +23,11 @@ def test_loading_a_weight_file(tmp_path):
     assert row["parameters"] == 11_689_512
     assert row["peak_over_file"] > 0
     assert json.loads((tmp_path / "loading.json").read_text()) == result
+
+
+def test_preparing_decoding_and_reading_again(tmp_path):
+    result = data.main(data.Config(quick=True, out=tmp_path / "data.json"))
+    (row,) = result["data"]
+    assert row["images"] == 20
+    assert min(row.values()) > 0
+    assert json.loads((tmp_path / "data.json").read_text()) == result

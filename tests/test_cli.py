@@ -100,8 +100,11 @@ def test_evaluate_runs_on_photographs_and_names_a_truncated_one(shell, photos, t
         4,
         "--out",
         "run",
+        "--crops",
+        "crops",
     )
     assert status == 0
+    assert len(list((tmp_path / "crops").glob("*/header.json"))) == 2  # what is evaluated, and the confusions' scenes
     assert "half.jpg" in err
     assert RunFolder(tmp_path / "run").rows()["name"].unique().tolist() == ["china.jpg", "flower.jpg"]
     page = (tmp_path / "run" / "report.html").read_text()
@@ -146,10 +149,12 @@ def test_sweep_finds_the_blind_control_and_tells_classes_apart(shell, tmp_path):
 def test_top_two_sweep_counts_one_pair_per_image(shell, tmp_path):
     assert (
         shell(
-            "sweep", "--limit", 16, "--top", 2, "--methods", "random", "--contrast", "topk_logits:4", "--out", "sweep"
+            "sweep", "--limit", 16, "--top", 2, "--methods", "random", "--contrast", "topk_logits:4", "--out", "sweep",
+            "--crops", "crops",
         )[0]
         == 0
-    )
+    )  # fmt: skip
+    assert len(list((tmp_path / "crops").glob("*/header.json"))) == 1
     images = np.load(tmp_path / "sweep" / "sweep.npz")["images"][0]
     assert images[~np.eye(25, dtype=bool)].sum() == 2 * 16
 
@@ -170,7 +175,7 @@ def test_list(shell, what, expected):
     assert expected in out
 
 
-@pytest.mark.parametrize("command", ["evaluate", "explain", "sweep", "report", "list"])
+@pytest.mark.parametrize("command", ["evaluate", "explain", "sweep", "report", "list", "prepare"])
 def test_help_shows_an_example(shell, command):
     status, out, _ = shell(command, "--help")
     assert status == 0
@@ -216,6 +221,8 @@ BAD = [
     ("evaluate --contrast-data folder:plain --limit 8", ["has a label"]),
     ("evaluate --agreement-percent 0.01 --limit 8", ["percent", "0.01% of 48×48", "at least one pixel"]),
     ("evaluate --data folder:plain --out plain/run", ["out", "inside the data folder"]),
+    ("evaluate --data folder:plain --out plain/run --crops crops", ["out", "inside the data folder"]),
+    ("evaluate --crops file.txt/crops --limit 8", ["crops", "cannot write", "--crops"]),
     ("evaluate --data folder:typo", ["'cat' is no class name"]),
     ("evaluate --contrast all:7", ["contrast", "'all:7'"]),
     ("evaluate --seed -1", ["seed", "got -1"]),

@@ -40,6 +40,38 @@ def test_the_longer_side_is_rounded_down_as_torchvision_does():
     np.testing.assert_array_equal(pixels, expected[:, 42:298])
 
 
+def formula(height, width, mode):
+    """The images whose crops are stored; without decoders that lose anything."""
+    r, c = np.mgrid[0:height, 0:width]
+    channels = [r * r * 7 + c * 13, r * c * 3 + c, r * 29 + c * c * 5, r * 2 + c * 3]
+    pixels = (np.stack(channels, -1) % 256).astype(np.uint8)
+    if mode in ("L", "P"):
+        image = Image.fromarray(np.ascontiguousarray(pixels[..., 0]))
+        if mode == "P":
+            image.putpalette([(i * k) % 256 for i in range(256) for k in (3, 5, 7)])
+        return image
+    kept = pixels[..., : len(mode)]
+    return Image.frombytes(mode, (width, height), kept.tobytes())
+
+
+def test_crops_are_torchvisions_bit_for_bit(golden):
+    stored = golden("preprocessing")
+    assert len(stored) == 32
+    for case, expected in stored.items():
+        shape, resize, crop, mode, interpolation = case.split("/")
+        image = encoded(formula(*map(int, shape.split("x")), mode), "TIFF" if mode == "CMYK" else "PNG")
+        pixels = preprocess(image, case, resize=int(resize), crop=int(crop), interpolation=interpolation)
+        np.testing.assert_array_equal(pixels[::2, ::2] if crop == "224" else pixels, expected, case)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20_000, 1), (1, 20_000)])
+def test_an_image_that_would_be_resized_to_gigabytes_is_unreadable(height, width):
+    image = encoded(Image.new("RGB", (width, height)))
+    with pytest.raises(UnreadableImageError, match=rf"strip: {width}×{height} pixels would be resized to .* too much"):
+        preprocess(image, "strip", resize=256, crop=224)
+    assert preprocess(image, "strip", resize=32, crop=28).shape == (28, 28, 3)
+
+
 def noise(height, width):
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
 

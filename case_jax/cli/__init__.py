@@ -1,4 +1,4 @@
-"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | report | list`."""
+"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | report | list | prepare`."""
 
 import logging
 import os
@@ -10,7 +10,9 @@ import tyro
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.cli import commands
+from case_jax.cli.evaluate import evaluate
 from case_jax.cli.grid_pointing import grid_pointing
+from case_jax.cli.prepare import prepare
 
 
 def _cache_compilations() -> None:
@@ -36,12 +38,13 @@ def _require_once(words: list[str]) -> None:
 def main() -> None:
     """Entry point of the console script."""
     known = {
-        "evaluate": commands.evaluate,
+        "evaluate": evaluate,
         "explain": commands.explain,
         "sweep": commands.sweep,
         "grid-pointing": grid_pointing,
         "report": commands.report,
         "list": commands.list_,
+        "prepare": prepare,
     }
     try:
         _require_once(sys.argv[1:])

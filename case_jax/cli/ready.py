@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from case_jax._checks import CaseJaxError, require
 from case_jax.cli.options import options_of, with_options
 from case_jax.contrast.choice import Confusions, ContrastChoice, choose_contrast
-from case_jax.data import DigitScenes, open_source, read_image
+from case_jax.data import CachedCrops, DigitScenes, ImageFolder, open_source, read_image
 from case_jax.evaluation.confusion import count_confusions
 from case_jax.evaluation.planning import quick, require_other_images
 from case_jax.evaluation.step import Pixels
@@ -102,12 +102,14 @@ class Ready(NamedTuple):
     classifier: Classifier
     model: TappedModel
     pixels: Pixels
+    crops: Path | None = None
+    """Where crops are kept on disk; None keeps none."""
 
     def open(self, data: str, *, limit: int | None, seed: int) -> Source:
         """A data set, preprocessed for this classifier; `limit` is the number of digit scenes made."""
         require(limit is None or limit >= 1, "limit", limit, "a number of images of at least 1")
         facts = self.classifier.preprocessing
-        return open_source(
+        source = open_source(
             data,
             self.classifier.class_names,
             resize=facts.resize,
@@ -116,6 +118,7 @@ class Ready(NamedTuple):
             size=limit,
             seed=seed,
         )
+        return source if self.crops is None else CachedCrops(source, self.crops)
 
     def contrast(self, *, evaluated: Source | None = None, seed: int) -> ContrastChoice:
         """The contrast sets; confusions must not be counted on the images that will be evaluated."""
@@ -163,7 +166,7 @@ def require_contrast_data(choice: Model) -> None:
         )
 
 
-def make_ready(choice: Model) -> Ready:
+def make_ready(choice: Model, crops: Path | None = None) -> Ready:
     """Load and tap the chosen classifier; says which weights and preprocessing it has, and the contrast where none was chosen."""
     require_contrast_data(choice)
     classifier = load_classifier(choice.model, weights=choice.weights)
@@ -176,7 +179,16 @@ def make_ready(choice: Model) -> Ready:
     if choice.contrast is None:
         choice = dataclasses.replace(choice, contrast=default_contrast(choice, model.num_classes))
         say(f"contrast: {choice.contrast}, by default")
-    return Ready(choice, classifier, model, Pixels(facts.mean, facts.std))
+    return Ready(choice, classifier, model, Pixels(facts.mean, facts.std), crops)
+
+
+def require_outside(folder: Path, source: Source) -> None:
+    """Raise when a command would write its figures into the folder of images that it reads."""
+    plain = source.source if isinstance(source, CachedCrops) else source
+    if isinstance(plain, ImageFolder):
+        inside = folder.resolve().is_relative_to(plain.root.resolve())
+        accepted = "a folder elsewhere: the run's figures are images"
+        require(not inside, "out", f"{folder}, inside the data folder", accepted)
 
 
 def read_examples(images: Sequence[str], facts: Preprocessing) -> list[Example]:

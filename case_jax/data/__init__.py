@@ -1,16 +1,19 @@
 """Data sets: sequences of images with stable ids; `open_source` reads the names that the shell accepts."""
 
 from case_jax._checks import CaseJaxError, require, unknown
+from case_jax.data.cifar100 import prepare_cifar100
+from case_jax.data.crops import CachedCrops
 from case_jax.data.digit_scenes import SPLITS, DigitScenes
 from case_jax.data.folder import ImageFolder, read_image
-from case_jax.data.preprocess import INTERPOLATIONS, preprocess
+from case_jax.data.imagenet import add_boxes, prepare_imagenet
+from case_jax.data.preprocess import INTERPOLATIONS, box_region, preprocess
 from case_jax.data.tfds_images import TfdsImages
 from case_jax.source import NOBODY, SHARED, Evidence, Example, Source, UnreadableImageError
 
 DATASETS: dict[str, str] = {
     "digit_scenes": "real handwritten digits arranged in scenes with known class evidence; digit_scenes:SPLIT for another split",
     "folder": "folder:PATH, any folder of images; sub-folders, when there are any, are the labels",
-    "tfds": "tfds:NAME:SPLIT, a data set that tensorflow-datasets has prepared as array_record",
+    "tfds": "tfds:NAME:SPLIT, prepared as array_record: imagenet2012 and cifar100 by case-jax prepare, others by tensorflow-datasets",
 }
 
 
@@ -69,6 +72,7 @@ __all__ = [
     "INTERPOLATIONS",
     "NOBODY",
     "SHARED",
+    "CachedCrops",
     "DigitScenes",
     "Evidence",
     "Example",
@@ -76,7 +80,11 @@ __all__ = [
     "Source",
     "TfdsImages",
     "UnreadableImageError",
+    "add_boxes",
+    "box_region",
     "open_source",
+    "prepare_cifar100",
+    "prepare_imagenet",
     "preprocess",
     "read_image",
 ]

@@ -1,15 +1,21 @@
 """Encoded images to the pixels a classifier was trained for."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from case_jax._checks import CaseJaxError, unknown
 from case_jax.source import UnreadableImageError
 
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+LARGEST = 2**26
+"""Pixels of a resized image; at 256 pixels for the shorter side an image may be 1,024 times as long as wide."""
 
 
 def preprocess(
@@ -27,27 +33,78 @@ def preprocess(
         interpolation: `bilinear` or `bicubic`.
 
     Raises:
-        UnreadableImageError: when the bytes are truncated or no image, or pixels are 32-bit numbers.
+        UnreadableImageError: when the bytes are truncated or no image, pixels are 32-bit numbers, or the image is so long that
+            it would be resized to more than `LARGEST` pixels.
         CaseJaxError: for an unknown interpolation, or when PIL has been told to pad truncated images in silence.
     """
     if interpolation not in INTERPOLATIONS:
         raise unknown("interpolation", interpolation, INTERPOLATIONS)
+    with _opened(encoded, name) as opened:
+        size, (left, top) = _resized(*opened.size, resize=resize, crop=crop)
+        if size[0] * size[1] > LARGEST:
+            reason = "{}×{} pixels would be resized to {}×{}, which is too much".format(*opened.size, *size)
+            raise UnreadableImageError(name, reason)
+        image = _rgb(opened)
+    image = image.resize(size, INTERPOLATIONS[interpolation])
+    return np.asarray(image.crop((left, top, left + crop, top + crop)))
+
+
+def box_region(
+    boxes: Int[np.ndarray, "B 4"], width: int, height: int, *, resize: int, crop: int
+) -> Bool[np.ndarray, "crop crop"]:
+    """Where boxes in an image end up in what `preprocess` makes of it: pixels whose centre lies in the union of the boxes.
+
+    Args:
+        boxes: edges as half-open (top, bottom, left, right), in pixels of the image.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        resize: shorter side in pixels.
+        crop: side of the central crop in pixels.
+
+    Returns:
+        The region; all False when nothing of the boxes is left in the crop.
+    """
+    size, (left, top) = _resized(width, height, resize=resize, crop=crop)
+    rows, columns = (np.arange(crop) + 0.5 + start for start in (top, left))
+    first, last, begin, end = (boxes * np.array([size[1] / height] * 2 + [size[0] / width] * 2)).T[..., None]
+    inside = (rows >= first) & (rows < last), (columns >= begin) & (columns < end)
+    return (inside[0][:, :, None] & inside[1][:, None, :]).any(0)
+
+
+def image_size(encoded: bytes, name: str) -> tuple[int, int]:
+    """Width and height of an image of which everything is there: it is decoded, a JPEG at an eighth of its size.
+
+    Raises:
+        UnreadableImageError: when `preprocess` could not decode it either.
+        CaseJaxError: when PIL has been told to pad truncated images in silence.
+    """
+    with _opened(encoded, name) as image:
+        size = image.size
+        image.draft("RGB", (size[0] // 8, size[1] // 8))
+        image.load()
+    return size
+
+
+def _resized(width: int, height: int, *, resize: int, crop: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The resized image's (width, height), and where in it the crop begins, (left, top); rounded as torchvision does."""
+    size = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
+    return size, (round((size[0] - crop) / 2), round((size[1] - crop) / 2))
+
+
+@contextlib.contextmanager
+def _opened(encoded: bytes, name: str) -> Iterator[Image.Image]:
+    """An image; what goes wrong with it inside the context is an error that names it."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise CaseJaxError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES: is True, which pads broken images in silence; set it to False."
         )
     try:
-        with Image.open(io.BytesIO(encoded)) as opened:
-            image = _rgb(opened)
+        with Image.open(io.BytesIO(encoded)) as image:
+            yield image
     except UnidentifiedImageError as error:
         raise UnreadableImageError(name, "not an image that PIL can read") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(name, f"{type(error).__name__}: {error}") from error
-    width, height = image.size
-    size = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
-    image = image.resize(size, INTERPOLATIONS[interpolation])
-    left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
-    return np.asarray(image.crop((left, top, left + crop, top + crop)))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
