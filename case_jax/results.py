@@ -130,7 +130,7 @@ class RunFolder:
             self.require_same(config)
         try:
             self.parts.mkdir(parents=True, exist_ok=True)
-            for leftover in self.parts.glob("*.partial"):
+            for leftover in (*self.parts.glob("*.partial"), *self._outlived()):
                 leftover.unlink()
             if not file.exists():
                 write_json(file, config)
@@ -235,6 +235,10 @@ class RunFolder:
                 f"out: cannot write {file} ({error}). All parts before it are kept: make room and run the same command again."
             ) from error
 
+    def _outlived(self) -> list[Path]:
+        """Beginnings of parts that are whole now: a run was killed between writing the one and removing the other."""
+        return [file for file in self.parts.glob(BEGUN) if self.part(_number(file)).exists()]
+
     def begun(self) -> dict[int, Begun]:
         """What a stopped run kept of parts that are not whole, by number.
 
@@ -242,13 +246,10 @@ class RunFolder:
             CaseJaxError: for a file that is damaged.
         """
         found = {}
-        for file in sorted(self.parts.glob(BEGUN)):
-            number = int(file.stem.removeprefix("begun-"))
-            if self.part(number).exists():  # killed between writing the one and removing the other
-                continue
+        for file in sorted({*self.parts.glob(BEGUN)} - {*self._outlived()}):
             rows = self._read(file)
             facts = rows.schema.metadata
-            found[number] = Begun(int(facts[TILES]), rows.replace_schema_metadata(), json.loads(facts[EXCLUDED]))
+            found[_number(file)] = Begun(int(facts[TILES]), rows.replace_schema_metadata(), json.loads(facts[EXCLUDED]))
         return found
 
     def done(self) -> set[int]:
@@ -260,7 +261,7 @@ class RunFolder:
         numbers = set()
         for file in sorted(self.parts.glob(PARTS)):
             self._read(file)
-            numbers.add(int(file.stem.removeprefix("part-")))
+            numbers.add(_number(file))
         return numbers
 
     def wait_for(self, parts: Iterable[int]) -> None:
@@ -295,6 +296,10 @@ class RunFolder:
         for file in sorted(self.parts.glob(PARTS)):
             out += json.loads((self._read(file, metadata_only=True).metadata or {}).get(EXCLUDED, b"[]"))
         return out
+
+
+def _number(file: Path) -> int:
+    return int(file.stem.rpartition("-")[2])
 
 
 def fingerprint(arrays: Any) -> str:
