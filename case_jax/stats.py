@@ -174,13 +174,14 @@ def _evidence(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]
     out = {"n_evidence": len(own), **_named("own", bootstrap(own, "mean", resamples=resamples, seed=seed), "mean")}
     out |= {f"{kind}_mean": first[f"mass_{kind}"].mean() for kind in ("shared", "other")}
     out |= {f"top_{kind}_mean": first[f"top_{kind}"].mean() for kind in ("shared", "own", "other")}
+    peaks = first["points_1"].to_numpy(np.float64)
+    out |= _named("points_1", bootstrap(peaks, "mean", resamples=resamples, seed=seed), "mean")
     both = rows[both_usable(rows) & rows["points_1"].notna() & rows["points_2"].notna()]
+    if both.empty:  # as where only one class of an image has evidence: a criterion that nobody can meet is none
+        return out
     points = (both[["points_1", "points_2"]] == 1).all(axis=1).to_numpy(np.float64)
-    out |= {
-        "n_pointing": len(points),
-        **_named("pointing", bootstrap(points, "mean", resamples=resamples, seed=seed), "mean"),
-    }
-    return out | {f"points_{i}_mean": both[f"points_{i}"].mean() for i in (1, 2)}
+    named = _named("pointing", bootstrap(points, "mean", resamples=resamples, seed=seed), "mean")
+    return out | {"n_pointing": len(points), **named}
 
 
 def usable_rows(rows: pd.DataFrame, measure: Measure) -> pd.Series:

@@ -17,7 +17,7 @@ from case_jax.report import write_report
 from case_jax.report.figures import cumulative, plain_style, rendered
 from case_jax.report.gallery import evidence_masks, outlines, overlay
 from case_jax.report.loading import load_run
-from case_jax.results import RunFolder, write_json
+from case_jax.results import NOTHING, RunFolder, write_json
 
 HOSTILE = "<script>alert(1)</script>"
 PERCENTS = (10.0, 50.0, 90.0)
@@ -80,7 +80,7 @@ def run_folder(path, rows, *, class_names=("zero", HOSTILE, "$5 two"), excluded=
     folder = RunFolder(path)
     session = {"command": ["case-jax", "evaluate", "--data", "folder:my photos"], "date": "2025-01-01T00:00:00+00:00"}
     folder.open(config, session | {"devices": ["cpu"], "machine": "x", "versions": {"jax": "1"}})
-    folder.write_part(0, rows, list(excluded))
+    folder.write_part(0, NOTHING.plus(rows, list(excluded)))
     table = {"name": "confusion:1", "source": "a split", "table": [[1], [2], [0]], "filled": [0, 0, 1]}
     names = list(class_names) if class_names else None
     write_json(folder.path / "contrast.json", {"class_names": names} | (contrast or table))

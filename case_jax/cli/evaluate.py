@@ -106,6 +106,7 @@ def evaluate(
             memory=None if memory is None else int(memory * 1e9),
             precision=precision,
             model_name=model.model,
+            class_names=ready.classifier.class_names,
         )
         if plan:
             _print_cost(planned)

@@ -41,6 +41,7 @@ class Plan(NamedTuple):
     config: dict[str, Any]
     tile: int
     part: int
+    class_names: tuple[str, ...] | None
 
 
 def quick(known: Mapping[str, Any]) -> tuple[str, ...]:
@@ -117,6 +118,7 @@ def plan(
     memory: int | None = None,
     precision: str = "float32",
     model_name: str = "custom",
+    class_names: Sequence[str] | None = None,
 ) -> Plan:
     """Check an evaluation completely, before any long work.
 
@@ -139,6 +141,7 @@ def plan(
         memory: bytes per device for `tile=None`; by default 0.8 of what the device has.
         precision: of the classifier's passes, a name in `PRECISIONS`; maps and scores are float32 always.
         model_name: how tables name the classifier.
+        class_names: how tables name its classes; by default as the source does.
 
     Raises:
         CaseJaxError: for anything that could not run: see the message.
@@ -158,7 +161,7 @@ def plan(
         memory,
         "a bound for a tile that is found, not given: leave one of them out",
     )
-    _check_classes(source, model)
+    _check_classes(source, model, class_names)
     low = at_precision(model, precision)
     finite = np.isfinite([*pixels.mean, *pixels.std]).all() and min(pixels.std) > 0
     require(finite, "pixels", pixels, "finite means and deviations above 0, one per channel")
@@ -194,7 +197,8 @@ def plan(
     config = _config(protocol, model, source, indices, contrast)
     config |= {"tile": tile, "part": part}
     config["model"] |= {"name": model_name, "precision": precision}
-    return Plan(protocol, step, model, source, indices, contrast, config, tile, part)
+    names = source.class_names if class_names is None else tuple(class_names)
+    return Plan(protocol, step, model, source, indices, contrast, config, tile, part, names)
 
 
 def _config(
@@ -245,10 +249,9 @@ def _check_removed(percents: Sequence[float], shape: tuple[int, ...]) -> None:
     require(proper, "fidelity_percents", list(percents), accepted)
 
 
-def _check_classes(source: Source, model: TappedModel) -> None:
+def _check_classes(source: Source, model: TappedModel, names: Sequence[str] | None) -> None:
     require(model.num_classes >= 2, "model", f"{model.num_classes} class", "a classifier of at least 2 classes")
-    if source.class_names is not None:
-        accepted = f"as many as the classifier has, {model.num_classes}"
-        require(
-            len(source.class_names) == model.num_classes, "source", f"{len(source.class_names)} class names", accepted
-        )
+    for argument, given in (("source", source.class_names), ("class_names", names)):
+        if given is not None:
+            accepted = f"as many as the classifier has, {model.num_classes}"
+            require(len(given) == model.num_classes, argument, f"{len(given)} class names", accepted)

@@ -136,7 +136,7 @@ def _run_parts(planned: Plan, folder: RunFolder, begun: dict[int, Begun], progre
 
 
 def _contrast_facts(planned: Plan) -> dict[str, Any]:
-    choice, names = planned.contrast, planned.source.class_names
+    choice, names = planned.contrast, planned.class_names
     return {
         "name": choice.name,
         "source": choice.source,

@@ -96,6 +96,8 @@ def columns(thetas: Sequence[float], percent_of_pixels: float, removed: float) -
                "The same on evidence that all candidate classes share."),
         Column(evidence, "other", "other_mean", _share_of("other_mean"),
                "The same on another class's evidence."),
+        Column(evidence, "pointing game [95%]", "points_1_mean", _interval_of("points_1", "mean"),
+               "Percentage of images in which the top-1 map peaks on its own class's evidence."),
         Column(evidence, "class pointing [95%]", "pointing_mean", _interval_of("pointing", "mean"),
                "Percentage of images in which both maps peak on their own class's evidence.", "high"),
         Column("Maps", "degenerate", "degenerate", lambda row: f"{row['degenerate']:,}",
