@@ -38,6 +38,8 @@ def _ordered(values: Float[Array, "*s"]) -> UInt32[Array, "*s"]:
 
 WORD = 32
 """Pixels in a word of a packed mask."""
+_BLOCK = 128
+"""Words of a mask that are unpacked at once."""
 _SIDE = 128
 """Rows in which pixels are counted: fewer than 256, so that a column's count fits eight bits."""
 
@@ -88,6 +90,26 @@ def top_words(saliency: Float[Array, "H W"], count: int | Int[Array, ""]) -> UIn
     few = jnp.where(early, equal[place] & bits, np.uint32(0)).sum(dtype=jnp.uint32)
     at_place = jnp.arange(len(equal), dtype=jnp.int32) == place
     return above | jnp.where(whole, equal, jnp.where(at_place, few, np.uint32(0)))
+
+
+def shared_pixels(rows: UInt32[Array, "R W"], columns: UInt32[Array, "C W"]) -> Int[Array, "R C"]:
+    """`|T_r ∩ T_c|` of every row with every column of packed masks, exact up to 2³¹ − 1.
+
+    Products of zeros and ones in int8, summed in int32, a block of pixels at a time: what matrix units of GPUs, TPUs and CPUs are built
+    for. Counting the bits of `rows & columns` is the same number, and slower wherever such a unit is used; see BUILD_NOTES.md.
+    """
+    size = min(_BLOCK, rows.shape[1])
+
+    def blocks(words: UInt32[Array, "n W"]) -> UInt32[Array, "b n size"]:
+        padded = jnp.pad(words, ((0, 0), (0, -words.shape[1] % size)))
+        return jnp.moveaxis(padded.reshape(len(words), -1, size), 1, 0)
+
+    def add(total: Int[Array, "R C"], block: tuple[Array, Array]) -> tuple[Array, None]:
+        a, b = (unpack(words).astype(jnp.int8) for words in block)
+        return total + jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32), None
+
+    start = jnp.zeros((len(rows), len(columns)), jnp.int32)
+    return jax.lax.scan(add, start, (blocks(rows), blocks(columns)))[0]
 
 
 def _ones(words: UInt32[Array, "*n"]) -> Int[Array, "*n"]:

@@ -10,6 +10,7 @@ import tyro
 from case_jax._checks import CaseJaxError, require
 from case_jax.cli import commands
 from case_jax.cli.grid_pointing import grid_pointing
+from case_jax.cli.sweep import sweep
 
 
 def _cache_compilations() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     known = {
         "evaluate": commands.evaluate,
         "explain": commands.explain,
-        "sweep": commands.sweep,
+        "sweep": sweep,
         "grid-pointing": grid_pointing,
         "report": commands.report,
         "list": commands.list_,
@@ -59,6 +60,6 @@ def main() -> None:
         print(f"case-jax: error: {error}; what was written before is kept.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        resumes = " The same command resumes." if sys.argv[1:2] == ["evaluate"] else ""
+        resumes = " The same command resumes." if sys.argv[1:2] in (["evaluate"], ["sweep"]) else ""
         print(f"case-jax: interrupted.{resumes}", file=sys.stderr)
         sys.exit(130)

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from case_jax._checks import require
-from case_jax.cli.ready import Model, Names, make_ready, say
-from case_jax.data import ImageFolder
+from case_jax.cli.ready import Model, Names, make_ready, require_outside, say
 from case_jax.evaluation.grid_pointing import grid_pointing as play
 from case_jax.evaluation.grid_pointing import other_cells, require_game
 from case_jax.methods import METHODS
@@ -78,9 +76,7 @@ def grid_pointing(
     chosen = model.methods(methods)
     ready = make_ready(model)
     source = ready.open(data, limit=limit, seed=seed)
-    if isinstance(source, ImageFolder):
-        inside = out.resolve().is_relative_to(source.root.resolve())
-        require(not inside, "out", f"{out}, inside the data folder", "a folder elsewhere: its picture is an image")
+    require_outside(out, source)
     require_writable(out)
     by_cell = model.contrast == OTHER_CELLS
     found = play(

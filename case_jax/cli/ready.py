@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from case_jax._checks import CaseJaxError, require
 from case_jax.cli.options import options_of, with_options
 from case_jax.contrast.choice import Confusions, ContrastChoice, choose_contrast
-from case_jax.data import DigitScenes, open_source, read_image
+from case_jax.data import DigitScenes, ImageFolder, open_source, read_image
 from case_jax.evaluation.confusion import count_confusions
 from case_jax.evaluation.run import quick, require_other_images
 from case_jax.evaluation.step import Pixels
@@ -177,6 +177,12 @@ def make_ready(choice: Model) -> Ready:
         choice = dataclasses.replace(choice, contrast=default_contrast(choice, model.num_classes))
         say(f"contrast: {choice.contrast}, by default")
     return Ready(choice, classifier, model, Pixels(facts.mean, facts.std))
+
+
+def require_outside(out: Path, source: Source) -> None:
+    """Raise when results would be written among the images that they are about: figures are images, too."""
+    inside = isinstance(source, ImageFolder) and out.resolve().is_relative_to(source.root.resolve())
+    require(not inside, "out", f"{out}, inside the data folder", "a folder elsewhere: the figures are images")
 
 
 def read_examples(images: Sequence[str], facts: Preprocessing) -> list[Example]:

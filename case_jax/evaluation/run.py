@@ -70,7 +70,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
-def _session() -> dict[str, Any]:
+def session() -> dict[str, Any]:
+    """When, how and on what a run was started."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -131,6 +132,17 @@ def require_other_images(evaluated: Source, fingerprint: str | None, name: str |
     )
 
 
+def require_fitting(source: Source, model: TappedModel, contrast: ContrastChoice, pixels: Pixels) -> None:
+    """Raise unless images, classifier and contrast sets belong together."""
+    _check_classes(source, model)
+    require_other_images(source, contrast.fingerprint, contrast.source)
+    finite = np.isfinite([*pixels.mean, *pixels.std]).all() and min(pixels.std) > 0
+    require(finite, "pixels", pixels, "finite means and deviations above 0, one per channel")
+    if contrast.table is not None:
+        rows, accepted = len(contrast.table), f"sets for the model's {model.num_classes} classes"
+        require(rows == model.num_classes, "contrast", f"sets for {rows} classes", accepted)
+
+
 def plan(
     source: Source,
     model: TappedModel,
@@ -180,13 +192,7 @@ def plan(
         raise unknown("fill", fill, FILLS)
     require(tile >= 1, "tile", tile, "at least 1 image per device and step")
     require(part >= tile and part % tile == 0, "part", part, f"a multiple of the tile, {tile}")
-    _check_classes(source, model)
-    require_other_images(source, contrast.fingerprint, contrast.source)
-    finite = np.isfinite([*pixels.mean, *pixels.std]).all() and min(pixels.std) > 0
-    require(finite, "pixels", pixels, "finite means and deviations above 0, one per channel")
-    if contrast.table is not None:
-        rows, accepted = len(contrast.table), f"sets for the model's {model.num_classes} classes"
-        require(rows == model.num_classes, "contrast", f"sets for {rows} classes", accepted)
+    require_fitting(source, model, contrast, pixels)
     indices = select(source, limit, seed)
     first = first_readable(source, indices).image
     require_percent("agreement_percent", [agreement_percent])
@@ -207,13 +213,13 @@ def plan(
     protocol = Protocol(functions, contrast.sets, chosen, scores, pixels, seed)
     step = parallel.over_devices(make_step(protocol, model))
     parallel.trace(step, model.params, template(source, indices, tile))  # what a function refuses fails here
-    config = _config(protocol, model, source, indices, contrast)
+    config = configuration(protocol, model, source, indices, contrast)
     config |= {"tile": tile, "part": part}
     config["model"]["name"] = model_name
     return Plan(protocol, step, model, source, indices, contrast, config, tile, part)
 
 
-def _config(
+def configuration(
     protocol: Protocol, model: TappedModel, source: Source, indices: np.ndarray, contrast: ContrastChoice
 ) -> dict[str, Any]:
     """Everything that decides the rows, as JSON values."""
@@ -285,7 +291,7 @@ def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) 
         CaseJaxError: when the folder cannot be written, holds another run or damaged parts, or is in use.
     """
     with folder.locked():
-        folder.open(planned.config, _session())
+        folder.open(planned.config, session())
         write_json(folder.path / "contrast.json", _contrast_facts(planned))
         total = -(-len(planned.indices) // planned.tile)
         per_part = planned.part // planned.tile

@@ -165,7 +165,7 @@ def through_devices(
     count = parallel.device_count()
     params = parallel.replicate(params)
     pending: tuple[list[Tile], Any] | None = None
-    for group in _groups(stream, count):
+    for group in groups(stream, count):
         batches = [tile.batch for tile in group]
         batches += [empty_batch(batches[0])] * (count - len(batches))
         stacked = parallel.shard(jax.tree.map(lambda *a: np.stack(a), *batches))
@@ -177,7 +177,8 @@ def through_devices(
         yield from _fetch(pending)
 
 
-def _groups(stream: Iterable[Tile], count: int) -> Iterator[list[Tile]]:
+def groups(stream: Iterable[Tile], count: int) -> Iterator[list[Tile]]:
+    """`count` tiles at a time, as many as one step takes; fewer at the end."""
     group: list[Tile] = []
     for tile in stream:
         group.append(tile)
