@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.benchmarks import loading, networks
+from experiments.benchmarks import loading, networks, sweep
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_small_patch16_224"])
@@ -23,3 +23,13 @@ def test_loading_a_weight_file(tmp_path):
     assert row["parameters"] == 11_689_512
     assert row["peak_over_file"] > 0
     assert json.loads((tmp_path / "loading.json").read_text()) == result
+
+
+def test_counting_all_pairs_of_classes(tmp_path):
+    result = sweep.main(sweep.Config(quick=True, out=tmp_path / "sweep.json"))
+    assert [row["top"] for row in result["steps"]] == [0, 20, 1000, 20, 1000, 20, 1000]
+    assert all(row["ratio_to_forward"] > 0 for row in result["steps"])
+    for row in result["memory"]:
+        bound = row["of_the_forward_pass_mb"] + row["setting_mb"] + 4 * row["packed_masks_mb"]
+        assert row["temporary_mb"] < bound + row["products_mb"]
+    assert json.loads((tmp_path / "sweep.json").read_text()) == result

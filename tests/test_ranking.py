@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from case_jax import CaseJaxError
-from case_jax.ranking import pack, pixel_count, top_mask, top_words, unpack
+from case_jax.ranking import pack, pixel_count, shared_pixels, top_mask, top_words, unpack
 
 NETWORKS = ("resnet_bottleneck", "resnet_basic", "vgg_bn", "densenet", "convnext")
 
@@ -64,6 +64,18 @@ def test_packed_tops_hold_the_mask_bit_by_bit():
     np.testing.assert_array_equal(words, expected)
     np.testing.assert_array_equal(pack(mask), expected)
     np.testing.assert_array_equal(unpack(words), np.pad(mask, (0, 29)))
+
+
+@pytest.mark.parametrize("words", [1, 128, 131])
+def test_shared_pixels_are_the_bits_that_two_masks_have_in_common(words):
+    rng = np.random.default_rng(2)
+    rows, columns = (rng.integers(0, 2**32, (n, words), np.uint32) for n in (3, 5))
+    rows[0] = 0
+    columns[0] = 2**32 - 1
+    expected = [[int(np.unpackbits((a & b).view(np.uint8)).sum()) for b in columns] for a in rows]
+    found = jax.jit(shared_pixels)(rows, columns)
+    assert found.dtype == jnp.int32
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_count_may_be_traced_with_the_map_under_vmap():

@@ -58,12 +58,12 @@ def read_hierarchy(file: Path, class_names: Sequence[str]) -> Hierarchy:
     given = Counter(name for name, _ in rows)
     accepted = f"every class of the classifier once, {len(class_names)} rows"
     for wrong, kind in (
-        ([name for name in given if name not in set(class_names)], "unknown to the classifier"),
+        ([name for name in given if name not in set(class_names)], "unknown to the classifier, listed"),
         ([name for name in class_names if name not in given], "missing"),
         ([name for name, times in given.items() if times > 1], "listed more than once"),
     ):
         names = ", ".join(map(repr, wrong[:10])) + (", …" if len(wrong) > 10 else "")
-        require(not wrong, "hierarchy", f"{len(wrong)} classes that are {kind} in {file}: {names}", accepted)
+        require(not wrong, "hierarchy", f"classes {kind} in {file}, {len(wrong)} in all: {names}", accepted)
     found = dict(rows)
     names = tuple(dict.fromkeys(found.values()))
     require(len(names) >= 2, "hierarchy", f"1 super-class in {file}, {names[0]!r}", "at least 2 super-classes")
