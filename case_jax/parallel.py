@@ -1,14 +1,15 @@
 """Devices and processes: the only room that knows how many there are."""
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from case_jax._checks import CaseJaxError
+from case_jax._checks import CaseJaxError, require
 
 HEARTBEAT_SECONDS = 20
 """After so long without a sign of life a process counts as dead, and JAX ends the others."""
@@ -76,6 +77,11 @@ def device_names() -> list[str]:
     return [f"{d.platform}:{d.device_kind}" for d in jax.local_devices()]
 
 
+def platform() -> str:
+    """`cpu`, `gpu` or `tpu`."""
+    return jax.local_devices()[0].platform
+
+
 def on_device(array: np.ndarray) -> jax.Array:
     """An array of the host as JAX's own; compiles nothing, where `jnp.asarray` compiles a program for each shape."""
     return jax.device_put(array)
@@ -87,7 +93,11 @@ def _over_devices() -> NamedSharding:
 
 def replicate(tree: Any) -> Any:
     """One copy of every array on each local device, once: leading axis = device."""
-    count, sharding = device_count(), _over_devices()
+    return _copies(tree, _over_devices())
+
+
+def _copies(tree: Any, sharding: NamedSharding) -> Any:
+    count = device_count()
     return jax.tree.map(
         lambda a: jax.device_put(np.broadcast_to(np.asarray(a)[None], (count, *np.shape(a))), sharding), tree
     )
@@ -112,3 +122,105 @@ def trace(step: Callable[..., Any], *arguments: Any) -> None:
     # where there are several processes, pmap takes no shapes, only arrays
     zeros = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), np.shape(a)), arguments)
     cast(Any, step).lower(*replicate(zeros))
+
+
+class Share(NamedTuple):
+    """One device's share of an axis that a group of devices splits."""
+
+    index: Any
+    """Which share, from 0."""
+    of: int
+    """How many shares there are."""
+    gather: Callable[[jax.Array, int], jax.Array]
+    """`gather(array, axis)`: the arrays of all devices of the group, joined along that axis."""
+
+
+ALONE = Share(0, 1, lambda array, axis: array)
+"""All of an axis that is not split."""
+
+Step = Callable[..., tuple[Any, Any]]
+"""`(state, params, batch, *, share)` of one device to its next state and a result."""
+
+
+class Grid:
+    """The local devices as a table: the devices of a row work on one tile and split the classes among them.
+
+    With one column a step runs under `jax.pmap`, with more under `jax.shard_map`. There it must be local but for `Share.gather`, so
+    nothing is known of replication (`check_vma=False`): else gradients with respect to constants would be summed over devices in silence.
+    """
+
+    def __init__(self, columns: int = 1):
+        """Arrange the devices.
+
+        Raises:
+            CaseJaxError: for a number of columns that does not divide that of the devices.
+        """
+        devices = jax.local_devices()
+        proper = columns >= 1 and len(devices) % columns == 0
+        require(proper, "class_shards", columns, f"a number that divides that of the local devices, {len(devices)}")
+        self.rows, self.columns = len(devices) // columns, columns
+        # not jax.make_mesh: convolutions under vmap refuse its explicit axes
+        table, axes = np.array(devices).reshape(self.rows, columns), ("data", "class")
+        mesh = Mesh(devices, axes[:1]) if columns == 1 else Mesh(table, axes)  # as pmap's own, or it compiles twice
+        self._by_device = NamedSharding(mesh, PartitionSpec("data" if columns == 1 else axes))
+        self._by_row = NamedSharding(mesh, PartitionSpec("data"))
+
+    def step(self, function: Step) -> Callable[..., tuple[Any, Any]]:
+        """Compile a step, to be called with what `zeros`, `replicate` and `shard` return; the state that it is given is used up."""
+        if self.columns == 1:
+            whole = partial(function, share=ALONE)
+            return jax.pmap(whole, axis_name="data", devices=jax.local_devices(), donate_argnums=0)
+
+        def gather(array: jax.Array, axis: int) -> jax.Array:
+            return jax.lax.all_gather(array, "class", axis=axis, tiled=True)
+
+        def one_of_group(*arguments: Any) -> tuple[Any, Any]:
+            share = Share(jax.lax.axis_index("class"), self.columns, gather)
+            found = function(*jax.tree.map(lambda a: a[0], arguments), share=share)
+            return jax.tree.map(lambda a: a[None], found)
+
+        everyone, rows = self._by_device.spec, self._by_row.spec
+        split = jax.shard_map(
+            one_of_group,
+            mesh=self._by_device.mesh,
+            in_specs=(everyone, everyone, rows),
+            out_specs=everyone,
+            check_vma=False,
+        )
+        return jax.jit(split, donate_argnums=0)
+
+    def trace(self, step: Callable[..., Any], state: Any, params: Any, batch: Any) -> None:
+        """Trace a step for the shapes of one device's state, params and batch, without running it; its first call does not trace again.
+
+        Raises:
+            Exception: whatever the function raises while it is traced.
+        """
+        nothing = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), np.shape(a)), (params, batch))
+        rows = jax.tree.map(lambda a: np.broadcast_to(a, (self.rows, *a.shape)), nothing[1])
+        cast(Any, step).lower(self.zeros(state), self.replicate(nothing[0]), self.shard(rows))
+
+    def zeros(self, state: Any) -> Any:
+        """A state of zeros on every device, in the shapes of one device's: leading axis = device."""
+        count = self.rows * self.columns
+
+        def made() -> Any:
+            return jax.tree.map(lambda a: jax.numpy.zeros((count, *a.shape), a.dtype), state)
+
+        return jax.jit(made, out_shardings=self._by_device)()
+
+    def replicate(self, params: Any) -> Any:
+        """One copy of every array on each device, once: leading axis = device."""
+        return _copies(params, self._by_device)
+
+    def shard(self, batch: Any) -> Any:
+        """A batch whose leading axis is the row, sent to all devices of each row."""
+        return jax.device_put(batch, self._by_row)
+
+    def by_device(self, state: Any) -> Iterator[tuple[int, Any]]:
+        """The column of every device with its state as NumPy arrays, one device in the host's memory at a time."""
+        for place in range(self.rows * self.columns):
+            yield place % self.columns, jax.tree.map(lambda a, at=place: _of_device(a, at), state)
+
+
+def _of_device(array: jax.Array, place: int) -> np.ndarray:
+    return next(np.asarray(s.data)[0] for s in array.addressable_shards if (s.index[0].start or 0) == place)

@@ -8,8 +8,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt, UInt32
 
 from case_jax._checks import require, require_percent
 
@@ -35,8 +36,37 @@ def _ordered(values: Float[Array, "*s"]) -> UInt32[Array, "*s"]:
     return jnp.where(bits >= top, ~bits, bits | top)
 
 
+WORD = 32
+"""Pixels in a word of a packed mask."""
+_BLOCK = 128
+"""Words of a mask that are unpacked at once."""
+_SIDE = 128
+"""Rows in which pixels are counted: fewer than 256, so that a column's count fits eight bits."""
+
+
+def pack(mask: Bool[Array, " P"]) -> UInt32[Array, " W"]:
+    """A mask as bits: pixel `32 w + i` is bit i of word w; the last word is filled with zeros."""
+    bits = jnp.pad(mask, (0, -len(mask) % WORD)).reshape(-1, WORD).astype(jnp.uint32)
+    return (bits << np.arange(WORD, dtype=np.uint32)).sum(1, dtype=jnp.uint32)
+
+
+def unpack(words: UInt32[Array, "*n W"]) -> Bool[Array, "*n P"]:
+    """The mask of packed bits, P = 32 W: `pack` backwards, with the zeros that fill the last word."""
+    bits = (words[..., None] >> np.arange(WORD, dtype=np.uint32)) & np.uint32(1)
+    return bits.astype(bool).reshape(*words.shape[:-1], -1)
+
+
 def top_mask(saliency: Float[Array, "H W"], count: int | Int[Array, ""]) -> Bool[Array, "H W"]:
-    """The `count` highest-ranked pixels of a map, exactly `count` of them.
+    """The `count` highest-ranked pixels of a map, exactly `count` of them; arguments as `top_words`.
+
+    Returns:
+        True on the selected pixels. Ties go to the lower flat index.
+    """
+    return unpack(top_words(saliency, count))[: saliency.size].reshape(saliency.shape)
+
+
+def top_words(saliency: Float[Array, "H W"], count: int | Int[Array, ""]) -> UInt32[Array, " w"]:
+    """The `count` highest-ranked pixels of a map, exactly `count` of them, as a packed mask.
 
     The threshold is found by bisection on the bits of the values: no sort, cost independent of `count`.
 
@@ -45,18 +75,72 @@ def top_mask(saliency: Float[Array, "H W"], count: int | Int[Array, ""]) -> Bool
         count: number of pixels, 0 ≤ count ≤ H·W; may be traced.
 
     Returns:
-        True on the selected pixels. Ties go to the lower flat index.
+        ⌈H·W / 32⌉ words, see `pack`. Ties go to the lower flat index.
     """
-    keys = _ordered(saliency).ravel()
+    keys, count = _ordered(saliency).ravel(), jnp.asarray(count, jnp.int32)
+    threshold = _threshold(keys, count)
+    above, equal = pack(keys > threshold), pack(keys == threshold)
+    sizes = _ones(equal)
+    upto = jnp.cumsum(sizes, dtype=jnp.int32)
+    left = count - _ones(above).sum(dtype=jnp.int32)
+    whole = upto <= left  # words of which all equal pixels are taken; of the next one the first few
+    place = jnp.minimum(whole.sum(dtype=jnp.int32), len(equal) - 1)
+    bits = np.uint32(1) << np.arange(WORD, dtype=np.uint32)
+    early = _ones(equal[place] & (bits - np.uint32(1))) < left - (upto - sizes)[place]
+    few = jnp.where(early, equal[place] & bits, np.uint32(0)).sum(dtype=jnp.uint32)
+    at_place = jnp.arange(len(equal), dtype=jnp.int32) == place
+    return above | jnp.where(whole, equal, jnp.where(at_place, few, np.uint32(0)))
 
-    def bit(i, threshold):
-        candidate = threshold | (jnp.uint32(1) << jnp.uint32(31 - i))
-        return jnp.where((keys >= candidate).sum() >= count, candidate, threshold)
 
-    threshold = jax.lax.fori_loop(0, 32, bit, jnp.zeros_like(keys[0]))
-    above, equal = keys > threshold, keys == threshold
-    taken = above | (equal & (jnp.cumsum(equal) <= count - above.sum()))
-    return taken.reshape(saliency.shape)
+def shared_pixels(rows: UInt32[Array, "R W"], columns: UInt32[Array, "C W"]) -> Int[Array, "R C"]:
+    """`|T_r ∩ T_c|` of every row with every column of packed masks, exact up to 2³¹ − 1.
+
+    Products of zeros and ones in int8, summed in int32, a block of pixels at a time: what matrix units of GPUs, TPUs and CPUs are built
+    for. Counting the bits of `rows & columns` is the same number, and slower wherever such a unit is used; see BUILD_NOTES.md.
+    """
+    size = min(_BLOCK, rows.shape[1])
+
+    def blocks(words: UInt32[Array, "n W"]) -> UInt32[Array, "b n size"]:
+        padded = jnp.pad(words, ((0, 0), (0, -words.shape[1] % size)))
+        return jnp.moveaxis(padded.reshape(len(words), -1, size), 1, 0)
+
+    def add(total: Int[Array, "R C"], block: tuple[Array, Array]) -> tuple[Array, None]:
+        a, b = (unpack(words).astype(jnp.int8) for words in block)
+        return total + jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32), None
+
+    start = jnp.zeros((len(rows), len(columns)), jnp.int32)
+    return jax.lax.scan(add, start, (blocks(rows), blocks(columns)))[0]
+
+
+def _ones(words: UInt32[Array, "*n"]) -> Int[Array, "*n"]:
+    return jax.lax.population_count(words).astype(jnp.int32)
+
+
+def _threshold(keys: UInt32[Array, " P"], count: Int[Array, ""]) -> UInt32[Array, ""]:
+    """The `count`-th largest key: bisection on its upper 16 bits, then, among the keys that share these, on the lower.
+
+    Half as wide a number is twice as many in a register, and counts of eight bits are four times as many.
+    """
+    keys = jnp.pad(keys, (0, -len(keys) % _SIDE)).reshape(_SIDE, -1)  # zeros come last and are never needed
+    high = (keys >> np.uint32(16)).astype(jnp.uint16)
+    upper = _kth(high, count)
+    low = jnp.where(high == upper, keys.astype(jnp.uint16), np.uint16(0))
+    lower = _kth(low, count - _total(high > upper))
+    return (upper.astype(jnp.uint32) << np.uint32(16)) | lower.astype(jnp.uint32)
+
+
+def _kth(values: UInt[Array, "128 n"], count: Int[Array, ""]) -> UInt[Array, ""]:
+    """The `count`-th largest of 16-bit values."""
+
+    def bit(i, found):
+        candidate = found | (np.uint16(1) << (np.uint16(15) - i.astype(jnp.uint16)))
+        return jnp.where(_total(values >= candidate) >= count, candidate, found)
+
+    return jax.lax.fori_loop(0, 16, bit, jnp.zeros_like(values[0, 0]))
+
+
+def _total(mask: Bool[Array, "128 n"]) -> Int[Array, ""]:
+    return mask.astype(jnp.uint8).sum(0, dtype=jnp.uint8).sum(dtype=jnp.int32)
 
 
 def places(saliency: Float[Array, "H W"]) -> Int[Array, "H W"]:

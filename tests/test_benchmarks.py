@@ -2,7 +2,7 @@
 
 import json
 
-from experiments.benchmarks import data, loading, networks
+from experiments.benchmarks import data, loading, networks, sweep
 
 
 def test_all_class_maps_beside_the_forward_pass(tmp_path):
@@ -28,3 +28,13 @@ def test_preparing_decoding_and_reading_again(tmp_path):
     assert row["images"] == 20
     assert min(row.values()) > 0
     assert json.loads((tmp_path / "data.json").read_text()) == result
+
+
+def test_counting_all_pairs_of_classes(tmp_path):
+    result = sweep.main(sweep.Config(quick=True, out=tmp_path / "sweep.json"))
+    assert [row["top"] for row in result["steps"]] == [0, 20, 1000, 20, 1000, 20, 1000]
+    assert all(row["ratio_to_forward"] > 0 for row in result["steps"])
+    for row in result["memory"]:
+        bound = row["of_the_forward_pass_mb"] + row["setting_mb"] + 4 * row["packed_masks_mb"]
+        assert row["temporary_mb"] < bound + row["products_mb"]
+    assert json.loads((tmp_path / "sweep.json").read_text()) == result

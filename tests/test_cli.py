@@ -159,6 +159,31 @@ def test_top_two_sweep_counts_one_pair_per_image(shell, tmp_path):
     assert images[~np.eye(25, dtype=bool)].sum() == 2 * 16
 
 
+def test_a_sweep_is_resumed_regrouped_and_not_mixed_with_another(shell, tmp_path):
+    (tmp_path / "bodies.csv").write_text("class,superclass\n" + "".join(f"{c},body {c[0]}\n" for c in CLASS_NAMES))
+    given = ("sweep", "--limit", 12, "--methods", "centre_gaussian", "--contrast", "all", "--out", "run")
+    status, _, err = shell(*given)
+    assert status == 0
+    assert "12 images" in err
+    sums = tmp_path / "run" / "parts" / "sums-000000.npz"
+    before = sums.stat().st_mtime_ns
+    status, out, _ = shell(*given, "--hierarchy", "bodies.csv")  # nothing is counted again
+    assert status == 0
+    assert sums.stat().st_mtime_ns == before
+    assert "superclasses-centre_gaussian.png" in out
+    table = pd.read_csv(tmp_path / "run" / "superclasses.csv")
+    assert table["superclass"].tolist() == ["(all)", *(f"body {n}" for n in range(5))]
+    assert (table[["within", "between"]] == 1).all(axis=None)  # one map for all classes
+    assert table.loc[1, ["pairs_within", "pairs_between"]].tolist() == [12 * 10, 12 * 100]
+    found = np.load(tmp_path / "run" / "sweep.npz")
+    assert found["superclass_agreement"].shape == (1, 5, 5)
+    counts = json.loads((tmp_path / "run" / "sweep.json").read_text())["counts"]
+    assert counts == {"images": 12, "could not be read": 0, "not counted yet": 0}
+    status, _, err = shell(*given, "--top", 3)
+    assert status == 2
+    assert "sweep.top: the folder has 25, this run 3" in err
+
+
 @pytest.mark.parametrize(
     ("what", "expected"),
     [
@@ -239,7 +264,12 @@ BAD = [
     ("explain broken/a.png", ["broken/a.png", "cannot be read"]),
     ("explain digit_scenes:x", ["digit_scenes:INDEX"]),
     ("explain plain/a.png --top 26 --contrast topk_logits:1", ["top", "got 26", "1 to 25"]),
-    ("sweep --top 1 --limit 8 --contrast topk_logits:1", ["top", "got 1", "2 to 25"]),
+    ("sweep --top 1 --limit 8", ["top", "got 1", "2 to 25"]),
+    ("sweep --limit 8 --memory 0", ["memory", "at least", "48×48"]),
+    ("sweep --limit 8 --class-shards 2", ["class_shards", "got 2", "local devices"]),
+    ("sweep --limit 8 --hierarchy none.csv", ["hierarchy", "none.csv"]),
+    ("sweep --limit 8 --hierarchy half.csv", ["hierarchy", "24 in all", "'0·6'", "…"]),
+    ("sweep --data folder:plain --out plain/run", ["out", "inside the data folder"]),
     ("report plain", ["no run folder", "config.json"]),
 ]
 
@@ -260,6 +290,7 @@ def bad_inputs(tmp_path_factory):
     for name in ("file.txt", "text.safetensors"):
         (folder / name).write_text("not what you think")
     others = [[(c + 1) % 25, (c + 2) % 25] for c in range(25)]
+    (folder / "half.csv").write_text(f"class,superclass\n{CLASS_NAMES[0]},zero\n")
     tables = {
         "own": [[0, 1], *others[1:]],
         "far": [[1, 25], *others[1:]],

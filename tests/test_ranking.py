@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from case_jax import CaseJaxError
-from case_jax.ranking import pixel_count, top_mask
+from case_jax.ranking import pack, pixel_count, shared_pixels, top_mask, top_words, unpack
 
 NETWORKS = ("resnet_bottleneck", "resnet_basic", "vgg_bn", "densenet", "convnext")
 
@@ -44,6 +44,38 @@ def test_equals_the_stable_sort_at_every_count(kind):
     masks = np.asarray(jax.vmap(top_mask, (None, 0))(saliency, counts))
     np.testing.assert_array_equal(masks, np.stack([stable_top(saliency, n) for n in counts]))
     np.testing.assert_array_equal(masks.sum((1, 2)), counts)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 8), (16, 24), (7, 130)])
+def test_ties_are_cut_in_the_right_place_inside_and_between_words(shape):
+    rng = np.random.default_rng(1)
+    for saliency in (np.zeros(shape, np.float32), rng.integers(0, 2, shape).astype(np.float32)):
+        counts = np.unique(np.linspace(0, saliency.size, 70).astype(int))
+        masks = np.asarray(jax.jit(jax.vmap(top_mask, (None, 0)))(saliency, counts))
+        np.testing.assert_array_equal(masks, np.stack([stable_top(saliency, n) for n in counts]))
+
+
+def test_packed_tops_hold_the_mask_bit_by_bit():
+    saliency = random_maps()["many ties"]
+    mask = stable_top(saliency, 40).ravel()
+    words = np.asarray(jax.jit(top_words)(saliency, 40))
+    assert words.dtype == np.uint32
+    expected = np.packbits(np.pad(mask, (0, 29)), bitorder="little").view("<u4")  # 99 pixels in 4 words
+    np.testing.assert_array_equal(words, expected)
+    np.testing.assert_array_equal(pack(mask), expected)
+    np.testing.assert_array_equal(unpack(words), np.pad(mask, (0, 29)))
+
+
+@pytest.mark.parametrize("words", [1, 128, 131])
+def test_shared_pixels_are_the_bits_that_two_masks_have_in_common(words):
+    rng = np.random.default_rng(2)
+    rows, columns = (rng.integers(0, 2**32, (n, words), np.uint32) for n in (3, 5))
+    rows[0] = 0
+    columns[0] = 2**32 - 1
+    expected = [[int(np.unpackbits((a & b).view(np.uint8)).sum()) for b in columns] for a in rows]
+    found = jax.jit(shared_pixels)(rows, columns)
+    assert found.dtype == jnp.int32
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_count_may_be_traced_with_the_map_under_vmap():

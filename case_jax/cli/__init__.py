@@ -13,6 +13,7 @@ from case_jax.cli import commands
 from case_jax.cli.evaluate import evaluate
 from case_jax.cli.grid_pointing import grid_pointing
 from case_jax.cli.prepare import prepare
+from case_jax.cli.sweep import sweep
 
 
 def _cache_compilations() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
     known = {
         "evaluate": evaluate,
         "explain": commands.explain,
-        "sweep": commands.sweep,
+        "sweep": sweep,
         "grid-pointing": grid_pointing,
         "report": commands.report,
         "list": commands.list_,
@@ -65,6 +66,6 @@ def main() -> None:
         print(f"case-jax: error: {error}; what was written before is kept.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        resumes = " The same command resumes." if sys.argv[1:2] == ["evaluate"] else ""
+        resumes = " The same command resumes." if sys.argv[1:2] in (["evaluate"], ["sweep"]) else ""
         print(f"case-jax: interrupted.{resumes}", file=sys.stderr)
         sys.exit(130)

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 from tabulate import tabulate
 
@@ -12,8 +11,6 @@ from case_jax.cli.ready import Model, Names, make_ready, read_examples, say
 from case_jax.contrast.choice import CONTRASTS
 from case_jax.data import DATASETS
 from case_jax.evaluation.explain import explain_images
-from case_jax.evaluation.sweep import confused_pairs
-from case_jax.evaluation.sweep import sweep as run_sweep
 from case_jax.methods import METHODS
 from case_jax.metrics import METRICS
 from case_jax.models import MODELS
@@ -87,78 +84,6 @@ def explain(
         file = next(name for name in names if name not in written)  # two images of one name in two folders
         written.add(file)
         print(draw_grid(found, titles, ready.classifier.class_names, file))
-
-
-def sweep(
-    model: ModelArgs,
-    data: str = "digit_scenes",
-    methods: Names = (),
-    top: int | None = None,
-    limit: int | None = None,
-    out: Path = Path("runs/sweep"),
-    agreement_percent: float = 5.0,
-    tile: int = 16,
-    seed: int = 0,
-    crops: Path | None = None,
-) -> None:
-    """Mean agreement of the maps of every pair of classes: which classes does a method fail to tell apart?
-
-    Writes `sweep.npz` (agreement and image counts, methods × classes × classes), `pairs.csv` and a heat map per method.
-
-    For example:
-
-        case-jax sweep --methods grad_cam case --limit 300
-
-        case-jax sweep --top 2
-
-    Args:
-        model: classifier and contrast.
-        data: as in `case-jax evaluate`.
-        methods: names from `case-jax list methods`, or `all`; by default all but the slow ones.
-        top: pairs among this many likeliest classes of each image; all classes by default.
-        limit: number of images, drawn once by the seed; 1000 scenes by default.
-        out: folder to write to.
-        agreement_percent: k, percent of the pixels.
-        tile: images per device and step.
-        seed: for drawing images and for random methods.
-        crops: as in `case-jax evaluate`.
-    """
-    from case_jax.report.heat_map import draw_heat_maps
-
-    chosen = model.methods(methods)
-    ready = make_ready(model, crops)
-    source = ready.open(data, limit=limit, seed=seed)
-    require_writable(out)
-    found = run_sweep(
-        source,
-        ready.model,
-        ready.contrast(evaluated=source, seed=seed).sets,
-        chosen,
-        pixels=ready.pixels,
-        top=top,
-        agreement_percent=agreement_percent,
-        limit=limit,
-        seed=seed,
-        tile=tile,
-    )
-    names = ready.classifier.class_names
-    np.savez_compressed(
-        out / "sweep.npz",
-        methods=np.array(found.methods),
-        classes=np.array(names),
-        agreement=found.agreement,
-        images=found.images,
-    )
-    pairs = confused_pairs(found, names)
-    pairs.to_csv(out / "pairs.csv", index=False)
-    files = draw_heat_maps({name: METHODS[name].title for name in chosen}, found.agreement, names, out)
-    print(pairs.groupby("method", sort=False).head(5).to_markdown(index=False, floatfmt=".3f"))
-    left_out = {name: int(n) for name, n in zip(found.methods, found.degenerate, strict=True) if n}
-    if left_out:
-        print(f"Degenerate maps left out: {left_out}")
-    for entry in found.excluded:
-        print(f"Could not be read: {entry['name']} ({entry['reason']})")
-    print("\n".join(str(f) for f in [out / "sweep.npz", out / "pairs.csv", *files]))
 
 
 def list_(

@@ -99,6 +99,25 @@ def require_other_images(evaluated: Source, fingerprint: str | None, name: str |
     )
 
 
+def require_fitting(source: Source, model: TappedModel, pixels: Pixels, names: Sequence[str] | None = None) -> None:
+    """Raise unless images, classifier and the names of its classes belong together."""
+    require(model.num_classes >= 2, "model", f"{model.num_classes} class", "a classifier of at least 2 classes")
+    for argument, given in (("source", source.class_names), ("class_names", names)):
+        if given is not None:
+            accepted = f"as many as the classifier has, {model.num_classes}"
+            require(len(given) == model.num_classes, argument, f"{len(given)} class names", accepted)
+    finite = np.isfinite([*pixels.mean, *pixels.std]).all() and min(pixels.std) > 0
+    require(finite, "pixels", pixels, "finite means and deviations above 0, one per channel")
+
+
+def require_sets(source: Source, model: TappedModel, contrast: ContrastChoice) -> None:
+    """Raise unless contrast sets fit the classifier and come from other images."""
+    require_other_images(source, contrast.fingerprint, contrast.source)
+    if contrast.table is not None:
+        rows, accepted = len(contrast.table), f"sets for the model's {model.num_classes} classes"
+        require(rows == model.num_classes, "contrast", f"sets for {rows} classes", accepted)
+
+
 def plan(
     source: Source,
     model: TappedModel,
@@ -161,10 +180,8 @@ def plan(
         memory,
         "a bound for a tile that is found, not given: leave one of them out",
     )
-    _check_classes(source, model, class_names)
+    require_fitting(source, model, pixels, class_names)
     low = at_precision(model, precision)
-    finite = np.isfinite([*pixels.mean, *pixels.std]).all() and min(pixels.std) > 0
-    require(finite, "pixels", pixels, "finite means and deviations above 0, one per channel")
     indices = select(source, limit, seed)
     first = first_readable(source, indices).image
     require_percent("agreement_percent", [agreement_percent])
@@ -183,10 +200,7 @@ def plan(
     if "fidelity" in scores:
         _check_removed(scores["fidelity"]["percents"], first.shape[:2])
     contrast = contrast if isinstance(contrast, ContrastChoice) else contrast()
-    require_other_images(source, contrast.fingerprint, contrast.source)
-    if contrast.table is not None:
-        rows, accepted = len(contrast.table), f"sets for the model's {model.num_classes} classes"
-        require(rows == model.num_classes, "contrast", f"sets for {rows} classes", accepted)
+    require_sets(source, model, contrast)
     model = low
     protocol = Protocol(functions, contrast.sets, chosen, scores, pixels, seed)
     step = parallel.over_devices(make_step(protocol, model))
@@ -194,14 +208,14 @@ def plan(
         tile = largest_tile(step, model, source, indices, memory=memory or memory_bound(), most=min(part, len(indices)))
         part -= part % tile
     parallel.trace(step, model.params, template(source, indices, tile))  # what a function refuses fails here
-    config = _config(protocol, model, source, indices, contrast)
+    config = configuration(protocol, model, source, indices, contrast)
     config |= {"tile": tile, "part": part}
     config["model"] |= {"name": model_name, "precision": precision}
     names = source.class_names if class_names is None else tuple(class_names)
     return Plan(protocol, step, model, source, indices, contrast, config, tile, part, names)
 
 
-def _config(
+def configuration(
     protocol: Protocol, model: TappedModel, source: Source, indices: np.ndarray, contrast: ContrastChoice
 ) -> dict[str, Any]:
     """Everything that decides the rows, as JSON values."""
@@ -247,11 +261,3 @@ def _check_removed(percents: Sequence[float], shape: tuple[int, ...]) -> None:
     accepted = "a list that holds 50, the paper's percentage, and every percentage once"
     proper = 50 in percents and len(set(percents)) == len(percents)
     require(proper, "fidelity_percents", list(percents), accepted)
-
-
-def _check_classes(source: Source, model: TappedModel, names: Sequence[str] | None) -> None:
-    require(model.num_classes >= 2, "model", f"{model.num_classes} class", "a classifier of at least 2 classes")
-    for argument, given in (("source", source.class_names), ("class_names", names)):
-        if given is not None:
-            accepted = f"as many as the classifier has, {model.num_classes}"
-            require(len(given) == model.num_classes, argument, f"{len(given)} class names", accepted)

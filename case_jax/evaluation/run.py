@@ -43,7 +43,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
-def _session() -> dict[str, Any]:
+def session() -> dict[str, Any]:
+    """When, how and on what a run was started."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -74,7 +75,7 @@ def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) 
     parts = range(-(-len(planned.indices) // planned.part))
     with folder.locked() if number == 0 else contextlib.nullcontext():
         if number == 0:
-            folder.open(planned.config, _session())
+            folder.open(planned.config, session())
             write_json(folder.path / "contrast.json", _contrast_facts(planned))
         parallel.meet("the run folder is open")
         if number > 0:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from case_jax._checks import require
-from case_jax.contrast.sets import ContrastSet, ask
+from case_jax.contrast.sets import ContrastSet, Query, ask
 from case_jax.imageops import finish_maps, is_degenerate, normalise_image
 from case_jax.methods import MapFunction
 from case_jax.metrics import Metric, Scored
@@ -72,22 +72,31 @@ def view_for_targets(model: TappedModel, params: Params, image: Float[Array, "H 
 
 
 def maps_of_view(protocol: Protocol, view: View, targets: Int[Array, " T"], key: Key[Array, ""]) -> tuple[Array, Array]:
-    """Finished maps (M, T, H, W) of all methods at input resolution, and which are degenerate (M, T).
+    """Finished maps (M, T, H, W) of all methods at input resolution, and which are degenerate (M, T)."""
+    query, shape, finite = ask(view, targets, protocol.contrast, key=key), view.image.shape[:2], finite_logits(view)
+    raw = [raw_maps(name, method, view, query) for name, method in protocol.methods.items()]
+    maps, degenerate = zip(*(finished(found, shape, finite) for found in raw), strict=True)
+    return jnp.stack(maps), jnp.stack(degenerate)
 
-    Where the classifier's logits are not finite, every map of the image is degenerate, whatever the method.
-    """
-    query = ask(view, targets, protocol.contrast, key=key)
-    shape = view.image.shape[:2]
-    finite = jnp.isfinite(view.logits).all()
-    finished, degenerate = [], []
-    for name, method in protocol.methods.items():
-        maps = method(view, query)
-        accepted = f"one map per target, shape ({len(targets)}, height, width)"
-        proper = maps.ndim == 3 and len(maps) == len(targets)
-        require(proper, f"method {name!r}", f"an output of shape {maps.shape}", accepted)
-        finished.append(finish_maps(maps, shape))
-        degenerate.append(is_degenerate(maps) | ~finite)
-    return jnp.stack(finished), jnp.stack(degenerate)
+
+def finite_logits(view: View) -> Bool[Array, ""]:
+    """Whether all logits of the image are finite; otherwise every map of it is degenerate, whatever the method."""
+    return jnp.isfinite(view.logits).all()
+
+
+def raw_maps(name: str, method: MapFunction, view: View, query: Query) -> Float[Array, "T h w"]:
+    """A method's maps at its own resolution, one per target."""
+    maps, count = method(view, query), len(query.targets)
+    accepted = f"one map per target, shape ({count}, height, width)"
+    require(maps.ndim == 3 and len(maps) == count, f"method {name!r}", f"an output of shape {maps.shape}", accepted)
+    return maps
+
+
+def finished(
+    raw: Float[Array, "T h w"], shape: tuple[int, ...], finite: Bool[Array, "*T"]
+) -> tuple[Float[Array, "T H W"], Bool[Array, " T"]]:
+    """Maps in [0, 1] at input resolution, and which are degenerate; all of them where the image's logits are not `finite`."""
+    return finish_maps(raw, shape), is_degenerate(raw) | ~finite
 
 
 def other_class(key: Key[Array, ""], target: Int[Array, ""], num_classes: int) -> Int[Array, ""]:

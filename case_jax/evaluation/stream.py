@@ -241,7 +241,7 @@ def through_devices(
     params = parallel.replicate(params)
     pending: tuple[list[Tile], Any] | None = None
     with ThreadPoolExecutor(1) as watch:
-        for group in _groups(stream, count):
+        for group in groups(stream, count):
             batches = [tile.batch for tile in group]
             batches += [empty_batch(batches[0])] * (count - len(batches))
             results = step(params, parallel.shard(jax.tree.map(lambda *a: np.stack(a), *batches)))
@@ -255,7 +255,8 @@ def through_devices(
             yield from _fetch(pending)
 
 
-def _groups(stream: Iterable[Tile], count: int) -> Iterator[list[Tile]]:
+def groups(stream: Iterable[Tile], count: int) -> Iterator[list[Tile]]:
+    """`count` tiles at a time, as many as one step takes; fewer at the end."""
     group: list[Tile] = []
     for tile in stream:
         group.append(tile)
