@@ -196,7 +196,6 @@ def _add(counts: Counts, number: Int[Array, ""], tops: Tops, *, asked: _Asked, s
     """Add one method's tops of a tile."""
     words, degenerate = tops
     usable = asked.mine & ~degenerate
-    words = jnp.where(usable[..., None], words, jnp.uint32(0))
     count = asked.targets.shape[1]
     words, usable = (share.gather(a, 1)[:, :count] for a in (words, usable))
     add_image = partial(_add_every if every else _add_some, share=share)
@@ -218,7 +217,7 @@ def _add_every(sums: Sums, targets: Int[Array, " C"], words: Array, usable: Arra
     """All pairs of an image: the tops in the order of the classes, this device's rows with all."""
     height, classes = sums[0].shape
     order = jnp.argsort(targets)
-    words, usable = words[order], usable[order]
+    words, usable = _blank(words, usable)[order], usable[order]
     rows = share.index * height + jnp.arange(height, dtype=jnp.int32)
     own, at = rows < classes, jnp.minimum(rows, classes - 1)
     mine = jnp.where(own[:, None], words[at], jnp.uint32(0))
@@ -230,10 +229,15 @@ def _add_some(sums: Sums, targets: Int[Array, " T"], words: Array, usable: Array
     height = len(sums[0])
     row = targets - share.index * height
     row = jnp.where((row >= 0) & (row < height), row, height)  # beyond the end: dropped
-    at = (row[:, None], targets[None, :])
+    at, words = (row[:, None], targets[None, :]), _blank(words, usable)
     return sums[0].at[at].add(shared_pixels(words, words), mode="drop"), sums[1].at[at].add(
         _together(usable, usable), mode="drop"
     )
+
+
+def _blank(words: UInt32[Array, "t W"], usable: Bool[Array, " t"]) -> UInt32[Array, "t W"]:
+    """Maps that do not count share no pixels with any."""
+    return jnp.where(usable[:, None], words, jnp.uint32(0))
 
 
 def _together(rows: Bool[Array, " r"], columns: Bool[Array, " c"]) -> Int[Array, "r c"]:

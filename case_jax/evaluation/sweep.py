@@ -27,7 +27,7 @@ from case_jax.results import RunFolder
 from case_jax.source import Source
 from case_jax.tap.view import TappedModel, check_closed_form
 
-TILE, MEMORY, SAVE_SECONDS = 16, 256 * 2**20, 300.0
+TILE, MEMORY, SAVE_SECONDS = 16, 2**30, 300.0
 LARGEST = 2**31 - 1
 BLOCK = 1 << 22
 
@@ -129,7 +129,7 @@ def sweep(
         tile: images per step of a device, or of a group of devices that splits the classes.
         memory: bytes for maps on one device, half for those at the layer's resolution, half for those at input resolution. What does
             not fit is made in chunks of classes. Beside it a step holds what the classifier and a method's gradients need, packed masks
-            (tile × classes × pixels / 8 bytes, for each method that is asked in chunks) and 8 bytes for each pair of classes and method.
+            (a few times tile × classes × pixels / 8 bytes) and 8 bytes for each pair of classes and method.
         class_shards: how many devices share the classes of a tile, and the rows of the matrix; a divisor of the number of devices.
             Splitting classes changes the shapes, and so the last bits, of the maps.
         folder: keeps the sums, so that a killed sweep resumes; None keeps nothing.
