@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,6 +92,12 @@ def require_writable(folder: Path, argument: str = "out") -> None:
     except OSError as error:
         option = argument.replace("_", "-")
         raise CaseJaxError(f"{argument}: cannot write to {folder} ({error}); give another --{option}.") from error
+
+
+def wait_until(there: Callable[[], bool]) -> None:
+    """Until other processes have written something; where one of them dies, JAX ends this one."""
+    while not there():
+        time.sleep(POLL_SECONDS)
 
 
 class RunFolder:
@@ -267,8 +273,7 @@ class RunFolder:
     def wait_for(self, parts: Iterable[int]) -> None:
         """Until these parts are there, which other processes write."""
         for part in parts:
-            while not self.part(part).exists():
-                time.sleep(POLL_SECONDS)
+            wait_until(self.part(part).exists)
 
     def _read(self, file: Path, *, metadata_only: bool = False) -> Any:
         try:

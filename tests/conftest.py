@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from case_jax import tag, tag_head_input, tap_function
+from case_jax import cli, tag, tag_head_input, tap_function
 from case_jax.data import DigitScenes
 from case_jax.imageops import normalise_image
 from case_jax.models import load_classifier, tap_classifier
@@ -26,7 +26,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_disable_most_optimizations", True)  # processes that tests start optimise as users' do
-sys.path.append(str(Path(__file__).parents[1]))  # for experiments/; last: the installed case_jax is what is tested
+# for experiments/ and processes.py; last: the installed case_jax is what is tested
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 
 def pytest_configure(config):
@@ -76,6 +77,25 @@ def images(classifier, scenes):
 def tapped(classifier, images):
     """The shipped classifier tapped at its default layer, in closed form."""
     return tap_classifier(classifier, images[0])
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys, tmp_path):
+    """Run `case-jax ARGS` in an empty folder; returns exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["case-jax", *map(str, args)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
 
 
 TOY_CLASSES, TOY_CHANNELS = 5, 7

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.numpy import save_file
 
-from case_jax import cli
 from case_jax.cli.ready import Model, default_contrast
 from case_jax.models import MODELS
 from case_jax.models.weights import abstract, flat_state
@@ -44,26 +42,11 @@ def fine_tuned(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def shell(monkeypatch, capsys, tmp_path):
-    """Run `case-jax ARGS` in a folder with a photograph, on a machine without connection; returns status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
+@pytest.fixture(autouse=True)
+def _a_photograph_and_no_connection(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     shutil.copy(Path(sklearn.datasets.__file__).parent / "images" / "china.jpg", tmp_path / "photo.jpg")
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["case-jax", *map(str, args)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 def test_a_photograph_is_explained_with_the_weights_of_a_file(shell, fine_tuned, tmp_path):

@@ -1,5 +1,4 @@
 import json
-import sys
 from functools import partial
 
 import jax
@@ -9,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from case_jax import cli, tag, tap_function, topk_logits
+from case_jax import tag, tap_function, topk_logits
 from case_jax._checks import CaseJaxError
 from case_jax.data import DigitScenes
 from case_jax.evaluation import Pixels
@@ -446,25 +445,13 @@ def test_bad_games_are_refused(options, words):
 
 
 @pytest.fixture
-def shell(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
-
-    def run(arguments):
-        monkeypatch.setattr(sys, "argv", ["case-jax", "grid-pointing", *arguments.split()])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
+def pointing(shell):
+    """`case-jax grid-pointing` with these arguments."""
+    return lambda arguments: shell("grid-pointing", *arguments.split())
 
 
-def test_the_command_writes_rows_summaries_and_a_picture(shell, tmp_path):
-    status, out, _ = shell(
+def test_the_command_writes_rows_summaries_and_a_picture(pointing, tmp_path):
+    status, out, _ = pointing(
         "--limit 60 --mosaics 4 --tile 2 --contrast mosaic --methods grad_cam case centre_gaussian --out game"
     )
     assert status == 0
@@ -496,14 +483,14 @@ def test_the_command_writes_rows_summaries_and_a_picture(shell, tmp_path):
         ("--data folder:nowhere", ["no folder"]),
     ],
 )
-def test_bad_commands_are_refused(shell, arguments, words):
-    status, _, err = shell(f"{arguments} --contrast mosaic" if "--contrast" not in arguments else arguments)
+def test_bad_commands_are_refused(pointing, arguments, words):
+    status, _, err = pointing(f"{arguments} --contrast mosaic" if "--contrast" not in arguments else arguments)
     assert status == 2
     assert "Traceback" not in err
     assert all(word in err for word in words)
 
 
-def test_help_shows_an_example(shell):
-    status, out, _ = shell("--help")
+def test_help_shows_an_example(pointing):
+    status, out, _ = pointing("--help")
     assert status == 0
     assert "case-jax grid-pointing --n 3" in out

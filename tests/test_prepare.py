@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from case_jax import cli, tag, tap_function
+from case_jax import tag, tap_function
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import TfdsImages, preprocess
@@ -523,22 +523,6 @@ def test_cifar_archives_that_are_something_else_are_refused(tmp_path, changes, w
         prepare_cifar100(archive, data_dir=tmp_path, any_archive=True)
     for word in words:
         assert word in str(caught.value)
-
-
-@pytest.fixture
-def shell(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["case-jax", *map(str, words)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def test_the_shell_says_what_was_prepared_and_how_it_is_found(shell, val_tar, box_archive, tmp_path, monkeypatch):

@@ -1,24 +1,21 @@
 """Whole processes: killed in every way and resumed, on one device and on eight, one process and two."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
+from processes import cpu_environment, end, on_devices, start, start_two, succeed
 
 from case_jax.results import RunFolder
 
 pytestmark = pytest.mark.slow
 
-COMMAND = (
-    *(sys.executable, "-m", "case_jax.cli", "evaluate", "--limit", "200", "--tile", "8", "--part", "16"),
+WORDS = (
+    *("evaluate", "--limit", 200, "--tile", 8, "--part", 16),
     *("--methods", "grad_cam", "case", "random", "--metrics", "sensitivity", "fidelity", "--contrast", "topk_logits:3"),
 )
 PARTS = 13
@@ -26,40 +23,16 @@ PARTS = 13
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """A shared compilation cache, so that dozens of starts compile once for each number of devices."""
-    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return {**kept, "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")), "JAX_PLATFORMS": "cpu"}
+    return cpu_environment(tmp_path_factory.mktemp("xla"))
 
 
-def start(out, environment, *more):
-    log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (no pipe: nobody would empty it while the test waits for parts)
-    words = [*COMMAND, "--out", str(out), *map(str, more)]
-    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=log), log
+def into(out):
+    return [*WORDS, "--out", out]
 
 
-def end(started, seconds):
-    """Exit status and stderr."""
-    process, log = started
-    process.wait(seconds)
-    log.seek(0)
-    return process.returncode, log.read()
-
-
-def complete(out, environment, *more):
-    status, errors = end(start(out, environment, *more), 300)
-    assert status == 0, errors
+def complete(out, environment):
+    succeed([start(into(out), environment)])
     return RunFolder(out).rows()
-
-
-def start_two(out, environment):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        meeting = ("--coordinator", f"localhost:{free.getsockname()[1]}", "--process-count", 2)
-    return [start(out, environment, *meeting, "--process-id", number) for number in range(2)]
-
-
-def on_devices(environment, count):
-    return {**environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
 
 
 def parts(folder):
@@ -85,7 +58,7 @@ def unbroken(environment, tmp_path_factory):
 def test_fourteen_kills_and_the_rows_of_an_unbroken_run(environment, unbroken, tmp_path):
     folder, rng, moments = RunFolder(tmp_path / "run"), np.random.default_rng(0), []
     for kill in range(14):
-        started = start(folder.path, environment)
+        started = start(into(folder.path), environment)
         if kill % 2 and parts(folder) < PARTS - 3:  # right after a part was written
             wait_for_parts(started, folder, parts(folder) + 1)
         else:  # at any moment
@@ -103,7 +76,7 @@ def test_fourteen_kills_and_the_rows_of_an_unbroken_run(environment, unbroken, t
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_other_and_both_resume(environment, unbroken, tmp_path, killed):
     folder = RunFolder(tmp_path / "run")
-    both = start_two(folder.path, environment)
+    both = start_two(into(folder.path), environment)
     wait_for_parts(both[0], folder, 2)
     both[killed][0].send_signal(signal.SIGKILL)
     status, errors = end(both[1 - killed], 60)
@@ -112,19 +85,14 @@ def test_a_killed_process_ends_the_other_and_both_resume(environment, unbroken, 
     assert "start the same command in every process again" in errors
     end(both[killed], 60)
     assert parts(folder) < PARTS
-    for started in start_two(folder.path, environment):
-        status, errors = end(started, 300)
-        assert status == 0, errors
+    succeed(start_two(into(folder.path), environment))
     same(RunFolder(folder.path).rows(), unbroken)
     assert {json.loads(line)["process"] for line in (folder.path / "pace.jsonl").read_text().splitlines()} == {0, 1}
     assert (folder.path / "report.html").exists()
 
 
 def test_processes_of_another_configuration_do_not_mix(environment, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        meeting = ("--coordinator", f"localhost:{free.getsockname()[1]}", "--process-count", 2)
-    both = [start(tmp_path / "run", environment, *meeting, "--process-id", n, "--seed", n) for n in range(2)]
+    both = start_two(into(tmp_path / "run"), environment, ("--seed", 0), ("--seed", 1))
     (first, _), (second, errors) = (end(started, 120) for started in both)
     assert first != 0
     assert second == 2
@@ -152,7 +120,7 @@ def test_a_full_disk_keeps_what_is_there(environment, unbroken, tmp_path):
         pytest.skip("small file systems cannot be mounted here")
     try:
         folder = RunFolder(disk / "run")
-        status, errors = end(start(folder.path, environment), 300)
+        status, errors = end(start(into(folder.path), environment), 300)
         assert status == 2, errors
         assert "No space left on device" in errors
         assert 0 < parts(folder) < PARTS

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from case_jax import METHODS, CaseJaxError, tag, tag_head_input, tap_function
+from case_jax import METHODS, CaseJaxError, parallel, tag, tag_head_input, tap_function
 from case_jax.contrast.choice import choose_contrast
 from case_jax.evaluation import pair_counts
 from case_jax.evaluation import sweep as sweep_module
@@ -108,7 +108,7 @@ def agrees(found, model, left_out=()):
     np.testing.assert_array_equal(found.overlap[0], overlap)
     np.testing.assert_array_equal(found.images[0], images)
     assert (found.degenerate.tolist(), found.counted) == ([degenerate], IMAGES - len(left_out))
-    assert (found.missing, [entry["index"] for entry in found.excluded]) == (0, list(left_out))
+    assert [entry["index"] for entry in found.excluded] == list(left_out)
 
 
 @pytest.mark.parametrize("top", [2, 3, CLASSES])
@@ -235,16 +235,22 @@ def test_a_finished_sweep_is_left_alone(run, model, tmp_path):
     assert file_of(folder, 0).stat().st_mtime_ns == before
 
 
-def test_sums_of_shares_add_up(run, model, tmp_path):
+def test_another_number_of_processes_takes_what_is_left(run, model, tmp_path, monkeypatch):
     folder = RunFolder(tmp_path / "run")
-    part = run(Squares(unreadable=(1,)), folder=folder, share=(1, 3), tile=2)
-    assert (part.counted, part.missing) == (4, 7)  # tiles 1 and 4 of six
-    run(Squares(unreadable=(1,)), folder=folder, share=(0, 3), tile=2)
-    rest = run(
-        Squares(unreadable=(1,)), folder=folder, share=(0, 1), tile=2
-    )  # another number of shares takes what is left
-    agrees(rest, model, left_out=(1,))
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(Squares(crash_at=10), folder=folder, tile=2)
+    with monkeypatch.context() as alone:
+        alone.setattr(parallel, "process", lambda: (1, 3))
+        part = run(Squares(unreadable=(1,)), folder=folder, tile=2)
+    assert part.counted == 4  # tiles 1 and 4 of six
+    agrees(run(Squares(unreadable=(1,)), folder=folder, tile=2), model, left_out=(1,))
     assert len(read_sums(folder, (1, CLASSES))) == 2
+
+
+def test_processes_share_a_folder(run, monkeypatch):
+    monkeypatch.setattr(parallel, "process", lambda: (0, 2))
+    with pytest.raises(CaseJaxError, match=r"folder: got None; accepted: a folder, where processes share a sweep"):
+        run()
 
 
 def test_another_sweep_is_refused_with_the_difference(run, tmp_path):
@@ -335,7 +341,6 @@ def test_one_trace_for_all_steps(run):
             {"memory": 1000},
             r"memory: got 1000; accepted: at least 8192 bytes, for a map of 8×8 pixels of each of 4 images",
         ),
-        ({"share": (2, 2)}, r"share: got \(2, 2\)"),
         ({"class_shards": 3}, r"class_shards: got 3; accepted: a number that divides that of the local devices, 1"),
         ({"class_shards": 0}, "class_shards: got 0"),
         ({"methods": {}}, "methods: got none"),

@@ -1,6 +1,6 @@
 """Sweeps as whole processes: on tables of devices, and killed."""
 
-import os
+import json
 import signal
 import subprocess
 import sys
@@ -8,6 +8,10 @@ import time
 
 import numpy as np
 import pytest
+from processes import cpu_environment, end, on_devices, start, start_two, succeed
+
+from case_jax.evaluation.pair_sums import tiles_counted
+from case_jax.results import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -38,16 +42,16 @@ np.savez(sys.argv[1], **found)
 """
 
 
-def environment(devices):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": flags}
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    return {**cpu_environment(tmp_path_factory.mktemp("xla")), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
-def test_every_table_of_devices_gives_the_sums_of_one_device(tmp_path):
+def test_every_table_of_devices_gives_the_sums_of_one_device(environment, tmp_path):
     """(8, 1) bit for bit; (4, 2), (2, 4) and (1, 8) too on this machine, but other shapes may move a pixel in 100,000."""
     for devices, shards in ((1, ("1",)), (8, ("1", "2", "4", "8"))):
         command = [sys.executable, "-c", ON_DEVICES, str(tmp_path / f"{devices}.npz"), *shards]
-        subprocess.run(command, env=environment(devices), timeout=240, check=True)
+        subprocess.run(command, env=on_devices(environment, devices), timeout=240, check=True)
     one, eight = (np.load(tmp_path / f"{devices}.npz") for devices in (1, 8))
     for top in (None, 6):
         reference = one[f"{top} 1 overlap"]
@@ -59,46 +63,65 @@ def test_every_table_of_devices_gives_the_sums_of_one_device(tmp_path):
             assert np.abs(eight[f"{top} {shards} overlap"] - reference).sum() <= 1e-5 * reference.sum()
 
 
-TO_KILL = """
-from case_jax import METHODS
-from case_jax.contrast.choice import choose_contrast
-from case_jax.data import DigitScenes
-from case_jax.evaluation.step import Pixels
-from case_jax.evaluation.sweep import sweep
-from case_jax.imageops import normalise_image
-from case_jax.models import load_classifier, tap_classifier
-from case_jax.results import RunFolder
-
-def run(out):
-    classifier = load_classifier()
-    pixels, source = Pixels(classifier.preprocessing.mean, classifier.preprocessing.std), DigitScenes("test", 120)
-    model = tap_classifier(classifier, normalise_image(source[0].image, *pixels))
-    methods = {name: METHODS[name].maps for name in ("case", "random")}
-    contrast = choose_contrast("topk_logits:3", 25)
-    return sweep(source, model, contrast, methods, pixels=pixels, tile=8, folder=RunFolder(out), save_seconds=0, progress=False)
-"""
+WORDS = (
+    *("sweep", "--limit", 120, "--tile", 8, "--save-seconds", 0, "--contrast", "topk_logits:3"),
+    *("--methods", "case", "random"),
+)
+TILES = 15
 
 
-def test_a_killed_sweep_ends_with_the_integers_of_an_unbroken_one(tmp_path):
-    here = {}
-    exec(TO_KILL, here)
-    command = [sys.executable, "-c", TO_KILL + "import sys\nrun(sys.argv[1])", str(tmp_path / "killed")]
-    file = tmp_path / "killed" / "parts" / "sums-000000.npz"
-    counted = []
-    for _ in range(2):
-        before = file.stat().st_mtime_ns if file.exists() else 0
-        process = subprocess.Popen(command, env=environment(1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            if file.exists() and file.stat().st_mtime_ns != before:
-                break
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        with np.load(file) as sums:
-            counted.append(len(sums["tiles"]))
-    assert 0 < counted[0] < 15  # some work was left
-    found, unbroken = here["run"](tmp_path / "killed"), here["run"](tmp_path / "unbroken")
-    for name in ("overlap", "images", "degenerate"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(unbroken, name))
-    assert (found.counted, found.missing) == (120, 0)
+def into(out):
+    return [*WORDS, "--out", out]
+
+
+def sums(out):
+    with np.load(out / "sweep.npz") as found:
+        return found["agreement"], found["images"]
+
+
+def counted(out):
+    return tiles_counted(RunFolder(out)) if (out / "parts").exists() else 0
+
+
+def wait_for_more(started, out, before):
+    deadline = time.monotonic() + 120
+    while counted(out) <= before and started[0].poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert counted(out) > before
+
+
+@pytest.fixture(scope="module")
+def unbroken(environment, tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken")
+    succeed([start(into(out), environment)])
+    assert json.loads((out / "sweep.json").read_text())["counts"]["images"] == 120
+    return sums(out)
+
+
+def test_a_killed_sweep_ends_with_the_integers_of_an_unbroken_one(environment, unbroken, tmp_path):
+    for kill in (signal.SIGKILL, signal.SIGTERM):
+        before = counted(tmp_path)
+        started = start(into(tmp_path), environment)
+        wait_for_more(started, tmp_path, before)
+        started[0].send_signal(kill)
+        status, errors = end(started, 60)
+        assert status in (-kill, 128 + kill), errors
+    assert "the same command resumes" in errors
+    assert counted(tmp_path) < TILES  # some work was left
+    succeed([start(into(tmp_path), environment)])
+    np.testing.assert_array_equal(sums(tmp_path), unbroken)
+
+
+def test_two_processes_count_what_one_does_and_resume_as_one(environment, unbroken, tmp_path):
+    both = start_two(into(tmp_path), environment)
+    wait_for_more(both[0], tmp_path, 1)
+    both[1][0].send_signal(signal.SIGKILL)
+    status, errors = end(both[0], 60)
+    assert status != 0
+    assert "process 0 of 2 has ended before the run was complete" in errors
+    end(both[1], 60)
+    left = TILES - counted(tmp_path)
+    assert left > 0
+    succeed(start_two(into(tmp_path), environment))
+    np.testing.assert_array_equal(sums(tmp_path), unbroken)
+    assert len(list((tmp_path / "parts").glob("sums-*.npz"))) == 2

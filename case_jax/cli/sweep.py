@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import Model, Names, make_ready, require_outside, say
 from case_jax.evaluation.superclasses import ALL, Hierarchy, blocks, read_hierarchy, superclass_table
 from case_jax.evaluation.sweep import MEMORY, SAVE_SECONDS, TILE, Sweep, confused_pairs
@@ -16,11 +17,12 @@ from case_jax.methods import METHODS
 from case_jax.results import RunFolder, write_atomically, write_json
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
-MIB = 2**20
+ProcessesArgs = Annotated[Processes, tyro.conf.arg(name="")]
 
 
 def sweep(
     model: ModelArgs,
+    processes: ProcessesArgs,
     data: str = "digit_scenes",
     methods: Names = (),
     top: int | None = None,
@@ -29,7 +31,7 @@ def sweep(
     hierarchy: Path | None = None,
     agreement_percent: float = 5.0,
     tile: int = TILE,
-    memory: int = MEMORY // MIB,
+    memory: float = MEMORY / 1e9,
     class_shards: int = 1,
     save_seconds: float = SAVE_SECONDS,
     seed: int = 0,
@@ -49,10 +51,11 @@ def sweep(
 
         case-jax sweep --model resnet50 --data folder:val --methods grad_cam case --hierarchy wordnet.csv
 
-        case-jax sweep --model resnet50 --data folder:val --methods case --top 20 --class-shards 4 --tile 64 --memory 2048
+        case-jax sweep --model resnet50 --data folder:val --methods case --top 20 --class-shards 4 --tile 64 --memory 2
 
     Args:
         model: classifier and contrast.
+        processes: as in `case-jax evaluate`.
         data: as in `case-jax evaluate`.
         methods: names from `case-jax list methods`, or `all`; by default all but the slow ones.
         top: pairs among this many likeliest classes of each image; all classes by default.
@@ -61,7 +64,7 @@ def sweep(
         hierarchy: CSV file with the columns class,superclass and every class once: agreement within and between super-classes.
         agreement_percent: k, percent of the pixels.
         tile: images per device and step.
-        memory: MiB (2²⁰ bytes) on each device for maps: they are made in chunks of classes that fit. Beside them come packed
+        memory: GB on each device for maps: they are made in chunks of classes that fit. Beside them come packed
             masks, tile × classes × pixels / 8 bytes, and what the classifier itself needs.
         class_shards: devices that share the classes of a tile, and the rows of the matrix; the others take other tiles.
         save_seconds: how often the sums so far are written; what a killed sweep loses at most.
@@ -69,33 +72,35 @@ def sweep(
         crops: as in `case-jax evaluate`.
     """
     chosen = model.methods(methods)
-    ready = make_ready(model, crops)
-    names = ready.classifier.class_names
-    groups = None if hierarchy is None else read_hierarchy(hierarchy, names)
-    source = ready.open(data, limit=limit, seed=seed)
-    parts = [source.name.replace("/", "-").replace(":", "-"), model.model, *([f"top{top}"] if top else [])]
-    folder = RunFolder(out or Path("runs") / "-".join(["sweep", *parts, *([str(limit)] if limit else [])]))
-    require_outside(folder.path, source)
-    folder.require_writable()
-    say(f"sweep: {len(source):,} images of {source.name} × {len(chosen)} methods into {folder.path}")
-    found = run_sweep(
-        source,
-        ready.model,
-        partial(ready.contrast, evaluated=source, seed=seed),
-        chosen,
-        pixels=ready.pixels,
-        top=top,
-        agreement_percent=agreement_percent,
-        limit=limit,
-        seed=seed,
-        tile=tile,
-        memory=memory * MIB,
-        class_shards=class_shards,
-        folder=folder,
-        save_seconds=save_seconds,
-        model_name=model.model,
-    )
-    write_results(found, names, groups, folder.path)
+    with together(processes) as first:
+        ready = make_ready(model, crops)
+        names = ready.classifier.class_names
+        groups = None if hierarchy is None else read_hierarchy(hierarchy, names)
+        source = ready.open(data, limit=limit, seed=seed)
+        parts = [source.name.replace("/", "-").replace(":", "-"), model.model, *([f"top{top}"] if top else [])]
+        folder = RunFolder(out or Path("runs") / "-".join(["sweep", *parts, *([str(limit)] if limit else [])]))
+        require_outside(folder.path, source)
+        folder.require_writable()
+        say(f"sweep: {len(source):,} images of {source.name} × {len(chosen)} methods into {folder.path}")
+        found = run_sweep(
+            source,
+            ready.model,
+            partial(ready.contrast, evaluated=source, seed=seed),
+            chosen,
+            pixels=ready.pixels,
+            top=top,
+            agreement_percent=agreement_percent,
+            limit=limit,
+            seed=seed,
+            tile=tile,
+            memory=int(memory * 1e9),
+            class_shards=class_shards,
+            folder=folder,
+            save_seconds=save_seconds,
+            model_name=model.model,
+        )
+        if first:
+            write_results(found, names, groups, folder.path)
 
 
 def write_results(found: Sweep, names: tuple[str, ...], hierarchy: Hierarchy | None, folder: Path) -> None:
@@ -115,7 +120,7 @@ def write_results(found: Sweep, names: tuple[str, ...], hierarchy: Hierarchy | N
         arrays, files = arrays | further, files + more
     _write_arrays(folder / "sweep.npz", arrays)
     left_out = {name: int(n) for name, n in zip(found.methods, found.degenerate, strict=True) if n}
-    counts = {"images": found.counted, "could not be read": len(found.excluded), "not counted yet": found.missing}
+    counts = {"images": found.counted, "could not be read": len(found.excluded)}
     write_json(folder / "sweep.json", {"counts": counts, "degenerate maps": left_out, "excluded": found.excluded})
     files += draw_heat_maps(titles, arrays["agreement"], names, folder, groups)
     if left_out:
@@ -156,5 +161,3 @@ def _say_unread(found: Sweep, most: int = 10) -> None:
         print(f"Could not be read: {entry['name']} ({entry['reason']})")
     if len(found.excluded) > most:
         print(f"Could not be read either: {len(found.excluded) - most} more, listed in sweep.json")
-    if found.missing:
-        print(f"Not counted yet: {found.missing} images, in the shares of others")

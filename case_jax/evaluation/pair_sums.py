@@ -1,6 +1,6 @@
 """What a sweep has counted so far, on the host and in its folder: integers, and the tiles that they are over.
 
-Every holder of a share of the tiles writes a file of its own; what is counted is the sum of all files.
+Every process writes a file of its own; what is counted is the sum of all files.
 """
 
 import io
@@ -69,13 +69,13 @@ class PairSums:
         self.excluded = sorted([*self.excluded, *other.excluded], key=lambda entry: entry["index"])
 
 
-def file_of(folder: RunFolder, holder: int) -> Path:
-    """The file of one holder of a share of the tiles."""
-    return folder.parts / f"sums-{holder:06d}.npz"
+def file_of(folder: RunFolder, process: int) -> Path:
+    """The file of one process."""
+    return folder.parts / f"sums-{process:06d}.npz"
 
 
-def write_sums(folder: RunFolder, holder: int, sums: PairSums) -> None:
-    """Write one holder's sums in one atomic step, as integers no wider than need be.
+def write_sums(folder: RunFolder, process: int, sums: PairSums) -> None:
+    """Write one process's sums in one atomic step, as integers no wider than need be.
 
     Raises:
         CaseJaxError: when the file cannot be written (a full disk, say); the one before it stays.
@@ -90,7 +90,7 @@ def write_sums(folder: RunFolder, holder: int, sums: PairSums) -> None:
         tiles=np.array(sums.tiles, np.int64),
         facts=np.frombuffer(facts, np.uint8),
     )
-    file = file_of(folder, holder)
+    file = file_of(folder, process)
     try:
         write_atomically(file, buffer.getvalue())
     except OSError as error:
@@ -104,7 +104,7 @@ def _narrow(sums: Int[np.ndarray, "*n"]) -> np.ndarray:
 
 
 def read_sums(folder: RunFolder, shape: tuple[int, int]) -> dict[int, PairSums]:
-    """The sums of every holder, by its number.
+    """The sums of every process, by its number.
 
     Args:
         folder: of the sweep.
@@ -131,8 +131,18 @@ def _read(file: Path, shape: tuple[int, int]) -> PairSums:
         raise CaseJaxError(f"out: {file} is damaged ({error}); delete it and run the same command again.") from error
 
 
+def tiles_counted(folder: RunFolder) -> int:
+    """How many tiles the files of all processes hold."""
+
+    def tiles(file: Path) -> int:
+        with np.load(file) as stored:
+            return len(stored["tiles"])
+
+    return sum(map(tiles, folder.parts.glob(FILES)))
+
+
 def total(held: Iterable[PairSums], shape: tuple[int, int]) -> PairSums:
-    """All holders' sums together.
+    """The sums of all processes together.
 
     Raises:
         CaseJaxError: when two of them hold the same tile.

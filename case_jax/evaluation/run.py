@@ -7,7 +7,7 @@ import logging
 import platform
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,29 @@ def session() -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def opened(folder: RunFolder, config: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    """A run folder in all processes of a run, locked by the first; yields the number of this process and how many there are.
+
+    Raises:
+        CaseJaxError: when the folder cannot be written, is in use, holds another run, or is not seen by every process.
+    """
+    number, count = parallel.process()
+    with folder.locked() if number == 0 else contextlib.nullcontext():
+        if number == 0:
+            folder.open(config, session())
+        parallel.meet("the run folder is open")
+        if number > 0:
+            require(
+                (folder.path / "config.json").exists(),
+                "out",
+                f"{folder.path}, which process {number} sees without the run that process 0 has opened there",
+                "a folder that all processes share, or the run's parts copied into one folder afterwards",
+            )
+            folder.require_same(config)
+        yield number, count
+
+
 def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) -> RunFolder:
     """Run an evaluation into a folder, or resume it there; the rows do not depend on when it was interrupted.
 
@@ -71,15 +94,10 @@ def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) 
     Raises:
         CaseJaxError: when the folder cannot be written, holds another run or damaged parts, or is in use.
     """
-    number, count = parallel.process()
     parts = range(-(-len(planned.indices) // planned.part))
-    with folder.locked() if number == 0 else contextlib.nullcontext():
+    with opened(folder, planned.config) as (number, count):
         if number == 0:
-            folder.open(planned.config, session())
             write_json(folder.path / "contrast.json", _contrast_facts(planned))
-        parallel.meet("the run folder is open")
-        if number > 0:
-            _require_shared(folder, planned.config, number)
         done = folder.done()
         begun = {part: kept for part, kept in folder.begun().items() if part not in done}
         parallel.meet("all have seen what is done")
@@ -91,16 +109,6 @@ def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) 
         if number == 0:
             folder.wait_for(parts)
     return folder
-
-
-def _require_shared(folder: RunFolder, config: Mapping[str, Any], number: int) -> None:
-    require(
-        (folder.path / "config.json").exists(),
-        "out",
-        f"{folder.path}, which process {number} sees without the run that process 0 has opened there",
-        "a folder that all processes share, or the run's parts copied into one folder afterwards",
-    )
-    folder.require_same(config)
 
 
 def _run_parts(planned: Plan, folder: RunFolder, begun: dict[int, Begun], progress: bool | None) -> Pace:

@@ -1,6 +1,5 @@
 """Which classes does a method fail to tell apart? Mean agreement of the maps of every pair of classes, over any number of images."""
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,19 +14,20 @@ from case_jax import parallel
 from case_jax._checks import require, require_percent
 from case_jax.contrast.choice import ContrastChoice
 from case_jax.evaluation.pair_counts import Pairs, empty_counts, make_counting_step, pairs_in
-from case_jax.evaluation.pair_sums import PairSums, read_sums, total, write_sums
+from case_jax.evaluation.pair_sums import PairSums, read_sums, tiles_counted, total, write_sums
 from case_jax.evaluation.planning import configuration, require_fitting, require_sets
-from case_jax.evaluation.run import session
+from case_jax.evaluation.run import opened
 from case_jax.evaluation.step import Batch, Pixels, Protocol
+from case_jax.evaluation.stopping import Stopping
 from case_jax.evaluation.stream import Tile, first_readable, groups, select, template, tiles
 from case_jax.imageops import normalise_image
 from case_jax.methods import MapFunction
 from case_jax.ranking import pixel_count
-from case_jax.results import RunFolder
+from case_jax.results import RunFolder, wait_until
 from case_jax.source import Source
 from case_jax.tap.view import TappedModel, check_closed_form
 
-TILE, MEMORY, SAVE_SECONDS = 16, 2**30, 300.0
+TILE, MEMORY, SAVE_SECONDS = 16, 10**9, 300.0
 LARGEST = 2**31 - 1
 BLOCK = 1 << 22
 
@@ -48,8 +48,6 @@ class Sweep(NamedTuple):
     """Images that could not be read."""
     counted: int
     """Images counted."""
-    missing: int = 0
-    """Images in the shares of others that have not been counted yet."""
 
     @property
     def agreement(self) -> Float[np.ndarray, "M C C"]:
@@ -106,14 +104,14 @@ def sweep(
     class_shards: int = 1,
     folder: RunFolder | None = None,
     save_seconds: float = SAVE_SECONDS,
-    share: tuple[int, int] = (0, 1),
     model_name: str = "custom",
     progress: bool | None = None,
 ) -> Sweep:
     """The mean agreement matrix over a data set.
 
     `mean over images of |T_a ∩ T_b| / k`, T_c the k highest-ranked pixels of the map of class c at input resolution. Sums are integers:
-    equal masks give equal sums, whatever the order and the number of devices.
+    equal masks give equal sums, whatever the order and the number of devices. Of several processes (`parallel.join`) each takes its
+    share of the tiles; the first returns when all are counted. SIGTERM and Ctrl-C end the sweep after the batch in hand, which is kept.
 
     Args:
         source: the images; labels are not needed.
@@ -132,47 +130,47 @@ def sweep(
             (a few times tile × classes × pixels / 8 bytes) and 8 bytes for each pair of classes and method.
         class_shards: how many devices share the classes of a tile, and the rows of the matrix; a divisor of the number of devices.
             Splitting classes changes the shapes, and so the last bits, of the maps.
-        folder: keeps the sums, so that a killed sweep resumes; None keeps nothing.
+        folder: keeps the sums, so that a killed sweep resumes; where all processes see it; None keeps nothing.
         save_seconds: how often they are written, and what a killed sweep loses at most.
-        share: (p, P): count tiles p, p + P, … only. The shares' sums are added up in one folder.
         model_name: how the folder names the classifier.
         progress: show a bar; None shows it in a terminal.
 
     Returns:
-        The sums of all shares that the folder holds.
+        The sums; in the first process over all images.
 
     Raises:
-        CaseJaxError: for `top` outside [2, C], bad percentages, limits or shares, memory for less than one class, or a folder that
-            holds another sweep.
+        CaseJaxError: for `top` outside [2, C], bad percentages or limits, memory for less than one class, several processes
+            without a folder, or a folder that holds another sweep.
     """
-    require(0 <= share[0] < share[1], "share", share, "(p, P) with 0 ≤ p < P")
+    require(
+        folder is not None or parallel.process()[1] == 1, "folder", folder, "a folder, where processes share a sweep"
+    )
     settings = _Settings(top, agreement_percent, limit, seed, tile, memory, class_shards)
     plan = _plan(source, model, contrast, methods, pixels, settings)
     plan.config["model"]["name"] = model_name
     shape = (len(plan.methods), model.num_classes)
-    with contextlib.nullcontext() if folder is None else folder.locked():
-        held: dict[int, PairSums] = {}
-        if folder is not None:
-            folder.open(plan.config, session())
-            held = read_sums(folder, shape)
-        mine = held.setdefault(share[0], PairSums.none(*shape))
+    tiles = range(-(-len(plan.indices) // tile))
+    if folder is None:
+        found = PairSums.none(*shape)
+        _count(plan, tiles, found, None, save_seconds, progress)
+        return _found(plan, found)
+    with opened(folder, plan.config) as (number, count):
+        held = read_sums(folder, shape)
+        parallel.meet("all have seen what is counted")
         done = {t for sums in held.values() for t in sums.tiles}
-        numbers = [t for t in range(-(-len(plan.indices) // tile))[share[0] :: share[1]] if t not in done]
-        save = (lambda: None) if folder is None else lambda: write_sums(folder, share[0], mine)
-        if numbers:
-            _count(plan, numbers, mine, save, save_seconds, progress)
-    found = mine if len(held) == 1 else total(held.values(), shape)
-    missing = len(plan.indices) - found.counted - len(found.excluded)
-    return Sweep(
-        plan.methods,
-        found.overlap,
-        found.images,
-        plan.pairs.pixels,
-        found.degenerate,
-        found.excluded,
-        found.counted,
-        missing,
-    )
+        mine = held.setdefault(number, PairSums.none(*shape))
+        todo = [t for t in tiles if t not in done][number::count]
+        if todo:
+            _count(plan, todo, mine, lambda: write_sums(folder, number, mine), save_seconds, progress)
+        if number == 0 and count > 1:
+            wait_until(lambda: tiles_counted(folder) == len(tiles))
+            held = read_sums(folder, shape)
+    return _found(plan, total(held.values(), shape))
+
+
+def _found(plan: _Plan, sums: PairSums) -> Sweep:
+    counts = (sums.degenerate, sums.excluded, sums.counted)
+    return Sweep(plan.methods, sums.overlap, sums.images, plan.pairs.pixels, *counts)
 
 
 def _plan(
@@ -234,7 +232,7 @@ def _count(
     plan: _Plan,
     numbers: Sequence[int],
     sums: PairSums,
-    save: Callable[[], None],
+    save: Callable[[], None] | None,
     save_seconds: float,
     progress: bool | None,
 ) -> None:
@@ -257,26 +255,35 @@ def _count(
         sums.excluded += [entry for t in in_hand for entry in t.excluded]
         in_hand.clear()
 
+    def keep() -> str:
+        return (
+            "the sums written last are kept, and the same command resumes"
+            if save
+            else "nothing is kept, as there is no folder"
+        )
+
     stream = tiles(plan.source, plan.indices, numbers, plan.empty, ahead=2 * grid.rows)
     missing = sum(min(size, images - t * size) for t in numbers)
     hidden = None if progress is None else not progress
-    with tqdm(total=images, initial=images - missing, unit=" images", desc="sweep", disable=hidden) as bar:
-        for group in groups(stream, grid.rows):
+    bar = tqdm(total=images, initial=images - missing, unit=" images", desc="sweep", disable=hidden)
+    with bar, Stopping(keep) as stopping:
+        for group in groups(stopping.until(stream), grid.rows):
             batches = [t.batch for t in group] + [plan.empty] * (grid.rows - len(group))
             state, seen = plan.step(state, params, grid.shard(jax.tree.map(lambda *a: np.stack(a), *batches)))
             jax.block_until_ready(running)
             running, steps = seen, steps + 1
             in_hand += map(_counted, group)
             bar.update(sum(min(size, images - t.number * size) for t in group))
-            due = time.monotonic() - saved >= save_seconds
+            due = save is not None and time.monotonic() - saved >= save_seconds
             if due or steps == most:
                 fetch()
                 state, steps = grid.zeros(shapes), 0
-            if due:
+            if save is not None and due:
                 save()
                 saved = time.monotonic()
         fetch()
-        save()
+        if save is not None:
+            save()
 
 
 def confused_pairs(found: Sweep, class_names: Sequence[str], *, most: int = 20) -> pd.DataFrame:

@@ -1,0 +1,32 @@
+"""Every method through every default test."""
+
+import html
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from case_jax import METHODS
+from case_jax.results import RunFolder
+
+
+@pytest.mark.slow
+def test_every_method_on_two_hundred_scenes(shell, tmp_path):
+    """All of them in one run, ranked in its report; the long ones with smaller budgets."""
+    budgets = ["rise.masks=32", "opti_cam.steps=5", "smooth_grad.samples=8", "integrated_gradients.steps=4"]
+    budgets += ["meaningful_perturbation.steps=5", "extremal_perturbation.steps=5"]
+    status, _out, err = shell(
+        "evaluate", "--limit", 200, "--methods", "all", "--set", *budgets, "--tile", 25, "--part", 50, "--out", "run"
+    )
+    assert status == 0, err
+    rows = RunFolder(tmp_path / "run").rows()
+    assert rows.groupby("method").size().to_dict() == dict.fromkeys(METHODS, 200)
+    assert np.isfinite(rows["F"]).mean() > 0.99
+    summary = pd.read_csv(tmp_path / "run" / "summary.csv", index_col="method")
+    for name, entry in METHODS.items():
+        assert np.isfinite(summary.loc[name, "mean_rank"]) == (not entry.control), name
+        if entry.class_blind:
+            assert summary.loc[name, "F_median"] == 1, name
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Ranks" in page
+    assert [entry.title for entry in METHODS.values() if html.escape(entry.title) not in page] == []
