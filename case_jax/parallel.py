@@ -108,9 +108,28 @@ def shard(tree: Any) -> Any:
     return jax.device_put(tree, _over_devices())
 
 
-def over_devices(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function under `jax.pmap` over this process's devices: every argument and result has a leading device axis."""
-    return jax.pmap(function, axis_name="devices", devices=jax.local_devices())
+def over_devices(function: Callable[..., Any], *, donate: bool = False) -> Callable[..., Any]:
+    """The function under `jax.pmap` over this process's devices: every argument and result has a leading device axis.
+
+    With `donate` the first argument's memory is reused: it must not be used again.
+    """
+    donated = (0,) if donate else ()
+    return jax.pmap(function, axis_name="devices", devices=jax.local_devices(), donate_argnums=donated)
+
+
+def average(tree: Any) -> Any:
+    """The mean over the devices, inside a function of `over_devices`; floating-point arrays only."""
+    return jax.lax.pmean(tree, "devices")
+
+
+def device_index() -> jax.Array:
+    """The number of the device, inside a function of `over_devices`."""
+    return jax.lax.axis_index("devices")
+
+
+def first_of(tree: Any) -> Any:
+    """The first device's arrays, on the host."""
+    return jax.tree.map(lambda a: np.asarray(a[0]), tree)
 
 
 def trace(step: Callable[..., Any], *arguments: Any) -> None:

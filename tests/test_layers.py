@@ -10,10 +10,12 @@ import pytest
 
 FLOORS = (
     ("_checks",),
-    ("source", "imageops", "ranking", "measure", "parallel", "results"),
+    ("source", "imageops", "ranking", "measure", "parallel", "results", "stopping"),
     ("tap", "data"),
     ("models",),
+    ("training",),
     ("contrast",),
+    ("masking",),
     ("methods", "metrics"),
     ("evaluation",),
     ("stats",),

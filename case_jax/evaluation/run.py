@@ -17,9 +17,9 @@ from tqdm import tqdm
 from case_jax import parallel
 from case_jax._checks import require
 from case_jax.evaluation.planning import Plan
-from case_jax.evaluation.stopping import Stopping
 from case_jax.evaluation.stream import Pace, Tile, template, through_devices, tiles
 from case_jax.results import NOTHING, Begun, RunFolder, write_json
+from case_jax.stopping import Stopping
 
 PACKAGES = (
     "case-jax",

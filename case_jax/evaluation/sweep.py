@@ -18,13 +18,13 @@ from case_jax.evaluation.pair_sums import PairSums, read_sums, tiles_counted, to
 from case_jax.evaluation.planning import configuration, require_fitting, require_sets
 from case_jax.evaluation.run import opened
 from case_jax.evaluation.step import Batch, Pixels, Protocol
-from case_jax.evaluation.stopping import Stopping
 from case_jax.evaluation.stream import Tile, first_readable, groups, select, template, tiles
 from case_jax.imageops import normalise_image
 from case_jax.methods import MapFunction
 from case_jax.ranking import pixel_count
 from case_jax.results import RunFolder, wait_until
 from case_jax.source import Source
+from case_jax.stopping import Stopping
 from case_jax.tap.view import TappedModel, check_closed_form
 
 TILE, MEMORY, SAVE_SECONDS = 16, 10**9, 300.0

@@ -118,7 +118,7 @@ def tap_classifier(classifier: Classifier, image: Array, *, layer: str | None = 
     """
     taps = classifier.entry.taps
     layer = next(iter(taps.layers)) if layer is None else layer
-    return tap_nnx(classifier.module, layer, image, chunk=chunk, **taps.options(layer))
+    return tap_nnx(classifier.module, layer, image, stages=taps.stages, chunk=chunk, **taps.options(layer))
 
 
 @contextmanager

@@ -20,6 +20,8 @@ class Taps(NamedTuple):
     """Layers behind which channels do not mix before the first dense layer, with the options of `tap_nnx` that declare it."""
     token_grid: tuple[int, int] | None = None
     """Rows and columns of the patches, where layers below `encoder` give tokens."""
+    stages: tuple[str, ...] = ()
+    """Layers that give one map for each resolution, the highest first: what a masking model reads. None where there is one alone."""
 
     def options(self, layer: str) -> dict[str, Any]:
         """What `tap_nnx` must be told at a layer; nothing at most."""
@@ -38,7 +40,8 @@ def digit_resnet_taps(**_: Any) -> Taps:
         "blocks.2": f"last ReLU; {CLOSED}",
         "blocks.2.conv2": f"{RAW}; {CLOSED}",
     }
-    return Taps(layers, _declared((*layers, "blocks.2.bn2"), linear_head="head"))
+    stages = ("bn", "blocks.0", "blocks.1", "blocks.2")
+    return Taps(layers, _declared((*layers, "blocks.2.bn2"), linear_head="head"), stages=stages)
 
 
 def resnet_taps(*, block: type, depths: Sequence[int], **_: Any) -> Taps:
@@ -48,7 +51,8 @@ def resnet_taps(*, block: type, depths: Sequence[int], **_: Any) -> Taps:
         last: f"last ReLU; {CLOSED}",
         f"{last}.conv{number}": f"{RAW}; {CLOSED}",
     }
-    return Taps(layers, _declared((*layers, f"{last}.bn{number}", "layer4"), linear_head="fc"))
+    closed = _declared((*layers, f"{last}.bn{number}", "layer4"), linear_head="fc")
+    return Taps(layers, closed, stages=("maxpool", "layer1", "layer2", "layer3", "layer4"))
 
 
 def vgg_taps(*, stages: Sequence[Sequence[int]], **_: Any) -> Taps:
@@ -60,7 +64,9 @@ def vgg_taps(*, stages: Sequence[Sequence[int]], **_: Any) -> Taps:
         convolution: f"{RAW}; {CLOSED}",
     }
     closed = (*layers, norm, f"features.{pool}", "features", "avgpool")
-    return Taps(layers, _declared(closed, dense_head="classifier.0"))
+    ends = [3 * sum(map(len, stages[: i + 1])) + i for i in range(len(stages))]
+    pools = tuple(f"features.{end}" for end in ends)
+    return Taps(layers, _declared(closed, dense_head="classifier.0"), stages=pools)
 
 
 def densenet_taps(*, depths: Sequence[int], growth: int = 32, stem: int = 64, **_: Any) -> Taps:
@@ -77,7 +83,8 @@ def densenet_taps(*, depths: Sequence[int], growth: int = 32, stem: int = 64, **
     whole = _declared(("relu", "features.norm5", "features", block), linear_head="classifier")
     last = (f"{dense_layer}.conv2", dense_layer)
     part = _declared(last, linear_head="classifier", head_channels=(total - growth, total))
-    return Taps(layers, whole | part)
+    blocks = (f"features.denseblock{i + 1}" for i in range(len(depths)))
+    return Taps(layers, whole | part, stages=("features.pool0", *blocks))
 
 
 def convnext_taps(*, depths: Sequence[int], **_: Any) -> Taps:
@@ -87,7 +94,8 @@ def convnext_taps(*, depths: Sequence[int], **_: Any) -> Taps:
         last: f"last block's output; {PULLED_BACK}",
         f"{last}.block.0": f"{RAW}; {PULLED_BACK}",
     }
-    return Taps(layers, {})
+    stages = ("features.0", *(f"features.{2 * i + 1}" for i in range(len(depths))))
+    return Taps(layers, {}, stages=stages)
 
 
 def vit_taps(*, depth: int, image_size: int = 224, patch: int = 16, **_: Any) -> Taps:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Array, Float
@@ -36,6 +37,41 @@ def _retype(sub: Any, call: Any) -> None:
     sub.__class__ = type(type(sub).__name__, (type(sub),), {"__call__": call})
 
 
+def outputs_of(module: nnx.Module, paths: Sequence[str], *args: Any, **kwargs: Any) -> tuple[Any, tuple[Array, ...]]:
+    """Call a module; its output, and those of some of its sub-modules in the order of their paths.
+
+    Args:
+        module: a copy of one's own, which is changed.
+        paths: dotted paths, as in `layers`.
+        args: what the module is called with.
+        kwargs: the same.
+
+    Raises:
+        CaseJaxError: for an unknown path, or one that is not called exactly once.
+    """
+    known = layers(module)
+    met: dict[str, list[Array]] = {path: [] for path in paths}
+    for path in paths:
+        if path not in known:
+            raise unknown("stages", path, known)
+        _record(known[path], met[path])
+    out = module(*args, **kwargs)  # type: ignore[operator]
+    for path, found in met.items():
+        require(len(found) == 1, "stages", f"{path!r}, called {len(found)} times", "layers that are called once")
+    return out, tuple(met[path][0] for path in paths)
+
+
+def _record(sub: Any, found: list[Array]) -> None:
+    call = type(sub).__call__
+
+    def recorded(self, *args, **kwargs):
+        out = call(self, *args, **kwargs)
+        found.append(out)
+        return out
+
+    _retype(sub, recorded)
+
+
 def tap_nnx(
     module: nnx.Module,
     layer: str,
@@ -45,6 +81,7 @@ def tap_nnx(
     dense_head: str | None = None,
     head_channels: tuple[int, int] | None = None,
     token_grid: tuple[int, int] | None = None,
+    stages: Sequence[str] = (),
     chunk: int = 64,
 ) -> TappedModel:
     """Split a Flax NNX classifier at a named layer; the module itself is left untouched.
@@ -62,6 +99,7 @@ def tap_nnx(
         head_channels: (first, total), when the layer's channels are only some of those in front of the head (as in the last dense
             layer of a DenseNet): the first of them, and how many there are.
         token_grid: rows and columns, when the layer's output are tokens, (B, prefix + rows · columns, K): the last become the map.
+        stages: paths of further layers whose maps a method may ask for (`View.stages`), the highest resolution first.
         chunk: most classes whose gradients are held in memory at once.
 
     Returns:
@@ -78,7 +116,8 @@ def tap_nnx(
     )
     known = layers(module)
     head = one_head(linear_head, dense_head)
-    for argument, path in (("layer", layer), ("linear_head", linear_head), ("dense_head", dense_head)):
+    paths = [("layer", layer), ("linear_head", linear_head), ("dense_head", dense_head)]
+    for argument, path in [*paths, *(("stages", path) for path in stages)]:
         if path is not None and path not in known:
             raise unknown(argument, path, known)
     if head is not None:
@@ -115,6 +154,9 @@ def tap_nnx(
     def kernel(params: Any) -> Array:
         return rebuilt(params)[1][head].kernel[...]  # type: ignore[index,union-attr]
 
+    def stage_maps(params: Any, x: Array) -> tuple[Array, ...]:
+        return tuple(found[0] for found in outputs_of(rebuilt(params)[0], stages, x[None])[1])
+
     return tapped(
         apply,
         params,
@@ -123,5 +165,6 @@ def tap_nnx(
         tag=LAYER + layer,
         head_kernel=kernel if head else None,
         head_channels=head_channels,
+        stages=stage_maps if stages else None,
         chunk=chunk,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -49,6 +50,8 @@ class View:
     """The first dense layer, where no channels mix before it and the model declares so; else None."""
     chunk: int
     """Most classes, channels or altered copies of the image that a method holds in memory at once."""
+    stages: Callable[[], tuple[Float[Array, "h w k"], ...]] | None = None
+    """Maps of further layers, the highest resolution first; None where the model was tapped without."""
 
     def factors(self) -> Factors | None:
         """Class weights as a product of the head's columns and one response per channel; None where they are none."""
@@ -79,6 +82,8 @@ class TappedModel:
     """Whether the head's output are the logits."""
     chunk: int = 64
     """Most classes (or channels) that one pullback holds in memory at once."""
+    stages: Callable[[Params, Float[Array, "Hx Wx 3"]], tuple[Float[Array, "h w k"], ...]] | None = None
+    """Maps of further layers, the highest resolution first."""
 
     def view(self, params: Params, image: Float[Array, "Hx Wx 3"]) -> View:
         """One forward pass; only the part after the layer is differentiated.
@@ -118,7 +123,12 @@ class TappedModel:
             exists = (classes >= 0) & (classes < self.num_classes)
             return jnp.where(exists[:, None], known(classes), jnp.nan)  # never another class's weights in silence
 
-        return View(image, logits, activation, tail, lambda x: self.apply(params, x), pull, weights, head, self.chunk)
+        stages = None if self.stages is None else partial(self.stages, params, image)
+
+        def predict(x):
+            return self.apply(params, x)
+
+        return View(image, logits, activation, tail, predict, pull, weights, head, self.chunk, stages)
 
     def _head(self, params: Params, tail: Tail, activation: Array, logits: Array) -> Head | None:
         if self.head_kernel is None:
@@ -161,6 +171,7 @@ def tapped(
     tag: str,
     head_kernel: Callable[[Params], Array] | None = None,
     head_channels: tuple[int, int] | None = None,
+    stages: Callable[[Params, Array], tuple[Array, ...]] | None = None,
     chunk: int = 64,
 ) -> TappedModel:
     """Build a `TappedModel` after checking all shapes on one image; the adapters call this.
@@ -204,6 +215,7 @@ def tapped(
         head_channels,
         HEAD_OUTPUT not in met,
         chunk,
+        stages,
     )
     if head_kernel is not None:
         _check_head(model, met)

@@ -1,0 +1,28 @@
+"""Masking-based saliency (Phang, Park, Geras, arXiv 2010.09750): the masking model, what it is trained for, and what fills its holes."""
+
+from case_jax.masking.infill import INFILLERS, InfillNet, infiller, masked_in, masked_out
+from case_jax.masking.losses import objective, size_reward, total_variation
+from case_jax.masking.masker import Masker, binary_concrete, to_image
+from case_jax.masking.task import Ingredients, Side, masker_task, networks
+from case_jax.masking.trained import TrainedMasker, load_masker, save_masker
+
+__all__ = [
+    "INFILLERS",
+    "InfillNet",
+    "Ingredients",
+    "Masker",
+    "Side",
+    "TrainedMasker",
+    "binary_concrete",
+    "infiller",
+    "load_masker",
+    "masked_in",
+    "masked_out",
+    "masker_task",
+    "networks",
+    "objective",
+    "save_masker",
+    "size_reward",
+    "to_image",
+    "total_variation",
+]

@@ -1,0 +1,126 @@
+"""A trained masker: its file, and its masks as maps of an ordinary saliency method."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from case_jax._checks import CaseJaxError, require
+from case_jax.contrast.sets import Query
+from case_jax.masking.masker import Masker, to_image
+from case_jax.models.weights import flat_state, load_weights, read_weight_file, save_weights
+from case_jax.tap.view import View
+
+FILE, CLASSIFIER = "masker.safetensors", "classifier.safetensors"
+SIZE = 0.5
+
+
+def digest(module: nnx.Module) -> str:
+    """Changes when any variable of a network does."""
+    total = hashlib.sha256()
+    for path, variable in sorted(flat_state(module).items()):
+        if jnp.issubdtype(variable.dtype, jnp.floating):
+            total.update(path.encode())
+            total.update(np.asarray(variable[...], np.float32).tobytes())
+    return total.hexdigest()[:16]
+
+
+def save_masker(
+    path: Path, masker: Masker, *, channels: list[int], width: int, gumbel: bool, classifier: str, words: str
+) -> None:
+    """Write a masker with what it takes to use it.
+
+    Args:
+        path: the file.
+        masker: trained.
+        channels: of the stage maps.
+        width: of its branches.
+        gumbel: whether its masks are cut at ½.
+        classifier: the `digest` of the classifier whose maps it reads.
+        words: how it was trained, for tables.
+    """
+    facts = {
+        "masker": {
+            "channels": channels,
+            "stages": list(masker.stages),
+            "width": width,
+            "num_classes": masker.num_classes,
+            "size_conditional": masker.size_conditional,
+        },
+        "gumbel": gumbel,
+        "classifier": classifier,
+        "words": words,
+    }
+    save_weights(path, masker, metadata=facts)
+
+
+@dataclass(frozen=True)
+class TrainedMasker:
+    """A masker as a saliency method: call it as `(view, query)`."""
+
+    masker: Masker
+    gumbel: bool
+    classifier: str
+    """The digest of the classifier that it was trained with."""
+    words: str
+
+    @property
+    def class_blind(self) -> bool:
+        """Whether its masks are the same for every class."""
+        return self.masker.num_classes is None
+
+    def __call__(self, view: View, query: Query, *, size: float = SIZE) -> Float[Array, "T H W"]:
+        """The masks of one image, one a target, in blocks of pixels at the image's resolution.
+
+        Values in [0, 1]; 0 or 1 for a masker of binary masks, whose ranks are therefore ties.
+
+        Args:
+            view: of a model tapped with its stages.
+            query: targets.
+            size: the wanted mean of the mask, for a size-conditional masker.
+
+        Raises:
+            CaseJaxError: when the view has no stage maps, or others than the masker was trained on.
+
+        Phang, Park, Geras, arXiv 2010.09750.
+        """
+        if view.stages is None:
+            raise CaseJaxError(
+                "model: a masker reads several layers; tap the model with stages=, as tap_classifier does."
+            )
+        maps, count = view.stages(), len(query.targets)
+        conditional = self.masker.num_classes is not None
+        copies = count if conditional else 1
+        batch = tuple(jnp.broadcast_to(m.astype(jnp.float32), (copies, *m.shape)) for m in maps)
+        sizes = jnp.full(copies, size) if self.masker.size_conditional else None
+        logits = self.masker(batch, labels=query.targets if conditional else None, sizes=sizes)
+        mask = (logits > 0).astype(jnp.float32) if self.gumbel else jax.nn.sigmoid(logits)
+        return jnp.broadcast_to(to_image(mask, view.image.shape[:2]), (count, *view.image.shape[:2]))
+
+
+def load_masker(run: str | Path) -> TrainedMasker:
+    """The masker of a run of `case-jax train masker`, or of its file.
+
+    Raises:
+        CaseJaxError: when there is none, the training has not ended, or the file is another one.
+    """
+    path = Path(run)
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise CaseJaxError(
+            f"masker: no {FILE} in {path}; give a folder of `case-jax train masker` whose training has ended."
+        )
+    facts: Any = read_weight_file(file).metadata
+    require("masker" in facts, "masker", f"{file}, which holds another network", "a file of `case-jax train masker`")
+    sizes = facts["masker"]
+    masker = nnx.eval_shape(lambda: Masker(**sizes, rngs=nnx.Rngs(0)))
+    load_weights(file, masker)
+    masker.eval()
+    still = nnx.view(masker, use_running_average=True)
+    return TrainedMasker(still, facts["gumbel"], facts["classifier"], facts["words"])

@@ -1,0 +1,125 @@
+"""Labelled images of a source for training: which come when is a pure function of the step, so that a killed run goes on exactly."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from case_jax._checks import CaseJaxError, require
+from case_jax.source import Source, UnreadableImageError
+
+MEMORY = 2 * 10**9
+THREADS = 8
+
+
+class LabelledImages(NamedTuple):
+    """A batch on the host."""
+
+    images: UInt8[np.ndarray, "B H W 3"]
+    labels: Int[np.ndarray, " B"]
+
+
+class Examples:
+    """Images of a source, some or all, in an endless order: every one once before any a second time, shuffled anew each time.
+
+    Args:
+        source: with labels.
+        indices: which images; None takes all.
+        seed: of the order.
+        memory: bytes of images kept after their first reading.
+
+    Raises:
+        CaseJaxError: without images or labels.
+    """
+
+    def __init__(self, source: Source, indices: Sequence[int] | None = None, *, seed: int = 0, memory: int = MEMORY):
+        require(source.class_names is not None, "data", source.name, "labelled images, in a sub-folder for each class")
+        self.source, self.seed = source, seed
+        self.indices = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
+        require(len(self.indices) > 0, "data", f"{source.name} without images", "at least one image")
+        self._kept: OrderedDict[int, tuple[np.ndarray, int]] = OrderedDict()
+        self._room, self._lock = memory, Lock()
+        self._order = lru_cache(4)(self._shuffled)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.indices)
+
+    def _shuffled(self, time: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, time]).permutation(self.indices)
+
+    def chosen(self, step: int, batch: int) -> Int[np.ndarray, " B"]:
+        """Indices of the images of one step."""
+        places = np.arange(step * batch, (step + 1) * batch)
+        return np.array([self._order(int(p) // len(self))[int(p) % len(self)] for p in places])
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        """An image and its label.
+
+        Raises:
+            CaseJaxError: when it cannot be read or has no label; names it.
+        """
+        with self._lock:
+            if index in self._kept:
+                return self._kept[index]
+        try:
+            example = self.source[index]
+        except UnreadableImageError as error:
+            raise CaseJaxError(f"data: {error.name} cannot be read ({error.reason}); remove it to train.") from error
+        if example.label < 0:
+            raise CaseJaxError(f"data: {example.name} has no label; remove it to train.")
+        found = (np.asarray(example.image), int(example.label))
+        with self._lock:
+            if index not in self._kept and found[0].nbytes <= self._room:
+                self._kept[index] = found
+                self._room -= found[0].nbytes
+        return found
+
+    def batches(self, first: int, last: int, batch: int, *, ahead: int = 2) -> Iterator[LabelledImages]:
+        """The batches of steps `first` to `last − 1`, read in advance by threads."""
+        waiting: list[list[Future[tuple[np.ndarray, int]]]] = []
+        pool = ThreadPoolExecutor(THREADS)
+        try:
+            for step in range(first, last):
+                waiting.append([pool.submit(self.read, int(i)) for i in self.chosen(step, batch)])
+                if len(waiting) > ahead:
+                    yield _joined(waiting.pop(0))
+            while waiting:
+                yield _joined(waiting.pop(0))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _joined(futures: list[Future[tuple[np.ndarray, int]]]) -> LabelledImages:
+    images, labels = zip(*(future.result() for future in futures), strict=True)
+    return LabelledImages(np.stack(images), np.array(labels, np.int32))
+
+
+def few_shot(source: Source, per_class: int, *, seed: int) -> Int[np.ndarray, " n"]:
+    """Indices of `per_class` images of every class, drawn by the seed; a larger number keeps a smaller one's images.
+
+    Raises:
+        CaseJaxError: for a number below 1, a source without labels, or classes with fewer images; names them.
+    """
+    require(per_class >= 1, "per_class", per_class, "a number of images of each class of at least 1")
+    names = source.class_names
+    require(names is not None, "data", source.name, "labelled images, in a sub-folder for each class")
+    assert names is not None
+    everything = Examples(source, seed=seed, memory=0)
+    taken: dict[int, list[int]] = {c: [] for c in range(len(names))}
+    lacking = len(names)
+    for index in np.random.default_rng([seed, 0]).permutation(len(source)):
+        if not lacking:
+            break
+        members = taken[everything.read(int(index))[1]]
+        if len(members) < per_class:
+            members.append(int(index))
+            lacking -= len(members) == per_class
+    few = [f"{names[c]} ({len(m)})" for c, m in taken.items() if len(m) < per_class]
+    require(not few, "per_class", f"{per_class}, with fewer images of {', '.join(few[:10])}", "what every class has")
+    return np.sort(np.concatenate([taken[c] for c in taken]))
