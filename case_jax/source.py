@@ -3,7 +3,7 @@
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 SHARED = -1
 """Class of an evidence region that speaks for every candidate class alike."""
@@ -28,6 +28,8 @@ class Example(NamedTuple):
     label: int
     """-1 when unknown."""
     evidence: Evidence | None = None
+    target: Float[np.ndarray, " C"] | None = None
+    """What a classifier is trained to answer, as probabilities, where that is more than the label."""
 
 
 class UnreadableImageError(Exception):

@@ -11,11 +11,10 @@ import pandas as pd
 import pytest
 from flax import nnx
 
-from case_jax import ask, case, grad_cam, tag, tap_function, tap_nnx, top_class_maps, topk_logits
+from case_jax import ask, case, grad_cam, stopping, tag, tap_function, tap_nnx, top_class_maps, topk_logits
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
-from case_jax import stopping
 from case_jax.evaluation.confusion import count_confusions
 from case_jax.evaluation.planning import plan
 from case_jax.evaluation.run import evaluate

@@ -174,4 +174,5 @@ class DigitScenes:
         regions = np.zeros_like(scene.masks)
         for region, (top, bottom, left, right) in zip(regions, scene.boxes, strict=True):
             region[top:bottom, left:right] = True
-        return Example(index, f"scene-{index:06d}", scene.image, scene.label, Evidence(regions, scene.classes))
+        evidence = Evidence(regions, scene.classes)
+        return Example(index, f"scene-{index:06d}", scene.image, scene.label, evidence, scene.target)

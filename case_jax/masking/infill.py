@@ -9,12 +9,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from case_jax import parallel
 from case_jax._checks import require, unknown
-from case_jax.imageops import blur, resize_map
+from case_jax.imageops import blur, normalise_image, resize_map
 from case_jax.models.parts import MaxPool
+from case_jax.training import Batch, Keys, Network, Task, Variables
 
 Images = Float[Array, "B H W 3"]
 Masks = Float[Array, "B H W"]
@@ -117,6 +120,36 @@ def as_infiller(net: InfillNet) -> Infiller:
         return trained(images, jax.lax.stop_gradient(hidden))
 
     return fill
+
+
+def infill_task(net: InfillNet, *, mean: tuple[float, ...], std: tuple[float, ...], rate: float = 1e-3) -> Task:
+    """Training of a convolutional infiller: the mean absolute error of the hidden pixels behind random holes, by Adam.
+
+    Args:
+        net: fresh; left untouched.
+        mean: of the pixels, as the classifier wants them.
+        std: the same.
+        rate: learning rate.
+    """
+    network, optimiser = Network(net), optax.adam(rate)
+
+    def step(state: tuple[Variables, Any], batch: Batch, keys: Keys) -> tuple[Any, dict[str, Array]]:
+        variables, memory = state
+        images = jax.vmap(lambda image: normalise_image(image, mean, std))(batch.images)
+        height, width = images.shape[1:3]
+        hidden = random_holes(keys.own, len(images), (height, width))
+
+        def loss_of(params: Any) -> Array:
+            made = network(Variables(params, variables.stats), images, hidden, train=True)[0]
+            error = jnp.abs(made - images).mean(-1)
+            return (error * hidden).sum() / jnp.maximum(hidden.sum(), 1.0)
+
+        loss, gradient = parallel.average(jax.value_and_grad(loss_of)(variables.params))
+        updates, memory = optimiser.update(gradient, memory, variables.params)
+        params = optax.apply_updates(variables.params, updates)
+        return (Variables(params, variables.stats), memory), {"loss": loss}
+
+    return Task((network.variables, optimiser.init(network.variables.params)), step)
 
 
 def random_holes(key: Key[Array, ""], count: int, shape: tuple[int, int], *, most: int = 4) -> Masks:

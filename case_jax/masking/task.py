@@ -224,16 +224,15 @@ def masker_task(
     )
 
     def step(state: MaskerState, batch: Batch, keys: Keys) -> tuple[MaskerState, dict[str, Array]]:
-        views, drawn, chosen, old = jax.random.split(keys.own, 2)[0], *jax.random.split(keys.shared, 3)
+        drawn, chosen, old = jax.random.split(keys.shared, 3)
+        views, questions, masks = jax.random.split(keys.own, 3)
         images = jax.vmap(lambda image: normalise_image(image, mean, std))(batch.images)
         if made_of.augment:
             images = jax.vmap(random_view)(jax.random.split(views, len(images)), images)
-        state, clean, maps = _clean_step(nets, made_of, classifier_optimiser, state, images, batch.labels)
+        state, clean, maps = _clean_step(nets, made_of, classifier_optimiser, state, images, batch.targets)
         state = _remember(made_of, state, drawn) if keeps else state
-        question = _question(made_of, clean, batch.labels, jax.random.fold_in(keys.own, 1))
-        asked = partial(
-            _masked, nets, made_of, fill, images, jax.lax.stop_gradient(maps), question, jax.random.fold_in(keys.own, 2)
-        )
+        question = _question(made_of, clean, batch, questions)
+        asked = partial(_masked, nets, made_of, fill, images, jax.lax.stop_gradient(maps), question, masks)
         past = jax.random.bernoulli(chosen) if made_of.classifier.startswith("history") else None
         found = _gradients(made_of, asked, state, past, old)
         state = _updated(state, parallel.average(found), past, made_of, masker_optimiser, classifier_optimiser)
@@ -249,7 +248,7 @@ def _clean_step(
     optimiser: optax.GradientTransformation,
     state: MaskerState,
     images: Float[Array, "B H W 3"],
-    labels: Int[Array, " B"],
+    answers: Float[Array, "B C"],
 ) -> tuple[MaskerState, Float[Array, "B C"], tuple[Array, ...]]:
     """The classifier on clean images: its logits and stage maps, before it has learnt from them."""
     if made_of.classifier == "fixed":
@@ -258,7 +257,7 @@ def _clean_step(
 
     def loss_of(params: Any) -> tuple[Array, Any]:
         logits, maps, new = nets.classifier(Variables(params, state.classifier.stats), images, train=True)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        loss = optax.softmax_cross_entropy(logits, answers).mean()
         return loss, (logits, maps, new.stats)
 
     gradient, (logits, maps, stats) = jax.grad(loss_of, has_aux=True)(state.classifier.params)
@@ -280,7 +279,8 @@ def _remember(made_of: Ingredients, state: MaskerState, key: Array) -> MaskerSta
 class _Question(NamedTuple):
     """What the masks of a batch are about."""
 
-    labels: Int[Array, " B"]
+    answers: Float[Array, "B C"]
+    """What the classifier is trained to answer."""
     targets: Int[Array, " B"]
     rivals: Int[Array, " B"]
     """The likeliest other class."""
@@ -289,7 +289,8 @@ class _Question(NamedTuple):
     sizes: Float[Array, " B"] | None
 
 
-def _question(made_of: Ingredients, logits: Float[Array, "B C"], labels: Int[Array, " B"], key: Array) -> _Question:
+def _question(made_of: Ingredients, logits: Float[Array, "B C"], batch: Batch, key: Array) -> _Question:
+    labels = batch.labels
     likeliest = jax.lax.top_k(logits, 2)[1]
     which, size = jax.random.split(key)
     targets, counted = labels, correct(logits, labels)
@@ -300,7 +301,7 @@ def _question(made_of: Ingredients, logits: Float[Array, "B C"], labels: Int[Arr
     sizes = (
         jax.random.uniform(size, labels.shape, minval=SIZES[0], maxval=SIZES[1]) if made_of.size_conditional else None
     )
-    return _Question(labels, targets, rivals, counted, sizes)
+    return _Question(batch.targets, targets, rivals, counted, sizes)
 
 
 class _Found(NamedTuple):
@@ -361,9 +362,9 @@ def _masked(
             logits, _, judge_after = nets.classifier(judge, infill.masked_in(images, 1 - hidden, put), train=train)
             judge = Variables(classifier_params, judge_after.stats)
             values = _side_loss(side, logits, mask, question, inside=inside)
-            clean = optax.softmax_cross_entropy_with_integer_labels(logits, question.labels).mean()
+            entropy = optax.softmax_cross_entropy(logits, question.answers).mean()
             masker_loss += side.weight * (values.mean() + (variation if made_of.tv_per_side else 0.0))
-            classifier_loss += side.weight * clean
+            classifier_loss += side.weight * entropy
             numbers |= {f"{name}_loss": values.mean(), f"{name}_accuracy": correct(logits, question.targets).mean()}
         masker_loss += 0.0 if made_of.tv_per_side else variation
         return (masker_loss, classifier_loss), (masker_stats, judge.stats, {"loss": masker_loss} | numbers)

@@ -1,14 +1,14 @@
 """Labelled images of a source for training: which come when is a pure function of the step, so that a killed run goes on exactly."""
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.source import Source, UnreadableImageError
@@ -22,6 +22,8 @@ class LabelledImages(NamedTuple):
 
     images: UInt8[np.ndarray, "B H W 3"]
     labels: Int[np.ndarray, " B"]
+    targets: Float[np.ndarray, "B C"]
+    """What a classifier is trained to answer: the label, or a distribution where the source gives one."""
 
 
 class Examples:
@@ -31,18 +33,29 @@ class Examples:
         source: with labels.
         indices: which images; None takes all.
         seed: of the order.
+        shuffled_labels: give every image a random class, always the same one, for the sanity check of data randomisation.
         memory: bytes of images kept after their first reading.
 
     Raises:
         CaseJaxError: without images or labels.
     """
 
-    def __init__(self, source: Source, indices: Sequence[int] | None = None, *, seed: int = 0, memory: int = MEMORY):
+    def __init__(
+        self,
+        source: Source,
+        indices: Sequence[int] | None = None,
+        *,
+        seed: int = 0,
+        shuffled_labels: bool = False,
+        memory: int = MEMORY,
+    ):
         require(source.class_names is not None, "data", source.name, "labelled images, in a sub-folder for each class")
-        self.source, self.seed = source, seed
+        assert source.class_names is not None
+        self.source, self.seed, self.classes = source, seed, len(source.class_names)
         self.indices = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
         require(len(self.indices) > 0, "data", f"{source.name} without images", "at least one image")
-        self._kept: OrderedDict[int, tuple[np.ndarray, int]] = OrderedDict()
+        self._shuffled_labels = shuffled_labels
+        self._kept: dict[int, LabelledImages] = {}
         self._room, self._lock = memory, Lock()
         self._order = lru_cache(4)(self._shuffled)
 
@@ -58,8 +71,8 @@ class Examples:
         places = np.arange(step * batch, (step + 1) * batch)
         return np.array([self._order(int(p) // len(self))[int(p) % len(self)] for p in places])
 
-    def read(self, index: int) -> tuple[np.ndarray, int]:
-        """An image and its label.
+    def read(self, index: int) -> LabelledImages:
+        """One image, its label and target, as a batch of one.
 
         Raises:
             CaseJaxError: when it cannot be read or has no label; names it.
@@ -73,31 +86,34 @@ class Examples:
             raise CaseJaxError(f"data: {error.name} cannot be read ({error.reason}); remove it to train.") from error
         if example.label < 0:
             raise CaseJaxError(f"data: {example.name} has no label; remove it to train.")
-        found = (np.asarray(example.image), int(example.label))
+        label, target = example.label, example.target
+        if self._shuffled_labels:
+            label, target = int(np.random.default_rng([self.seed, index]).integers(self.classes)), None
+        answer = np.eye(self.classes, dtype=np.float32)[label] if target is None else target
+        found = LabelledImages(example.image[None], np.array([label], np.int32), answer[None])
         with self._lock:
-            if index not in self._kept and found[0].nbytes <= self._room:
+            if index not in self._kept and found.images.nbytes <= self._room:
                 self._kept[index] = found
-                self._room -= found[0].nbytes
+                self._room -= found.images.nbytes
         return found
 
-    def batches(self, first: int, last: int, batch: int, *, ahead: int = 2) -> Iterator[LabelledImages]:
+    def batches(self, first: int, last: int, batch: int, *, ahead: int = 2) -> Generator[LabelledImages, None, None]:
         """The batches of steps `first` to `last − 1`, read in advance by threads."""
-        waiting: list[list[Future[tuple[np.ndarray, int]]]] = []
+        waiting: deque[list[Future[LabelledImages]]] = deque()
         pool = ThreadPoolExecutor(THREADS)
         try:
             for step in range(first, last):
                 waiting.append([pool.submit(self.read, int(i)) for i in self.chosen(step, batch)])
                 if len(waiting) > ahead:
-                    yield _joined(waiting.pop(0))
+                    yield _joined(waiting.popleft())
             while waiting:
-                yield _joined(waiting.pop(0))
+                yield _joined(waiting.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _joined(futures: list[Future[tuple[np.ndarray, int]]]) -> LabelledImages:
-    images, labels = zip(*(future.result() for future in futures), strict=True)
-    return LabelledImages(np.stack(images), np.array(labels, np.int32))
+def _joined(futures: list[Future[LabelledImages]]) -> LabelledImages:
+    return LabelledImages(*map(np.concatenate, zip(*(future.result() for future in futures), strict=True)))
 
 
 def few_shot(source: Source, per_class: int, *, seed: int) -> Int[np.ndarray, " n"]:
@@ -116,7 +132,7 @@ def few_shot(source: Source, per_class: int, *, seed: int) -> Int[np.ndarray, " 
     for index in np.random.default_rng([seed, 0]).permutation(len(source)):
         if not lacking:
             break
-        members = taken[everything.read(int(index))[1]]
+        members = taken[int(everything.read(int(index)).labels[0])]
         if len(members) < per_class:
             members.append(int(index))
             lacking -= len(members) == per_class

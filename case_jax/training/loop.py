@@ -30,6 +30,8 @@ class Batch(NamedTuple):
 
     images: UInt8[Any, "B H W 3"]
     labels: Int[Any, " B"]
+    targets: Float[Any, "B C"]
+    """What a classifier is trained to answer."""
 
 
 class Keys(NamedTuple):
