@@ -1,4 +1,4 @@
-"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | report | list | prepare`."""
+"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | report | list | prepare | train`."""
 
 import logging
 import os
@@ -14,6 +14,7 @@ from case_jax.cli.evaluate import evaluate
 from case_jax.cli.grid_pointing import grid_pointing
 from case_jax.cli.prepare import prepare
 from case_jax.cli.sweep import sweep
+from case_jax.cli.train import train_
 
 
 def _cache_compilations() -> None:
@@ -46,6 +47,7 @@ def main() -> None:
         "report": commands.report,
         "list": commands.list_,
         "prepare": prepare,
+        "train": train_,
     }
     try:
         _require_once(sys.argv[1:])
@@ -66,6 +68,6 @@ def main() -> None:
         print(f"case-jax: error: {error}; what was written before is kept.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        resumes = " The same command resumes." if sys.argv[1:2] in (["evaluate"], ["sweep"]) else ""
+        resumes = " The same command resumes." if sys.argv[1:2] in (["evaluate"], ["sweep"], ["train"]) else ""
         print(f"case-jax: interrupted.{resumes}", file=sys.stderr)
         sys.exit(130)

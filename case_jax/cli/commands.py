@@ -11,7 +11,7 @@ from case_jax.cli.ready import Model, Names, make_ready, read_examples, say
 from case_jax.contrast.choice import CONTRASTS
 from case_jax.data import DATASETS
 from case_jax.evaluation.explain import explain_images
-from case_jax.methods import METHODS
+from case_jax.methods import METHODS, described
 from case_jax.metrics import METRICS
 from case_jax.models import MODELS
 from case_jax.results import RunFolder, require_writable
@@ -70,11 +70,11 @@ def explain(
 
     require(images, "images", "none", "image files, or digit_scenes:INDEX for a scene of the embedded data")
     chosen = model.methods(methods)
-    ready = make_ready(model)
+    ready = make_ready(model, methods=chosen)
     examples = read_examples(images, ready.classifier.preprocessing)
     require_writable(out)
     contrast = ready.contrast(seed=seed).sets
-    titles = [METHODS[name].title for name in chosen]
+    titles = [described(name, function).title for name, function in chosen.items()]
     written: set[Path] = set()
     for found in explain_images(
         examples, ready.model, chosen, contrast=contrast, pixels=ready.pixels, top=top, seed=seed

@@ -77,9 +77,10 @@ def evaluate(
     """
     accepted = "a bound in GB above 0, with --tile auto"
     require(memory is None or (memory > 0 and tile == "auto"), "memory", memory, accepted)
-    chosen, scored = model.methods(methods, scored=True), model.metrics(metrics)
+    chosen = model.methods(methods, scored=True)
+    scored = model.metrics(metrics, chosen)
     with together(processes) as first:
-        ready = make_ready(model, crops)
+        ready = make_ready(model, crops, chosen)
         source = ready.open(data, limit=limit, seed=seed)
         size = "" if limit is None else f"-{limit}"
         folder = RunFolder(

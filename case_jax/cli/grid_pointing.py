@@ -10,7 +10,7 @@ import tyro
 from case_jax.cli.ready import Model, Names, make_ready, require_outside, say
 from case_jax.evaluation.grid_pointing import grid_pointing as play
 from case_jax.evaluation.grid_pointing import other_cells, require_game
-from case_jax.methods import METHODS
+from case_jax.methods import described
 from case_jax.models import tap_classifier
 from case_jax.results import require_writable, write_atomically, write_json
 
@@ -74,7 +74,7 @@ def grid_pointing(
     least = (SCENE_CONFIDENCE if scenes else CONFIDENCE) if confidence is None else confidence
     require_game(n=n, mosaics=mosaics, confidence=least, tile=tile, seed=seed)
     chosen = model.methods(methods)
-    ready = make_ready(model)
+    ready = make_ready(model, methods=chosen)
     source = ready.open(data, limit=limit, seed=seed)
     require_outside(out, source)
     require_writable(out)
@@ -95,7 +95,7 @@ def grid_pointing(
         tile=tile,
     )
     names = ready.classifier.class_names
-    titles = {name: METHODS[name].title for name in chosen}
+    titles = {name: described(name, function).title for name, function in chosen.items()}
     summary = summarise(found.rows)
     text = markdown(summary, titles, n) + (SCENES_NOTE if scenes else "")
     counts = "\n".join(f"- {what}: {number:,}" for what, number in found.counts.items())

@@ -26,7 +26,7 @@ def options_of(settings: Sequence[str], functions: Mapping[str, Callable[..., An
     found: dict[str, dict[str, Any]] = {}
     for word in settings:
         target, equals, text = word.partition("=")
-        name, dot, option = target.partition(".")
+        name, dot, option = target.rpartition(".")
         if not (equals and dot and name and option):
             raise CaseJaxError(f"set: got {word!r}; accepted: {FORM}.")
         if name not in functions:

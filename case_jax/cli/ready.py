@@ -2,7 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from case_jax.data import CachedCrops, DigitScenes, ImageFolder, open_source, re
 from case_jax.evaluation.confusion import count_confusions
 from case_jax.evaluation.planning import quick, require_other_images
 from case_jax.evaluation.step import Pixels
+from case_jax.masking.trained import CLASSIFIER, TrainedMasker, digest, load_masker
 from case_jax.methods import METHODS, MapFunction, method
 from case_jax.metrics import METRICS, metric
 from case_jax.models import Classifier, Preprocessing, load_classifier, tap_classifier
@@ -24,6 +26,7 @@ from case_jax.tap import TappedModel
 
 CONFUSION_IMAGES = 5000
 Names = tuple[str, ...]
+MASKER = "masker:"
 ALL = "all"
 """Instead of names: every method or metric, the slow ones too."""
 
@@ -59,36 +62,41 @@ class Model:
         """
         _require_all_alone("methods", names)
         wanted = tuple(METHODS) if names == (ALL,) else names or quick(METHODS)
-        chosen = {name: method(name).maps for name in wanted}
+        chosen = {name: map_function(name) for name in wanted}
         if len(chosen) < len(wanted):
             raise CaseJaxError(f"methods: {' '.join(names)} names a method twice; name each once.")
-        options = self._options()
+        options = self._options(chosen)
         self._require_used(options, METHODS, chosen, "methods")
         if not scored:
             self._require_used(options, METRICS, (), "metrics")
         return with_options(chosen, {name: found for name, found in options.items() if name in chosen})
 
-    def metrics(self, names: Names) -> dict[str, dict[str, Any]]:
-        """Options by metric: of those named, of all of them, or by default of all but the slow ones."""
+    def metrics(self, names: Names, methods: Mapping[str, MapFunction]) -> dict[str, dict[str, Any]]:
+        """Options by metric: of those named, of all of them, or by default of all but the slow ones; `methods` have been chosen."""
         _require_all_alone("metrics", names)
         chosen = tuple(METRICS) if names == (ALL,) else names or quick(METRICS)
         for name in chosen:
             metric(name)
         if len(set(chosen)) < len(chosen):
             raise CaseJaxError(f"metrics: {' '.join(names)} names a metric twice; name each once.")
-        options = self._options()
+        options = self._options(methods)
         self._require_used(options, METRICS, chosen, "metrics")
         return {name: options.get(name, {}) for name in chosen}
 
-    def _options(self) -> dict[str, dict[str, Any]]:
+    def _options(self, chosen: Mapping[str, MapFunction]) -> dict[str, dict[str, Any]]:
         known = {name: m.maps for name, m in METHODS.items()} | {name: m.columns for name, m in METRICS.items()}
-        return options_of(self.set, known)
+        return options_of(self.set, {**known, **chosen})
 
     @staticmethod
     def _require_used(options: Collection[str], table: Collection[str], chosen: Collection[str], kind: str) -> None:
         unused = [name for name in options if name in table and name not in chosen]
         accepted = f"options of {kind} that run: {', '.join(chosen) or 'none in this command'}"
         require(not unused, "set", f"options of {', '.join(unused)}", accepted)
+
+
+def map_function(name: str) -> MapFunction:
+    """The method of this name, or the masker of a run, written `masker:RUN`."""
+    return load_masker(name.removeprefix(MASKER)) if name.startswith(MASKER) else method(name).maps
 
 
 def _require_all_alone(argument: str, names: Names) -> None:
@@ -166,12 +174,18 @@ def require_contrast_data(choice: Model) -> None:
         )
 
 
-def make_ready(choice: Model, crops: Path | None = None) -> Ready:
-    """Load and tap the chosen classifier; says which weights and preprocessing it has, and the contrast where none was chosen."""
+def make_ready(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFunction] | None = None) -> Ready:
+    """Load and tap the chosen classifier; says which weights and preprocessing it has, and the contrast where none was chosen.
+
+    Raises:
+        CaseJaxError: also when one of the methods is a masker that was trained with another classifier.
+    """
     require_contrast_data(choice)
     classifier = load_classifier(choice.model, weights=choice.weights)
     facts = classifier.preprocessing
     say(f"model: {classifier}")
+    for name, function in (methods or {}).items():
+        _require_its_classifier(name, function, classifier)
     model = tap_classifier(classifier, jnp.zeros((facts.crop, facts.crop, 3)), layer=choice.layer)
     require(
         model.num_classes >= 2, "weights", f"{model.num_classes} class", "weights of a classifier of at least 2 classes"
@@ -180,6 +194,18 @@ def make_ready(choice: Model, crops: Path | None = None) -> Ready:
         choice = dataclasses.replace(choice, contrast=default_contrast(choice, model.num_classes))
         say(f"contrast: {choice.contrast}, by default")
     return Ready(choice, classifier, model, Pixels(facts.mean, facts.std), crops)
+
+
+def _require_its_classifier(name: str, function: MapFunction, classifier: Classifier) -> None:
+    bare = function.func if isinstance(function, partial) else function
+    if isinstance(bare, TrainedMasker):
+        require(
+            bare.classifier == digest(classifier.module),
+            "methods",
+            f"{name!r}, a masker trained with another classifier than {classifier.name} with {classifier.weights}",
+            "the classifier that it was trained with: --model and --weights of that training, or --weights "
+            f"{name.removeprefix(MASKER)}/{CLASSIFIER} where it was trained alongside",
+        )
 
 
 def require_outside(folder: Path, source: Source) -> None:

@@ -13,7 +13,7 @@ from case_jax.cli.ready import Model, Names, make_ready, require_outside, say
 from case_jax.evaluation.superclasses import ALL, Hierarchy, blocks, read_hierarchy, superclass_table
 from case_jax.evaluation.sweep import MEMORY, SAVE_SECONDS, TILE, Sweep, confused_pairs
 from case_jax.evaluation.sweep import sweep as run_sweep
-from case_jax.methods import METHODS
+from case_jax.methods import described
 from case_jax.results import RunFolder, write_atomically, write_json
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
@@ -73,7 +73,7 @@ def sweep(
     """
     chosen = model.methods(methods)
     with together(processes) as first:
-        ready = make_ready(model, crops)
+        ready = make_ready(model, crops, chosen)
         names = ready.classifier.class_names
         groups = None if hierarchy is None else read_hierarchy(hierarchy, names)
         source = ready.open(data, limit=limit, seed=seed)
@@ -100,14 +100,16 @@ def sweep(
             model_name=model.model,
         )
         if first:
-            write_results(found, names, groups, folder.path)
+            titles = {name: described(name, function).title for name, function in chosen.items()}
+            write_results(found, titles, names, groups, folder.path)
 
 
-def write_results(found: Sweep, names: tuple[str, ...], hierarchy: Hierarchy | None, folder: Path) -> None:
+def write_results(
+    found: Sweep, titles: dict[str, str], names: tuple[str, ...], hierarchy: Hierarchy | None, folder: Path
+) -> None:
     """Write arrays, tables and heat maps of a sweep into its folder, and say what was found."""
     from case_jax.report.heat_map import Groups, draw_heat_maps  # not before `--help`
 
-    titles = {name: METHODS[name].title for name in found.methods}
     arrays = {"methods": np.array(found.methods), "classes": np.array(names)}
     arrays |= {"agreement": found.agreement, "images": found.images}
     groups, files = None, [folder / "sweep.npz", folder / "sweep.json", folder / "pairs.csv"]

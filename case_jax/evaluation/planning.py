@@ -17,7 +17,7 @@ from case_jax.evaluation.cost import largest_tile, memory_bound
 from case_jax.evaluation.step import Batch, Pixels, Protocol, make_step
 from case_jax.evaluation.stream import first_readable, select, template
 from case_jax.imageops import FILLS, normalise_image
-from case_jax.methods import METHODS, MapFunction, method
+from case_jax.methods import METHODS, MapFunction, described, method
 from case_jax.metrics import METRICS, PERCENTS, Metric, metric
 from case_jax.ranking import pixel_count
 from case_jax.results import fingerprint
@@ -50,21 +50,19 @@ def quick(known: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _method_facts(name: str, function: MapFunction) -> dict[str, Any]:
-    """Title and options of a method; a function of one's own also with a digest of its source, so that two are told apart."""
-    known = METHODS.get(name)
-    bare = _bare(function)
-    if known is not None and known.maps is not bare:
-        known = None
+    """Title and options of a method; a function of one's own also with a digest, so that two are told apart."""
+    found, bare = described(name, function), _bare(function)
     parameters = inspect.signature(function).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     facts = {
-        "title": known.title if known else name,
-        "control": bool(known and known.control),
-        "contrastive": bool(known and known.contrastive),
-        "class_blind": bool(known and known.class_blind),
+        "title": found.title,
+        "control": found.control,
+        "contrastive": found.contrastive,
+        "class_blind": found.class_blind,
         "options": {k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in defaults.items()},
     }
-    return facts if known else facts | {"source": _source_digest(bare)}
+    own = found is not METHODS.get(name)
+    return facts | {"source": getattr(bare, "digest", None) or _source_digest(bare)} if own else facts
 
 
 def _bare(function: Any) -> Any:

@@ -3,7 +3,6 @@
 Phang, Park, Geras, arXiv 2010.09750, section 3.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -429,7 +428,7 @@ def _updated(
     return after._replace(classifier=new[0], classifier_optimiser=new[1])
 
 
-def described(made_of: Ingredients) -> Mapping[str, Any]:
+def described(made_of: Ingredients) -> dict[str, Any]:
     """The ingredients as plain values, for configurations."""
     plain = made_of._asdict()
     for side in ("masked_in", "masked_out"):

@@ -69,6 +69,13 @@ class TrainedMasker:
     classifier: str
     """The digest of the classifier that it was trained with."""
     words: str
+    digest: str = ""
+    """Of its own variables."""
+
+    @property
+    def title(self) -> str:
+        """Its name in tables."""
+        return f"masker, {self.words}"
 
     @property
     def class_blind(self) -> bool:
@@ -123,4 +130,4 @@ def load_masker(run: str | Path) -> TrainedMasker:
     load_weights(file, masker)
     masker.eval()
     still = nnx.view(masker, use_running_average=True)
-    return TrainedMasker(still, facts["gumbel"], facts["classifier"], facts["words"])
+    return TrainedMasker(still, facts["gumbel"], facts["classifier"], facts["words"], digest(masker))

@@ -1,6 +1,7 @@
 """Saliency methods: each a pure function of one image's view and a query; `METHODS` is the only dispatch."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -84,6 +85,18 @@ METHODS: dict[str, Method] = {
     "centre_gaussian": Method(centre_gaussian, "centre Gaussian", control=True, class_blind=True),
     "sobel": Method(sobel_edges, "Sobel edges", control=True, class_blind=True),
 }
+
+
+def described(name: str, function: MapFunction) -> Method:
+    """What is known of a map function that runs under this name: its entry, or what a function of one's own says of itself.
+
+    Such a function may have the attributes `title` and `class_blind`.
+    """
+    bare = function.func if isinstance(function, partial) else function
+    known = METHODS.get(name)
+    if known is not None and known.maps is bare:
+        return known
+    return Method(function, getattr(bare, "title", name), class_blind=getattr(bare, "class_blind", False))
 
 
 def method(name: str) -> Method:

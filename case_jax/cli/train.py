@@ -1,0 +1,375 @@
+"""`case-jax train masker | classifier | infiller`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import tyro
+from flax import nnx
+
+from case_jax._checks import require
+from case_jax.cli.ready import say
+from case_jax.data import open_source
+from case_jax.evaluation.run import session
+from case_jax.masking.infill import INFILLERS, Infiller, InfillNet, as_infiller, infill_task, infiller
+from case_jax.masking.losses import TV_WEIGHT
+from case_jax.masking.masker import WIDTH
+from case_jax.masking.task import ClassifierMode, Ingredients, Side, check, described, masker_task, networks
+from case_jax.masking.trained import CLASSIFIER, FILE, digest, save_masker
+from case_jax.models import Classifier, load_classifier, load_weights, save_weights
+from case_jax.results import RunFolder
+from case_jax.source import Source
+from case_jax.training import Examples, Network, Recipe, few_shot, train
+from case_jax.training.classifier import classifier_task
+from case_jax.training.loop import CURVES, Task, read_curves
+
+INFILLER = "infiller.safetensors"
+Words = Literal[
+    "maximise-classification",
+    "minimise-classification",
+    "maximise-entropy",
+    "minimise-entropy",
+    "maximise-contrast",
+    "minimise-contrast",
+    "none",
+]
+LAMBDA_OUT = {"fixed": 10.0}
+LAMBDA_OUT_TRAINED = 15.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What is trained on, and for how long."""
+
+    model: str = "digit_resnet"
+    """A name from `case-jax list models`."""
+    weights: str | None = None
+    """As in `case-jax evaluate`."""
+    data: str = "digit_scenes:train"
+    """Labelled images, as in `case-jax evaluate`."""
+    limit: int | None = None
+    """Number of images; all of a folder, and 20,000 scenes, by default."""
+    out: Path | None = None
+    """Run folder; by default one below runs/."""
+    epochs: int = 60
+    """The paper's masker: 60."""
+    share: float = 0.2
+    """Share of the images that an epoch has; the paper: 0.2."""
+    batch: int = 72
+    """Images of a step, over all devices."""
+    seed: int = 0
+    """Of initial parameters, order and noise."""
+    save_every: int = 500
+    """Steps between checkpoints, which a killed run loses at most."""
+    augment: bool = False
+    """Random crops and mirror images, for photographs."""
+
+    def open(self, classifier: Classifier) -> Source:
+        """The images, as the classifier sees them."""
+        require(self.limit is None or self.limit >= 1, "limit", self.limit, "a number of images of at least 1")
+        require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        require(0 < self.share <= 1, "share", self.share, "a share of the images above 0 and at most 1")
+        facts = classifier.preprocessing
+        return open_source(
+            self.data,
+            classifier.class_names,
+            resize=facts.resize,
+            crop=facts.crop,
+            interpolation=facts.interpolation,
+            size=self.limit or SCENES,
+            seed=self.seed,
+        )
+
+    def epoch_steps(self, source: Source) -> int:
+        """Steps of an epoch: its share of all images, whichever are trained on."""
+        count = len(source) if self.limit is None else min(self.limit, len(source))
+        return max(1, round(self.share * count / self.batch))
+
+    def recipe(self, source: Source) -> Recipe:
+        """How long."""
+        return Recipe(self.epochs * self.epoch_steps(source), self.batch, self.seed, save_every=self.save_every)
+
+
+SCENES = 20_000
+DataArgs = Annotated[Data, tyro.conf.arg(name="")]
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskerRun:
+    """A masking model for a classifier (arXiv 2010.09750)."""
+
+    data: DataArgs
+    classifier: ClassifierMode = "fixed"
+    """fixed; alongside: it learns from clean and masked images, too; history: as that, but half of the time masked images go to a past
+    classifier; history-reference: as the public code, which then takes the current one and leaves it as it is."""
+    masked_in: Words = "maximise-classification"
+    """What the classifier should make of the image seen through the mask; none: nothing."""
+    masked_out: Words = "maximise-entropy"
+    """... and of what the mask leaves."""
+    lambda_in: float = 1.0
+    """Reward for small masks, masked in."""
+    lambda_out: float | None = None
+    """Reward for small masks, masked out; the paper's 10 by default where the classifier is fixed, else 15."""
+    weight_in: float = 1.0
+    """Weight of the masked-in loss."""
+    weight_out: float = 1.0
+    """Weight of the masked-out loss."""
+    infill: str = "none"
+    """What fills the hidden parts: none (the mean of the data), blur, mean, noise, or a folder of `case-jax train infiller`."""
+    gumbel: bool = False
+    """Masks of 0 and 1."""
+    stages: tuple[int, ...] = ()
+    """Which stage maps of the classifier are read, from 0; the last two by default."""
+    width: int = WIDTH
+    """Channels of each stage's branch."""
+    class_conditional: bool = False
+    """Masks for a class asked about."""
+    targets: Literal["label", "two"] = "label"
+    """Which class masks are about in training: the label, or one of the image's two likeliest classes at random."""
+    size_conditional: bool = False
+    """Masks of a size asked for."""
+    tv_weight: float = TV_WEIGHT
+    """Weight of total variation."""
+    tv_per_side: bool = False
+    """Add total variation once per side, as the public code does."""
+    per_class: int | None = None
+    """Train on so many images of each class, drawn by the seed; all by default."""
+    masker_rate: float = 1e-3
+    """Learning rate of the masker (Adam)."""
+    classifier_rate: float = 1e-3
+    """Learning rate of the classifier (SGD), where it learns."""
+    decay_epochs: int = 20
+    """Epochs after which learning rates fall to a tenth, again and again."""
+    history_size: int = 30
+    """Past classifiers that are kept."""
+    history_every: int = 100
+    """Steps between them."""
+
+    def ingredients(self, epoch_steps: int) -> Ingredients:
+        """As the training takes them."""
+        require(self.decay_epochs >= 1, "decay_epochs", self.decay_epochs, "at least 1")
+        out = LAMBDA_OUT.get(self.classifier, LAMBDA_OUT_TRAINED) if self.lambda_out is None else self.lambda_out
+        return Ingredients(
+            masked_in=_side(self.masked_in, self.lambda_in, self.weight_in),
+            masked_out=_side(self.masked_out, out, self.weight_out),
+            classifier=self.classifier,
+            infill=self.infill,
+            gumbel=self.gumbel,
+            stages=self.stages or None,
+            width=self.width,
+            class_conditional=self.class_conditional,
+            targets=self.targets,
+            size_conditional=self.size_conditional,
+            tv_weight=self.tv_weight,
+            tv_per_side=self.tv_per_side,
+            augment=self.data.augment,
+            masker_rate=self.masker_rate,
+            classifier_rate=self.classifier_rate,
+            decay_every=self.decay_epochs * epoch_steps,
+            history_size=self.history_size,
+            history_every=self.history_every,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierRun:
+    """A bundled network on labelled images."""
+
+    data: DataArgs
+    fresh: bool = False
+    """Start from random parameters instead of the weights."""
+    shuffled_labels: bool = False
+    """Give every image a random class, always the same one: for the sanity check of data randomisation."""
+    rate: float = 4e-3
+    """Highest learning rate (AdamW)."""
+    weight_decay: float = 1e-3
+    """Of AdamW."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InfillerRun:
+    """A convolutional network that fills holes of images."""
+
+    data: DataArgs
+    rate: float = 1e-3
+    """Learning rate (Adam)."""
+
+
+def train_(
+    what: Annotated[
+        Annotated[MaskerRun, tyro.conf.subcommand("masker", description="A masking model for a classifier.")]
+        | Annotated[ClassifierRun, tyro.conf.subcommand("classifier", description="A bundled network.")]
+        | Annotated[InfillerRun, tyro.conf.subcommand("infiller", description="A network that fills holes.")],
+        tyro.conf.arg(name=""),
+    ],
+) -> None:
+    """Train a masking model, a classifier, or an infiller; killed anywhere, the same command goes on.
+
+    For example:
+
+        case-jax train masker --epochs 20 --out runs/masker && case-jax evaluate --methods masker:runs/masker grad_cam case
+
+        case-jax train masker --classifier history --infill runs/infiller --per-class 10
+
+        case-jax train masker --model resnet50 --data tfds:imagenet2012:train --augment    # the paper's, fixed classifier
+
+        case-jax train infiller --epochs 20 --out runs/infiller
+
+        case-jax train classifier --shuffled-labels --fresh --limit 1000 --share 1 --out runs/shuffled
+
+    Args:
+        what: which one; each has its own --help.
+    """
+    if isinstance(what, MaskerRun):
+        _masker(what)
+    elif isinstance(what, ClassifierRun):
+        _classifier(what)
+    else:
+        _infiller(what)
+
+
+def _side(words: str, size_weight: float, weight: float) -> Side | None:
+    direction, _, objective = words.partition("-")
+    return None if words == "none" else Side(objective, direction, size_weight, weight)  # type: ignore[arg-type]
+
+
+def _masker(run: MaskerRun) -> None:
+    check(run.ingredients(1))
+    fill = _fill(run.infill)
+    classifier = load_classifier(run.data.model, weights=run.data.weights)
+    say(f"model: {classifier}")
+    source, folder = run.data.open(classifier), _folder(run.data, f"masker-{run.data.model}")
+    made_of, facts = run.ingredients(run.data.epoch_steps(source)), classifier.preprocessing
+    shape = (facts.crop, facts.crop, 3)
+    nets = networks(
+        classifier.module,
+        classifier.entry.taps.stages,
+        made_of,
+        shape,
+        num_classes=len(classifier.class_names),
+        seed=run.data.seed,
+    )
+    folder.require_writable()
+    indices = None if run.per_class is None else few_shot(source, run.per_class, seed=run.data.seed)
+    task = masker_task(nets, made_of, mean=facts.mean, std=facts.std, fill=fill)
+    made = described(made_of) | {"per_class": run.per_class, "classifier_digest": digest(classifier.module)}
+    state = _run(task, run.data, source, folder, indices, {"masker": made})
+    trained: Any = nets.masker.module(state.masker)
+    judge = nets.classifier.module(state.classifier)
+    words = f"{run.classifier}, in {run.masked_in}, out {run.masked_out}, infill {Path(run.infill).name}"
+    maps = jax.eval_shape(
+        lambda v, x: nets.classifier(v, x, train=False)[1], state.classifier, jax.numpy.zeros((1, *shape))
+    )
+    save_masker(
+        folder.path / FILE,
+        trained,
+        channels=[m.shape[-1] for m in maps],
+        width=run.width,
+        gumbel=run.gumbel,
+        classifier=digest(judge),
+        words=words,
+    )
+    again = ""
+    if run.classifier != "fixed":
+        _save(folder.path / CLASSIFIER, judge, classifier)
+        again = f" --weights {folder.path / CLASSIFIER}"
+    elif run.data.weights:
+        again = f" --weights {run.data.weights}"
+    model = "" if run.data.model == "digit_resnet" else f" --model {run.data.model}"
+    _finish(folder, FILE, f"case-jax evaluate --methods masker:{folder.path} grad_cam case{model}{again}")
+
+
+def _classifier(run: ClassifierRun) -> None:
+    require(run.rate > 0, "rate", run.rate, "a number above 0")
+    classifier = load_classifier(run.data.model, weights=run.data.weights)
+    say(f"model: {classifier}")
+    module: Any = classifier.module
+    if run.fresh:
+        module = classifier.entry.build(len(classifier.class_names), rngs=nnx.Rngs(run.data.seed))
+    source, folder = run.data.open(classifier), _folder(run.data, f"classifier-{run.data.model}")
+    folder.require_writable()
+    facts, steps = classifier.preprocessing, run.data.recipe(source).steps
+    task = classifier_task(
+        module,
+        mean=facts.mean,
+        std=facts.std,
+        steps=steps,
+        rate=run.rate,
+        weight_decay=run.weight_decay,
+        augment=run.data.augment,
+    )
+    made = {"rate": run.rate, "weight_decay": run.weight_decay, "shuffled_labels": run.shuffled_labels}
+    made |= {"fresh": run.fresh, "start": None if run.fresh else digest(classifier.module)}
+    state = _run(task, run.data, source, folder, None, {"classifier": made}, shuffled_labels=run.shuffled_labels)
+    _save(folder.path / CLASSIFIER, Network(module).module(state.classifier), classifier)
+    model = "" if run.data.model == "digit_resnet" else f" --model {run.data.model}"
+    _finish(folder, CLASSIFIER, f"case-jax evaluate{model} --weights {folder.path / CLASSIFIER}")
+
+
+def _infiller(run: InfillerRun) -> None:
+    require(run.rate > 0, "rate", run.rate, "a number above 0")
+    classifier = load_classifier(run.data.model, weights=run.data.weights)
+    source, folder = run.data.open(classifier), _folder(run.data, "infiller")
+    folder.require_writable()
+    facts = classifier.preprocessing
+    net = InfillNet(rngs=nnx.Rngs(run.data.seed))
+    task = infill_task(net, mean=facts.mean, std=facts.std, rate=run.rate)
+    state = _run(task, run.data, source, folder, None, {"infiller": {"rate": run.rate, "pixels": facts._asdict()}})
+    save_weights(folder.path / INFILLER, Network(net).module(state[0]))
+    _finish(folder, INFILLER, f"case-jax train masker --infill {folder.path}")
+
+
+def _fill(name: str) -> Infiller | None:
+    """An infiller by name, or from the folder where it was trained."""
+    file = Path(name) / INFILLER
+    if name in INFILLERS or not file.is_file():
+        return infiller(name)
+    net = nnx.eval_shape(lambda: InfillNet(rngs=nnx.Rngs(0)))
+    load_weights(file, net)
+    return as_infiller(net)
+
+
+def _folder(data: Data, name: str) -> RunFolder:
+    return RunFolder(data.out or Path("runs") / name)
+
+
+def _run(
+    task: Task,
+    data: Data,
+    source: Source,
+    folder: RunFolder,
+    indices: Any,
+    made: dict[str, Any],
+    *,
+    shuffled_labels: bool = False,
+) -> Any:
+    if indices is None and data.limit is not None:
+        indices = range(min(data.limit, len(source)))
+    examples = Examples(source, indices, seed=data.seed, shuffled_labels=shuffled_labels)
+    recipe = data.recipe(source)
+    config = {
+        **made,
+        "model": {"name": data.model, "weights": data.weights},
+        "data": {"name": source.name, "fingerprint": source.fingerprint, "images": len(examples)},
+        "augment": data.augment,
+    }
+    say(
+        f"train: {recipe.steps:,} steps of {recipe.batch} images, from {len(examples):,} of {source.name}, into {folder.path}"
+    )
+    return train(task, examples, recipe, folder, config=config, facts=session())
+
+
+def _save(file: Path, module: nnx.Module, classifier: Classifier) -> None:
+    facts = {"preprocessing": classifier.preprocessing._asdict(), "class_names": list(classifier.class_names)}
+    save_weights(file, module, metadata=facts)
+
+
+def _finish(folder: RunFolder, file: str, command: str) -> None:
+    from case_jax.report.curves import draw_curves  # not before `--help`
+
+    rows = read_curves(folder.path / CURVES)
+    for name, value in rows[-1].items():
+        print(f"{name}: {value:g}")
+    print(folder.path / file, draw_curves(rows, folder.path / "curves.png"), sep="\n")
+    print(f"Next: {command}")
