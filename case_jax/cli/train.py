@@ -257,7 +257,7 @@ def _masker(run: MaskerRun) -> None:
     state = _run(task, run.data, source, folder, indices, {"masker": made})
     trained: Any = nets.masker.module(state.masker)
     judge = nets.classifier.module(state.classifier)
-    words = f"{run.classifier}, in {run.masked_in}, out {run.masked_out}, infill {Path(run.infill).name}"
+    words = ", ".join([run.classifier, *_special(run)])
     maps = jax.eval_shape(
         lambda v, x: nets.classifier(v, x, train=False)[1], state.classifier, jax.numpy.zeros((1, *shape))
     )
@@ -278,6 +278,18 @@ def _masker(run: MaskerRun) -> None:
         again = f" --weights {run.data.weights}"
     model = "" if run.data.model == "digit_resnet" else f" --model {run.data.model}"
     _finish(folder, FILE, f"case-jax evaluate --methods masker:{folder.path} grad_cam case{model}{again}")
+
+
+def _special(run: MaskerRun) -> list[str]:
+    """What a reader of a table must know of a masker, where it is not the simplest one."""
+    plain = MaskerRun(run.data)
+    sides = [f"{name} {getattr(run, f'masked_{name}')}" for name in ("in", "out")]
+    default = [f"{name} {getattr(plain, f'masked_{name}')}" for name in ("in", "out")]
+    words = [] if sides == default else sides
+    words += [] if run.infill == plain.infill else [f"infill {Path(run.infill).name}"]
+    flags = ("gumbel", "class_conditional", "size_conditional")
+    words += [flag.replace("_", "-") for flag in flags if getattr(run, flag)]
+    return words + ([] if run.per_class is None else [f"{run.per_class} a class"])
 
 
 def _classifier(run: ClassifierRun) -> None:

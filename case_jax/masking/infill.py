@@ -18,6 +18,7 @@ from case_jax._checks import require, unknown
 from case_jax.imageops import blur, normalise_image, resize_map
 from case_jax.models.parts import MaxPool
 from case_jax.training import Batch, Keys, Network, Task, Variables
+from case_jax.training.optimise import updated
 
 Images = Float[Array, "B H W 3"]
 Masks = Float[Array, "B H W"]
@@ -145,8 +146,7 @@ def infill_task(net: InfillNet, *, mean: tuple[float, ...], std: tuple[float, ..
             return (error * hidden).sum() / jnp.maximum(hidden.sum(), 1.0)
 
         loss, gradient = parallel.average(jax.value_and_grad(loss_of)(variables.params))
-        updates, memory = optimiser.update(gradient, memory, variables.params)
-        params = optax.apply_updates(variables.params, updates)
+        params, memory = updated(optimiser, gradient, memory, variables.params)
         return (Variables(params, variables.stats), memory), {"loss": loss}
 
     return Task((network.variables, optimiser.init(network.variables.params)), step)
@@ -154,13 +154,14 @@ def infill_task(net: InfillNet, *, mean: tuple[float, ...], std: tuple[float, ..
 
 def random_holes(key: Key[Array, ""], count: int, shape: tuple[int, int], *, most: int = 4) -> Masks:
     """Hidden regions to train an infiller on: up to `most` rectangles of a tenth to three fifths of each side; half of them inverted."""
-    height, width = shape
-    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
+    sides = jnp.array(shape, jnp.float32)
+    rows, columns = (jnp.arange(n, dtype=jnp.float32) for n in shape)
+    rows, columns = rows[:, None], columns[None]
 
     def one(key: Key[Array, ""]) -> Float[Array, "H W"]:
         sizes, places, number, inverted = jax.random.split(key, 4)
-        extent = jax.random.uniform(sizes, (most, 2), minval=0.1, maxval=0.6) * jnp.array([height, width])
-        start = jax.random.uniform(places, (most, 2)) * (jnp.array([height, width]) - extent)
+        extent = jax.random.uniform(sizes, (most, 2), minval=0.1, maxval=0.6) * sides
+        start = jax.random.uniform(places, (most, 2)) * (sides - extent)
         inside = (
             (rows >= start[:, 0, None, None])
             & (rows < (start + extent)[:, 0, None, None])

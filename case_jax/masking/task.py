@@ -29,6 +29,7 @@ from case_jax.masking.masker import WIDTH, Masker, binary_concrete, to_image
 from case_jax.training import Batch, Network, Task, Variables
 from case_jax.training.augment import random_view
 from case_jax.training.loop import Keys
+from case_jax.training.optimise import updated
 
 ClassifierMode = Literal["fixed", "alongside", "history", "history-reference"]
 CLASSIFIER_MODES: tuple[ClassifierMode, ...] = get_args(ClassifierMode)
@@ -234,7 +235,7 @@ def masker_task(
         asked = partial(_masked, nets, made_of, fill, images, jax.lax.stop_gradient(maps), question, masks)
         past = jax.random.bernoulli(chosen) if made_of.classifier.startswith("history") else None
         found = _gradients(made_of, asked, state, past, old)
-        state = _updated(state, parallel.average(found), past, made_of, masker_optimiser, classifier_optimiser)
+        state = _learnt(state, parallel.average(found), past, made_of, masker_optimiser, classifier_optimiser)
         numbers = found.numbers | {"clean_accuracy": correct(clean, batch.labels).mean()}
         return state, parallel.average(numbers)
 
@@ -261,9 +262,8 @@ def _clean_step(
 
     gradient, (logits, maps, stats) = jax.grad(loss_of, has_aux=True)(state.classifier.params)
     gradient, stats = parallel.average((gradient, stats))
-    updates, memory = optimiser.update(gradient, state.classifier_optimiser, state.classifier.params)
-    learnt = Variables(optax.apply_updates(state.classifier.params, updates), stats)
-    return state._replace(classifier=learnt, classifier_optimiser=memory), logits, maps
+    params, memory = updated(optimiser, gradient, state.classifier_optimiser, state.classifier.params)
+    return state._replace(classifier=Variables(params, stats), classifier_optimiser=memory), logits, maps
 
 
 def _remember(made_of: Ingredients, state: MaskerState, key: Array) -> MaskerState:
@@ -404,7 +404,7 @@ def _side_loss(
     return wanted + size_reward(mask, earned, weight=side.size_weight, sizes=question.sizes)
 
 
-def _updated(
+def _learnt(
     state: MaskerState,
     found: _Found,
     past: Array | None,
@@ -412,16 +412,14 @@ def _updated(
     masker_optimiser: optax.GradientTransformation,
     classifier_optimiser: optax.GradientTransformation,
 ) -> MaskerState:
-    updates, memory = masker_optimiser.update(found.masker_gradient, state.masker_optimiser, state.masker.params)
-    masker = Variables(optax.apply_updates(state.masker.params, updates), found.masker_stats)
+    params, memory = updated(masker_optimiser, found.masker_gradient, state.masker_optimiser, state.masker.params)
+    masker = Variables(params, found.masker_stats)
     after = state._replace(masker=masker, masker_optimiser=memory, steps=state.steps + 1)
     if made_of.classifier == "fixed":
         return after
-    updates, memory = classifier_optimiser.update(
-        found.classifier_gradient, state.classifier_optimiser, state.classifier.params
-    )
-    learnt = Variables(optax.apply_updates(state.classifier.params, updates), found.classifier_stats)
-    new = (learnt, memory)
+    optimiser, gradient = classifier_optimiser, found.classifier_gradient
+    params, memory = updated(optimiser, gradient, state.classifier_optimiser, state.classifier.params)
+    new = (Variables(params, found.classifier_stats), memory)
     if past is not None:
         old = (state.classifier, state.classifier_optimiser)
         new = jax.tree.map(lambda o, n: jnp.where(past, o, n), old, new)

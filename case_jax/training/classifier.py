@@ -13,6 +13,7 @@ from case_jax.imageops import normalise_image
 from case_jax.training.augment import random_view
 from case_jax.training.loop import Batch, Keys, Task
 from case_jax.training.network import Network, Variables
+from case_jax.training.optimise import updated
 
 
 class ClassifierState(NamedTuple):
@@ -59,8 +60,7 @@ def classifier_task(
 
         (loss, (stats, right)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.classifier.params)
         gradient, stats, numbers = parallel.average((gradient, stats, {"loss": loss, "accuracy": right}))
-        updates, memory = optimiser.update(gradient, state.optimiser, state.classifier.params)
-        learnt = Variables(optax.apply_updates(state.classifier.params, updates), stats)
-        return ClassifierState(learnt, memory), numbers
+        params, memory = updated(optimiser, gradient, state.optimiser, state.classifier.params)
+        return ClassifierState(Variables(params, stats), memory), numbers
 
     return Task(ClassifierState(network.variables, optimiser.init(network.variables.params)), step)
