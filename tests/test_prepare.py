@@ -104,6 +104,13 @@ def prepared(val_tar, tmp_path_factory):
     return folder, prepare_imagenet(val_tar, data_dir=folder)
 
 
+def read_one(source, index):
+    try:
+        return source[index]
+    except UnreadableImageError:
+        return None
+
+
 def read_all(source):
     found = {}
     for i in range(len(source)):
@@ -370,6 +377,22 @@ def test_boxes_are_evidence_of_the_images_class(boxed):
     assert not regions[48_981].any()
     classes = {number: found[number].evidence.classes.tolist() for number in regions}
     assert classes == {1: [65], 2: [970], 3: [NOBODY], 4: [809], 48_981: [NOBODY]}
+
+
+def test_boxes_are_the_truth_one_by_one_and_are_not_cut_off(boxed):
+    source = open_validation(boxed[0], resize=30, crop=20)
+    at = {found.image_id: i for i in range(len(source)) if (found := read_one(source, i)) is not None}
+    assert source.truths == ("boxes",)
+    found = source.truth(at[1], "boxes")
+    np.testing.assert_array_equal(found.boxes, [[2, 17, -5, 10], [2, 10, 10, 25]])  # as above, beyond columns 0 and 19
+    assert found.pixels is None
+    assert source.truth(at[3], "boxes") is None
+    with pytest.raises(CaseJaxError, match="truth: 'masks' is unknown"):
+        source.truth(at[1], "masks")
+
+
+def test_without_boxes_there_is_no_truth(prepared):
+    assert open_validation(prepared[0]).truths == ()
 
 
 def test_the_region_of_a_box_in_closed_form():

@@ -1,7 +1,6 @@
 """Do maps lie on the object? Maps of a whole source against its boxes and pixel masks, in one table with baselines."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -28,7 +27,7 @@ from case_jax.evaluation.planning import configuration, require_fitting, require
 from case_jax.evaluation.run import opened
 from case_jax.evaluation.step import Pixels, Protocol
 from case_jax.evaluation.stopping import Stopping
-from case_jax.evaluation.stream import LOADERS, Tile, first_readable, select, template, through_devices, tiles
+from case_jax.evaluation.stream import Tile, first_readable, select, template, through_devices, tiles
 from case_jax.imageops import normalise_image
 from case_jax.methods import MapFunction
 from case_jax.metrics.localisation_curves import THRESHOLDS
@@ -254,16 +253,15 @@ def _scored(plan: _Plan, stream: Iterator[Tile]) -> Iterator[tuple[Tile, list[_I
             yield tile._replace(batch=Labelled(tile.batch.images, tile.batch.image_ids, labels))
 
     def boxed() -> Iterator[Tile]:
-        with ThreadPoolExecutor(LOADERS) as pool:
-            for tile, found in through_devices(plan.maps, plan.model.params, labelled()):
-                slots = [slot for slot, example in enumerate(tile.examples) if example is not None]
-                images = list(pool.map(partial(_score, plan, tile, found), slots))
-                boxes = np.zeros((plan.tile, len(plan.methods), 4), np.int32)
-                for image in images:
-                    if image.scores is not None:
-                        boxes[image.slot] = image.scores.boxes
-                held[tile.number] = images
-                yield tile._replace(batch=Crops(tile.batch.images, boxes, found["target"]))
+        for tile, found in through_devices(plan.maps, plan.model.params, labelled()):
+            slots = [slot for slot, example in enumerate(tile.examples) if example is not None]
+            images = [_score(plan, tile, found, slot) for slot in slots]  # threads would wait for each other
+            boxes = np.zeros((plan.tile, len(plan.methods), 4), np.int32)
+            for image in images:
+                if image.scores is not None:
+                    boxes[image.slot] = image.scores.boxes
+            held[tile.number] = images
+            yield tile._replace(batch=Crops(tile.batch.images, boxes, found["target"]))
 
     for tile, terms in through_devices(plan.crops, plan.model.params, boxed()):
         yield tile, held.pop(tile.number), terms

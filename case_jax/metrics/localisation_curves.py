@@ -99,8 +99,9 @@ def threshold_hits(
 def _boxes(mask: Bool[np.ndarray, "H W"]) -> tuple[Int[np.ndarray, "n 4"], Int[np.ndarray, " n"]]:
     """The tight boxes of a mask's components, and how many pixels each has."""
     numbers, sizes = components(mask, corners=True)
-    rows, columns = np.nonzero(numbers)
-    which = numbers[rows, columns] - 1
+    at = np.flatnonzero(mask)
+    rows, columns = np.divmod(at, mask.shape[1])
+    which = numbers.ravel()[at] - 1
     top, left = np.full((2, len(sizes)), max(mask.shape))
     bottom, right = np.zeros((2, len(sizes)), int)
     np.minimum.at(top, which, rows)
