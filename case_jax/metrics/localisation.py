@@ -38,22 +38,23 @@ def binarise(saliency: Float[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     return saliency > saliency.mean(dtype=np.float64)
 
 
-def components(
-    mask: Bool[np.ndarray, "H W"], *, corners: bool = False
-) -> tuple[Int[np.ndarray, "H W"], Int[np.ndarray, " n"]]:
-    """The connected components of a mask, numbered from 1 in the order in which they are met, row by row; 0 is no component.
+def components(masks: Bool[np.ndarray, "*n H W"], *, corners: bool = False) -> tuple[Int[np.ndarray, "*n H W"], int]:
+    """The connected components of one mask or of several, numbered from 1 in the order in which they are met, row by row.
 
     Args:
-        mask: one mask.
+        masks: masks of one size, each for itself.
         corners: whether pixels that touch at a corner are connected (8-connected); else at an edge only (4-connected).
 
     Returns:
-        The number at each pixel, and how many pixels each component has.
+        The number at each pixel, 0 where there is none, and how many components there are.
     """
     from scipy import ndimage  # not before it is used
 
-    found: Any = ndimage.label(mask, ndimage.generate_binary_structure(2, 2 if corners else 1))
-    return found[0], np.bincount(found[0].ravel(), minlength=1)[1:]
+    within = ndimage.generate_binary_structure(2, 2 if corners else 1)
+    near = np.zeros((3,) * masks.ndim, bool)
+    near[(1,) * (masks.ndim - 2)] = within
+    found: Any = ndimage.label(masks, near)
+    return found[0], int(found[1])
 
 
 def largest_component(mask: Bool[np.ndarray, "H W"], *, empty_is_whole: bool = False) -> Bool[np.ndarray, "H W"]:
@@ -63,8 +64,10 @@ def largest_component(mask: Bool[np.ndarray, "H W"], *, empty_is_whole: bool = F
         mask: one mask.
         empty_is_whole: return the whole image for an empty mask, as the reference does; else nothing.
     """
-    numbers, sizes = components(mask)
-    return np.full(mask.shape, empty_is_whole) if len(sizes) == 0 else numbers == 1 + sizes.argmax()
+    numbers, count = components(mask)
+    if count == 0:
+        return np.full(mask.shape, empty_is_whole)
+    return numbers == 1 + np.bincount(numbers.ravel())[1:].argmax()
 
 
 def tight_box(mask: Bool[np.ndarray, "H W"], *, reference_box: bool = False) -> Int[np.ndarray, "4"]:

@@ -15,6 +15,8 @@ LEVELS = 1000
 """Steps between the thresholds of PxAP, as in the authors' code."""
 DELTAS = (0.3, 0.5, 0.7)
 THRESHOLDS = 100
+BLOCK = 1 << 16
+"""Pixels of all masks that are looked at together."""
 LARGEST, ANY = 0, 1
 
 
@@ -81,34 +83,39 @@ def threshold_hits(
     require_map(saliency)
     require_boxes(boxes)
     require(thresholds >= 1, "thresholds", thresholds, "a number of thresholds of at least 1, for example 100")
-    hits, before = np.zeros((2, thresholds, len(DELTAS)), bool), -1
-    saliency, deltas = saliency.astype(np.float64), np.array(DELTAS)
-    for level in range(thresholds):
-        mask = saliency >= level / thresholds
-        if (count := np.count_nonzero(mask)) == before:
-            hits[:, level] = hits[:, level - 1]
-        elif count:
-            found, sizes = _boxes(mask)
-            best = box_iou(found, boxes).max(1)
-            hits[LARGEST, level] = best[sizes.argmax()] >= deltas
-            hits[ANY, level] = best.max() >= deltas
-        before = count
-    return hits
+    values, levels = saliency.astype(np.float64), np.arange(thresholds) / thresholds
+    above = values.size - np.searchsorted(np.sort(values, axis=None), levels)  # masks of one size are one mask
+    _, one, which = np.unique(above, return_index=True, return_inverse=True)
+    step = max(1, BLOCK // values.size)
+    blocks = (levels[one[start : start + step], None, None] for start in range(0, len(one), step))
+    best = np.concatenate([_best(values >= level, boxes) for level in blocks], axis=1)
+    return best[:, which, None] >= np.array(DELTAS)
 
 
-def _boxes(mask: Bool[np.ndarray, "H W"]) -> tuple[Int[np.ndarray, "n 4"], Int[np.ndarray, " n"]]:
-    """The tight boxes of a mask's components, and how many pixels each has."""
-    numbers, sizes = components(mask, corners=True)
-    at = np.flatnonzero(mask)
-    rows, columns = np.divmod(at, mask.shape[1])
-    which = numbers.ravel()[at] - 1
-    top, left = np.full((2, len(sizes)), max(mask.shape))
-    bottom, right = np.zeros((2, len(sizes)), int)
-    np.minimum.at(top, which, rows)
-    np.maximum.at(bottom, which, rows + 1)
-    np.minimum.at(left, which, columns)
-    np.maximum.at(right, which, columns + 1)
-    return np.stack([top, bottom, left, right], axis=1), sizes
+def _best(masks: Bool[np.ndarray, "n H W"], boxes: Int[np.ndarray, "B 4"]) -> Float[np.ndarray, "2 n"]:
+    """The best IoU with a true box, of the box around each mask's largest component and around any; 0 for an empty mask."""
+    numbers, count = components(masks, corners=True)
+    height, width = masks.shape[1:]
+    # runs of pixels in a row, each of one component: far fewer than pixels
+    edges = np.flatnonzero(np.diff(np.pad(masks, ((0, 0), (0, 0), (0, 1))).ravel(), prepend=False))
+    line, begin = np.divmod(edges[::2], width + 1)
+    end = edges[1::2] - line * (width + 1)
+    of, row = numbers.reshape(-1, width)[line, begin] - 1, line % height
+    top, left = np.full((2, count), max(height, width))
+    bottom, right, sizes, mask_of = np.zeros((4, count), int)
+    np.minimum.at(top, of, row)
+    np.maximum.at(bottom, of, row + 1)
+    np.minimum.at(left, of, begin)
+    np.maximum.at(right, of, end)
+    np.add.at(sizes, of, end - begin)
+    mask_of[of] = line // height
+    iou = box_iou(np.stack([top, bottom, left, right], axis=1), boxes).max(1)
+    best, largest = np.zeros((2, len(masks))), np.zeros(len(masks), int)
+    np.maximum.at(best[ANY], mask_of, iou)
+    np.maximum.at(largest, mask_of, sizes)
+    candidates = np.flatnonzero(sizes == largest[mask_of])[::-1]  # of several the one met first is written last
+    best[LARGEST, mask_of[candidates]] = iou[candidates]
+    return best
 
 
 def max_box_acc(hits: Int[np.ndarray, "2 T 3"], images: int) -> float:
