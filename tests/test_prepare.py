@@ -22,9 +22,11 @@ from case_jax.data.cifar100 import prepare_cifar100
 from case_jax.data.ilsvrc import validation_labels, validation_number, wordnet_ids
 from case_jax.data.imagenet import add_boxes, prepare_imagenet
 from case_jax.data.preprocess import box_region, image_size
+from case_jax.evaluation.localise import localise
 from case_jax.evaluation.planning import plan
 from case_jax.evaluation.run import evaluate
 from case_jax.evaluation.step import Pixels
+from case_jax.methods import METHODS
 from case_jax.report import write_report
 from case_jax.results import RunFolder
 from case_jax.source import NOBODY, UnreadableImageError
@@ -603,3 +605,15 @@ def test_what_is_missing_explains_itself(shell, tmp_path, monkeypatch, words, ex
     assert err.splitlines()[-1].startswith("case-jax: error: ") or "\n" in err
     for word in expected:
         assert word in err
+
+
+def test_maps_are_localised_on_boxes_and_images_without_one_are_counted(boxed, tmp_path):
+    model, source = classifier(), open_validation(boxed[0])
+    contrast = choose_contrast("topk_logits:3", model.num_classes)
+    folder, methods = RunFolder(tmp_path / "run"), {"random": METHODS["random"].maps}
+    found = localise(source, model, contrast, methods, folder, pixels=Pixels((0.5,) * 3, (0.25,) * 3), tile=4)
+    assert set(found.rows["image_id"]) == {1, 2, 4}
+    assert found.counts["images left out: could not be read"] == 1
+    assert found.counts["images left out: no truth is known"] == 3  # outside the crop; of another size; not annotated
+    assert found.overall["pxap"].isna().all()
+    assert (found.rows.loc[found.rows["method"] == "truth_box", "f1"] > 0).all()

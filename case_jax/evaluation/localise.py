@@ -118,7 +118,7 @@ def localise(
         progress: show a bar; None shows it in a terminal.
 
     Returns:
-        All rows, what belongs to the data set as a whole, and what was left out; in the first process complete.
+        All rows, what belongs to the data set as a whole, and what was left out; in every process, when all parts are there.
 
     Raises:
         CaseJaxError: for a source without truth (says which have one), an unknown kind of truth or target, labels asked for where there
@@ -136,9 +136,8 @@ def localise(
         mine = [part for part in parts if part not in done][number::count]
         if mine:
             _run(plan, folder, mine, progress)
-        if number == 0:
-            folder.wait_for(parts)
-    return _found(plan, folder, parts if number == 0 else sorted(folder.done()))
+        folder.wait_for(parts)
+    return _found(plan, folder, parts)
 
 
 def require_located(source: Source, truth: str | None) -> tuple[Located, str]:
@@ -301,7 +300,7 @@ def _rows(plan: _Plan, images: list[_Image], terms: Mapping[str, np.ndarray]) ->
     return columns, counts
 
 
-def _found(plan: _Plan, folder: RunFolder, parts: Any) -> Localisation:
+def _found(plan: _Plan, folder: RunFolder, parts: range) -> Localisation:
     """Everything in the folder."""
     excluded = folder.excluded()
     if len(excluded) == len(plan.indices):
