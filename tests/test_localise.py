@@ -1,5 +1,6 @@
 """Localisation over a source: rows against scores made one by one, baselines, what is left out, and resuming."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from case_jax.evaluation.localise import localise
 from case_jax.imageops import crop_resized, finish_maps
 from case_jax.metrics.localisation import box_of_map, box_scores
 from case_jax.metrics.localisation_curves import pixel_average_precision, pixel_counts
+from case_jax.report.localisation import markdown, summarise
 from case_jax.results import RunFolder
 from case_jax.source import Example, Truth, UnreadableImageError
 
@@ -275,6 +277,16 @@ def test_a_truth_that_does_not_fit_is_named(model, tmp_path):
     source.truth = lambda index, kind: Truth(np.array([[0, 4, 0, 4]]), np.zeros((4, 4), bool))
     with pytest.raises(CaseJaxError, match=r"truth of image 'square 0': .*4, 4"):
         run(model, tmp_path / "run", source)
+
+
+def test_nothing_of_an_image_with_broken_logits_is_scored(model, tmp_path):
+    broken = dataclasses.replace(model, params=jnp.full((CLASSES, CLASSES), jnp.nan))
+    found = run(broken, tmp_path / "run", methods={"bright": bright})
+    assert found.counts["images with logits that are not finite (no score)"] == 8
+    assert found.rows["degenerate"].all()
+    assert found.rows[["iou", "om", "sm"]].isna().all(axis=None)
+    assert found.overall["images"].sum() == 0
+    assert "–" in markdown(summarise(found.rows, found.overall), {})
 
 
 def test_where_nothing_can_be_scored_the_reasons_are_given(model, tmp_path):
