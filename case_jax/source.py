@@ -1,5 +1,6 @@
 """What every data source yields."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -60,3 +61,25 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Example: ...
+
+
+class Truth(NamedTuple):
+    """Where the object is that an image's label names; in pixels of the image that the source gives."""
+
+    boxes: Int[np.ndarray, "B 4"]
+    """At least one box, as half-open (top, bottom, left, right); it may leave the image, where the image is a crop."""
+    pixels: Bool[np.ndarray, "H W"] | None = None
+    """The object's pixels; None where only boxes are known."""
+
+
+class Located(Source, Protocol):
+    """A source that knows where its objects are: what localisation needs beside images."""
+
+    @property
+    def truths(self) -> Sequence[str]:
+        """The kinds of truth that can be asked for, the usual one first; none where nothing is known after all."""
+        ...
+
+    def truth(self, index: int, kind: str, /) -> Truth | None:
+        """The truth of this kind of image `index`, None where it is not known; several threads ask at the same time."""
+        ...

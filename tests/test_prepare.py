@@ -22,9 +22,11 @@ from case_jax.data.cifar100 import prepare_cifar100
 from case_jax.data.ilsvrc import validation_labels, validation_number, wordnet_ids
 from case_jax.data.imagenet import add_boxes, prepare_imagenet
 from case_jax.data.preprocess import box_region, image_size
+from case_jax.evaluation.localise import localise
 from case_jax.evaluation.planning import plan
 from case_jax.evaluation.run import evaluate
 from case_jax.evaluation.step import Pixels
+from case_jax.methods import METHODS
 from case_jax.report import write_report
 from case_jax.results import RunFolder
 from case_jax.source import NOBODY, UnreadableImageError
@@ -102,6 +104,13 @@ def val_tar(images, tmp_path_factory):
 def prepared(val_tar, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     return folder, prepare_imagenet(val_tar, data_dir=folder)
+
+
+def read_one(source, index):
+    try:
+        return source[index]
+    except UnreadableImageError:
+        return None
 
 
 def read_all(source):
@@ -372,6 +381,22 @@ def test_boxes_are_evidence_of_the_images_class(boxed):
     assert classes == {1: [65], 2: [970], 3: [NOBODY], 4: [809], 48_981: [NOBODY]}
 
 
+def test_boxes_are_the_truth_one_by_one_and_are_not_cut_off(boxed):
+    source = open_validation(boxed[0], resize=30, crop=20)
+    at = {found.image_id: i for i in range(len(source)) if (found := read_one(source, i)) is not None}
+    assert source.truths == ("boxes",)
+    found = source.truth(at[1], "boxes")
+    np.testing.assert_array_equal(found.boxes, [[2, 17, -5, 10], [2, 10, 10, 25]])  # as above, beyond columns 0 and 19
+    assert found.pixels is None
+    assert source.truth(at[3], "boxes") is None
+    with pytest.raises(CaseJaxError, match="truth: 'masks' is unknown"):
+        source.truth(at[1], "masks")
+
+
+def test_without_boxes_there_is_no_truth(prepared):
+    assert open_validation(prepared[0]).truths == ()
+
+
 def test_the_region_of_a_box_in_closed_form():
     """500×375 becomes 341×256 and is cut from column 58, row 16 on: half of the width ends at 341 / 2 − 58 = 112.5."""
     region = box_region(np.array([[0, 375, 0, 250]]), 500, 375, resize=256, crop=224)
@@ -580,3 +605,15 @@ def test_what_is_missing_explains_itself(shell, tmp_path, monkeypatch, words, ex
     assert err.splitlines()[-1].startswith("case-jax: error: ") or "\n" in err
     for word in expected:
         assert word in err
+
+
+def test_maps_are_localised_on_boxes_and_images_without_one_are_counted(boxed, tmp_path):
+    model, source = classifier(), open_validation(boxed[0])
+    contrast = choose_contrast("topk_logits:3", model.num_classes)
+    folder, methods = RunFolder(tmp_path / "run"), {"random": METHODS["random"].maps}
+    found = localise(source, model, contrast, methods, folder, pixels=Pixels((0.5,) * 3, (0.25,) * 3), tile=4)
+    assert set(found.rows["image_id"]) == {1, 2, 4}
+    assert found.counts["images left out: could not be read"] == 1
+    assert found.counts["images left out: no truth is known"] == 3  # outside the crop; of another size; not annotated
+    assert found.overall["pxap"].isna().all()
+    assert (found.rows.loc[found.rows["method"] == "truth_box", "f1"] > 0).all()

@@ -1,4 +1,4 @@
-"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | report | list | prepare | train`."""
+"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | localise | report | list | prepare | train`."""
 
 import logging
 import os
@@ -12,9 +12,13 @@ from case_jax._checks import CaseJaxError, require
 from case_jax.cli import commands
 from case_jax.cli.evaluate import evaluate
 from case_jax.cli.grid_pointing import grid_pointing
+from case_jax.cli.localise import localise
 from case_jax.cli.prepare import prepare
 from case_jax.cli.sweep import sweep
 from case_jax.cli.train import train_
+
+
+RESUMABLE = ("evaluate", "sweep", "localise", "train")
 
 
 def _cache_compilations() -> None:
@@ -44,6 +48,7 @@ def main() -> None:
         "explain": commands.explain,
         "sweep": sweep,
         "grid-pointing": grid_pointing,
+        "localise": localise,
         "report": commands.report,
         "list": commands.list_,
         "prepare": prepare,
@@ -68,6 +73,6 @@ def main() -> None:
         print(f"case-jax: error: {error}; what was written before is kept.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        resumes = " The same command resumes." if sys.argv[1:2] in (["evaluate"], ["sweep"], ["train"]) else ""
+        resumes = " The same command resumes." if "".join(sys.argv[1:2]) in RESUMABLE else ""
         print(f"case-jax: interrupted.{resumes}", file=sys.stderr)
         sys.exit(130)

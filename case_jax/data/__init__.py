@@ -8,7 +8,7 @@ from case_jax.data.folder import ImageFolder, read_image
 from case_jax.data.imagenet import add_boxes, prepare_imagenet
 from case_jax.data.preprocess import INTERPOLATIONS, box_region, preprocess
 from case_jax.data.tfds_images import TfdsImages
-from case_jax.source import NOBODY, SHARED, Evidence, Example, Source, UnreadableImageError
+from case_jax.source import NOBODY, SHARED, Evidence, Example, Located, Source, Truth, UnreadableImageError
 
 DATASETS: dict[str, str] = {
     "digit_scenes": "real handwritten digits arranged in scenes with known class evidence; digit_scenes:SPLIT for another split",
@@ -77,8 +77,10 @@ __all__ = [
     "Evidence",
     "Example",
     "ImageFolder",
+    "Located",
     "Source",
     "TfdsImages",
+    "Truth",
     "UnreadableImageError",
     "add_boxes",
     "box_region",

@@ -6,14 +6,16 @@ import json
 import math
 import os
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import PIL
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.data.crop_rows import RowShape, pack, unpack
-from case_jax.source import Example, Source, UnreadableImageError
+from case_jax.source import Example, Located, Source, Truth, UnreadableImageError
 
 FORMAT = 1
 PIXELS, RECORDS, HEADER = "pixels.u8", "records.bin", "header.json"
@@ -43,6 +45,7 @@ class CachedCrops:
 
         self.source = source
         self.name, self.class_names, self.fingerprint = source.name, source.class_names, source.fingerprint
+        self.truths: Sequence[str] = getattr(source, "truths", ())
         facts = {"format": FORMAT, "source": self.name, "fingerprint": self.fingerprint}
         facts |= {"images": len(source), "pillow": PIL.__version__}  # whose versions may decode differently
         self.folder = Path(folder) / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
@@ -79,6 +82,10 @@ class CachedCrops:
         if isinstance(found, UnreadableImageError):
             raise found
         return found
+
+    def truth(self, index: int, kind: str, /) -> Truth | None:
+        """As the source has it; nothing is kept of it."""
+        return cast(Located, self.source).truth(index, kind)
 
     def _keep(self, index: int, found: Example | UnreadableImageError) -> None:
         if (packed := pack(found, self.shape)) is None:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from case_jax._checks import require, require_seed, unknown
-from case_jax.source import NOBODY, SHARED, Evidence, Example
+from case_jax.source import NOBODY, SHARED, Evidence, Example, Truth
 
 Split = Literal["train", "confusion", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -28,6 +28,8 @@ INK_THRESHOLD = 0.25
 MARKERS_PER_BODY = 5
 CLASS_NAMES = tuple(f"{body}·{marker}" for body in range(5) for marker in range(5, 10))
 REGIONS = ("body", "bright marker", "dim marker", "second body")
+TRUTHS = {"union": [0, 1], "body": [0], "marker": [1]}
+"""Which regions are the object that a scene's label names."""
 
 
 class Scene(NamedTuple):
@@ -100,6 +102,7 @@ class DigitScenes:
     """
 
     class_names = CLASS_NAMES
+    truths = tuple(TRUTHS)
 
     def __init__(
         self,
@@ -176,3 +179,16 @@ class DigitScenes:
             region[top:bottom, left:right] = True
         evidence = Evidence(regions, scene.classes)
         return Example(index, f"scene-{index:06d}", scene.image, scene.label, evidence, scene.target)
+
+    def truth(self, index: int, kind: str, /) -> Truth:
+        """The ink of the body, of the bright marker (`marker`), or of both (`union`), with one tight box around it.
+
+        Raises:
+            CaseJaxError: for another kind.
+        """
+        if kind not in TRUTHS:
+            raise unknown("truth", kind, TRUTHS)
+        scene, regions = self.scene(index), TRUTHS[kind]
+        boxes = scene.boxes[regions]
+        first, last = boxes.min(0), boxes.max(0)
+        return Truth(np.array([[first[0], last[1], first[2], last[3]]]), np.logical_or.reduce(scene.masks[regions]))

@@ -64,11 +64,22 @@ def box_region(
     Returns:
         The region; all False when nothing of the boxes is left in the crop.
     """
+    region = np.zeros((crop, crop), bool)
+    for top, bottom, left, right in np.clip(boxes_in_crop(boxes, width, height, resize=resize, crop=crop), 0, crop):
+        region[top:bottom, left:right] = True
+    return region
+
+
+def boxes_in_crop(
+    boxes: Int[np.ndarray, "B 4"], width: int, height: int, *, resize: int, crop: int
+) -> Int[np.ndarray, "B 4"]:
+    """The same boxes in pixels of the crop, half-open: each holds the pixels whose centre it holds; arguments as `box_region`.
+
+    Boxes that leave the crop are not cut off.
+    """
     size, (left, top) = _resized(width, height, resize=resize, crop=crop)
-    rows, columns = (np.arange(crop) + 0.5 + start for start in (top, left))
-    first, last, begin, end = (boxes * np.array([size[1] / height] * 2 + [size[0] / width] * 2)).T[..., None]
-    inside = (rows >= first) & (rows < last), (columns >= begin) & (columns < end)
-    return (inside[0][:, :, None] & inside[1][:, None, :]).any(0)
+    scaled = boxes * np.array([size[1] / height] * 2 + [size[0] / width] * 2)
+    return np.ceil(scaled - [top + 0.5, top + 0.5, left + 0.5, left + 0.5]).astype(np.int64)
 
 
 def image_size(encoded: bytes, name: str) -> tuple[int, int]:

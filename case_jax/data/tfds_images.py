@@ -9,8 +9,8 @@ import numpy as np
 from case_jax._checks import CaseJaxError, unknown
 from case_jax.data.boxes import read_boxes
 from case_jax.data.ilsvrc import validation_labels, validation_number
-from case_jax.data.preprocess import box_region, preprocess
-from case_jax.source import NOBODY, Evidence, Example
+from case_jax.data.preprocess import box_region, boxes_in_crop, preprocess
+from case_jax.source import NOBODY, Evidence, Example, Truth
 
 HOW_TO_PREPARE = {
     "imagenet2012": (
@@ -103,6 +103,7 @@ class TfdsImages:
         self.folder = Path(builder.data_path)
         self.numbered = builder.name == "imagenet2012" and split == "validation"
         self.boxes = read_boxes(self.folder) if self.numbered else None
+        self.truths = () if self.boxes is None else ("boxes",)
         self.resize, self.crop, self.interpolation = resize, crop, interpolation
         self.fingerprint = self._fingerprint()
 
@@ -119,6 +120,24 @@ class TfdsImages:
         image_id = self._number(name, label) if self.numbered else index
         pixels = preprocess(record["image"], name, resize=self.resize, crop=self.crop, interpolation=self.interpolation)
         return Example(image_id, name, pixels, label, self._evidence(image_id, label))
+
+    def truth(self, index: int, kind: str, /) -> Truth | None:
+        """The boxes of image `index`; None where it has none, or nothing of them is left in the crop.
+
+        Raises:
+            CaseJaxError: where no boxes were prepared, or for another kind than `boxes`.
+        """
+        if self.boxes is None or kind not in self.truths:
+            raise unknown("truth", kind, self.truths)
+        record = self.records[index]
+        number = self._number(self._name(record, index), int(record["label"]))
+        if number not in self.boxes.of:
+            return None
+        (width, height), boxes = self.boxes.of[number]
+        found = boxes_in_crop(boxes, width, height, resize=self.resize, crop=self.crop)
+        shown = np.clip(found, 0, self.crop)
+        seen = (shown[:, 0] < shown[:, 1]) & (shown[:, 2] < shown[:, 3])
+        return Truth(found) if seen.any() else None
 
     def _fingerprint(self) -> str:
         """The number of images, a digest of some of them and of all boxes, and the preprocessing."""

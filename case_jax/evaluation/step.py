@@ -187,6 +187,6 @@ def _columns(protocol: Protocol, scored: Scored, names: Sequence[str]) -> dict[s
     return columns
 
 
-def empty_batch(like: Batch) -> Batch:
-    """Padding: an all-zero batch of the same shapes, whose rows are thrown away."""
-    return Batch(*(np.zeros_like(a) for a in like))
+def empty_batch(like: Any) -> Any:
+    """Padding: an all-zero batch of the same shapes and kind (`Batch`, or another named tuple), whose rows are thrown away."""
+    return like._make(np.zeros_like(a) for a in like)

@@ -32,7 +32,8 @@ class Tile(NamedTuple):
     examples: list[Example | None]
     """One per slot; None where the slot is empty or the image could not be read."""
     excluded: list[dict[str, Any]]
-    batch: Batch
+    batch: Any
+    """What a step takes of it: a `Batch`, or another named tuple of arrays with leading axis B."""
 
 
 @dataclass
@@ -221,7 +222,7 @@ def tiles(
 
 
 def through_devices(
-    step: Callable[[Any, Batch], Any], params: Any, stream: Iterable[Tile], *, pace: Pace | None = None
+    step: Callable[[Any, Any], Any], params: Any, stream: Iterable[Tile], *, pace: Pace | None = None
 ) -> Iterator[tuple[Tile, Any]]:
     """Run a compiled batch function on every tile, one tile per local device at a time.
 
