@@ -1,6 +1,5 @@
 """Other classifiers from the shell: a photograph explained with a file's or the hub's weights, and what is printed of them."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,15 +8,13 @@ import pytest
 import sklearn.datasets
 from huggingface_hub import constants
 from PIL import Image
-from safetensors.numpy import save_file
+from random_weights import write_random_weights
 
 from case_jax.cli.ready import Model, default_contrast
 from case_jax.models import MODELS
-from case_jax.models.weights import abstract, flat_state
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
-    "architecture": "resnet18",
     "label_names": [f"breed {c}" for c in "abcd"],
     "pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 1.0, "interpolation": "bicubic"},
 }
@@ -26,19 +23,8 @@ CONFIG = {
 @pytest.fixture(scope="session")
 def fine_tuned(tmp_path_factory):
     """Random weights of a ResNet-18 for four classes under PyTorch's names, with timm's config beside them."""
-    rng = np.random.default_rng(0)
-    state = {}
-    for path, variable in flat_state(abstract(MODELS["resnet18"].build, 4)).items():
-        parent, _, leaf = path.rpartition(".")
-        name = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(leaf, leaf)
-        axes = {2: (1, 0), 4: (3, 2, 0, 1)}.get(len(variable.shape), range(len(variable.shape)))
-        shape = [variable.shape[i] for i in axes]
-        fan_in = np.prod(shape[1:]) if len(shape) > 1 else 25
-        array = rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / fan_in))
-        state[f"{parent}.{name}"] = np.abs(array) + 1 if leaf == "var" else array
     folder = tmp_path_factory.mktemp("weights")
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    write_random_weights(folder, "resnet18", 4, CONFIG)
     return folder
 
 
