@@ -1,4 +1,4 @@
-"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | report | list | prepare`."""
+"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | sanity | report | list | prepare`."""
 
 import logging
 import os
@@ -13,6 +13,7 @@ from case_jax.cli import commands
 from case_jax.cli.evaluate import evaluate
 from case_jax.cli.grid_pointing import grid_pointing
 from case_jax.cli.prepare import prepare
+from case_jax.cli.sanity import sanity
 from case_jax.cli.sweep import sweep
 
 
@@ -43,6 +44,7 @@ def main() -> None:
         "explain": commands.explain,
         "sweep": sweep,
         "grid-pointing": grid_pointing,
+        "sanity": sanity,
         "report": commands.report,
         "list": commands.list_,
         "prepare": prepare,
@@ -66,6 +68,6 @@ def main() -> None:
         print(f"case-jax: error: {error}; what was written before is kept.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        resumes = " The same command resumes." if sys.argv[1:2] in (["evaluate"], ["sweep"]) else ""
+        resumes = " The same command resumes." if sys.argv[1:2] in (["evaluate"], ["sweep"], ["sanity"]) else ""
         print(f"case-jax: interrupted.{resumes}", file=sys.stderr)
         sys.exit(130)
