@@ -45,8 +45,10 @@ def hog(saliency: Float[Array, "H W"], *, cell: int | None = None) -> Float[Arra
     down = jnp.pad(wide[2:] - wide[:-2], ((1, 1), (0, 0)))
     across = jnp.pad(wide[:, 2:] - wide[:, :-2], ((0, 0), (1, 1)))
     angle = jnp.degrees(jnp.arctan2(down, across)) % 180
-    sector = jnp.clip(jnp.floor(angle * (ORIENTATIONS / 180)), 0, ORIENTATIONS - 1)
-    votes = jnp.where(sector[..., None] == np.arange(ORIENTATIONS), jnp.hypot(down, across)[..., None], 0.0)
+    sector = jnp.clip(jnp.floor(angle * (ORIENTATIONS / 180)), 0, ORIENTATIONS - 1).astype(jnp.int32)
+    votes = jnp.where(
+        sector[..., None] == np.arange(ORIENTATIONS, dtype=np.int32), jnp.hypot(down, across)[..., None], 0.0
+    )
     whole = votes[: rows * cell, : columns * cell].reshape(rows, cell, columns, cell, ORIENTATIONS)
     cells, places = whole.mean((1, 3)), range(BLOCK)
     last = (rows - BLOCK + 1, columns - BLOCK + 1)

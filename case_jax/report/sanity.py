@@ -171,7 +171,7 @@ def draw_curves(layers: pd.DataFrame, methods: Sequence[Method], folder: Path) -
 
 
 def curves_figure(layers: pd.DataFrame, kind: str, words: str, methods: Sequence[Method]) -> Figure:
-    """Mean similarity at each layer, with a 95% band (normal approximation): cascades as lines, single layers as points.
+    """Mean similarity at each layer, with a 95% band (normal approximation): single layers with thinner lines.
 
     Args:
         layers: from `layer_table`.
@@ -196,9 +196,9 @@ def curves_figure(layers: pd.DataFrame, kind: str, words: str, methods: Sequence
         if _labels(of_kind):
             places[len(names) + 2] = "shuffled labels"
         axis.set_xticks(list(places), list(places.values()), rotation=90, fontsize=7, parse_math=False)
+        axis.set_xlabel(words)
         axis.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes[0].set_ylabel("similarity to the trained classifier's map")
-    figure.supxlabel(words, fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2 * LEGEND_COLUMNS)
     return figure
