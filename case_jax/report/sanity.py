@@ -59,11 +59,12 @@ def of_images(rows: pd.DataFrame, column: str) -> Float[np.ndarray, " n"]:
 
 
 def parts_of(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The changes that are summed up together: all layers of a kind, and the last of the cascade, where all are changed."""
+    """The changes that are summed up together: all layers of a kind; and of the cascade its first and its last, where all are changed."""
     cascade = rows[rows["kind"] == "cascading"]
     parts = {
         "nothing": rows[rows["kind"] == "nothing"],
         "cascading": cascade,
+        "first_layer": cascade[cascade["step"] == 1],
         "all_layers": cascade[cascade["step"] == cascade["step"].max()],
         "independent": rows[rows["kind"] == "independent"],
         "labels": rows[rows["kind"] == "labels"],
@@ -110,6 +111,7 @@ def markdown(summary: pd.DataFrame, layers: pd.DataFrame, methods: Sequence[Meth
     words = {
         "nothing": "nothing changed",
         "cascading": "cascading",
+        "first_layer": "first layer alone",
         "all_layers": "all layers",
         "independent": "independent",
         "labels": "shuffled labels",
@@ -122,10 +124,11 @@ def markdown(summary: pd.DataFrame, layers: pd.DataFrame, methods: Sequence[Meth
             low, high = (row[f"{part}_{RANKED_BY}_{end}"] for end in ("low", "high"))
             bounds = f" [{_number(low)}, {_number(high)}]" if part == "cascading" and not math.isnan(low) else ""
             cell[f"{head}, ρ" + " [95%]" * (part == "cascading")] = _number(row[f"{part}_{RANKED_BY}"]) + bounds
-            for name, short in (("ssim", "SSIM"), ("hog", "HOG")) if part in ("cascading", "all_layers") else ():
-                cell[short if part == "cascading" else f"{short} "] = _number(row[f"{part}_{name}"])
-        left_out = [f"{row[f'{part}_degenerate']:.0%}" for part in parts if part not in ("nothing", "all_layers")]
-        cell["degenerate"] = ", ".join(left_out)
+            for name in ("ssim", "hog") if part == "cascading" else ():
+                cell[f"{head}, {SIMILARITIES[name].split()[0]}"] = _number(row[f"{part}_{name}"])
+        for part in ("cascading", "independent", "labels"):
+            if part in parts:
+                cell[f"{parts[part]}, degenerate"] = f"{row[f'{part}_degenerate']:.1%}"
         cells.append(cell)
     return "\n\n".join([pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True), *_notes(layers)]) + "\n"
 
@@ -134,9 +137,9 @@ def _notes(layers: pd.DataFrame) -> list[str]:
     notes = [
         "How alike a method's maps are before and after layers of the classifier lose what they have learnt, for the class that the trained "
         "classifier predicts: 1 = the map did not notice, 0 = nothing is left of it. Means over layers and images, and a bootstrap 95% interval "
-        "over images. ρ: Spearman, of magnitudes; SSIM and HOG: of the same column before them. Where nothing is changed, less than 1 is the method's own randomness.",
-        "Degenerate: the share of comparisons left out because a map is all zero, constant or not finite, "
-        f"in the kinds {', '.join(k for k in layers['kind'].unique() if k != 'nothing')}.",
+        "over images. ρ: Spearman's rank correlation of magnitudes. Where nothing is changed, less than 1 is the method's own randomness. First layer: "
+        "the one that gives the logits, so that only the classes are forgotten; all layers: the end of the cascade.",
+        "Degenerate: the share of comparisons left out because a map is all zero, constant or not finite.",
     ]
     kept = layers.drop_duplicates(["kind", "step"])[["kind", "layer", "same_class"]]
     ends = [kept[kept["kind"] == "cascading"].iloc[[0, -1]]] if (kept["kind"] == "cascading").any() else []
