@@ -1,4 +1,4 @@
-"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | localise | report | list | prepare | train`."""
+"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | localise | sanity | report | list | prepare | train`."""
 
 import logging
 import os
@@ -14,11 +14,11 @@ from case_jax.cli.evaluate import evaluate
 from case_jax.cli.grid_pointing import grid_pointing
 from case_jax.cli.localise import localise
 from case_jax.cli.prepare import prepare
+from case_jax.cli.sanity import sanity
 from case_jax.cli.sweep import sweep
 from case_jax.cli.train import train_
 
-
-RESUMABLE = ("evaluate", "sweep", "localise", "train")
+RESUMABLE = ("evaluate", "sweep", "localise", "sanity", "train")
 
 
 def _cache_compilations() -> None:
@@ -49,6 +49,7 @@ def main() -> None:
         "sweep": sweep,
         "grid-pointing": grid_pointing,
         "localise": localise,
+        "sanity": sanity,
         "report": commands.report,
         "list": commands.list_,
         "prepare": prepare,

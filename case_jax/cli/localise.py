@@ -11,7 +11,7 @@ from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, say
 from case_jax.evaluation.localise import TILE, Localisation, Target, require_located
 from case_jax.evaluation.localise import localise as run_localisation
-from case_jax.methods import METHODS
+from case_jax.methods import described
 from case_jax.metrics.localisation_curves import THRESHOLDS
 from case_jax.results import RunFolder, write_atomically, write_json
 from case_jax.source import Source
@@ -68,7 +68,7 @@ def localise(
     """
     chosen = model.methods(methods)
     with together(processes) as first:
-        ready = make_ready(model, crops)
+        ready = make_ready(model, crops, chosen)
         source, kind = require_located(ready.open(data, limit=limit, seed=seed), truth)
         folder = RunFolder(out or Path("runs") / _named(source, model.model, target, kind, limit))
         require_outside(folder.path, source)
@@ -92,7 +92,8 @@ def localise(
         )
         if first:
             settings = {"target": target, "truth": kind, "thresholds": thresholds, "reference_box": reference_box}
-            write_results(found, settings | _facts(ready, source, seed), folder.path)
+            titles = {name: described(name, function).title for name, function in chosen.items()}
+            write_results(found, titles, settings | _facts(ready, source, seed), folder.path)
 
 
 def _named(source: Source, model: str, target: str, kind: str, limit: int | None) -> str:
@@ -107,12 +108,11 @@ def _facts(ready: Ready, source: Source, seed: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def write_results(found: Localisation, settings: dict[str, object], folder: Path) -> None:
+def write_results(found: Localisation, titles: dict[str, str], settings: dict[str, object], folder: Path) -> None:
     """Write the tables of a run into its folder, and say what was found and what was left out."""
     from case_jax.report.localisation import markdown, summarise  # not before `--help`
 
     summary = summarise(found.rows, found.overall)
-    titles = {name: METHODS[name].title for name in found.methods if name in METHODS}
     text = markdown(summary, titles)
     counts = "\n".join(f"- {what}: {number:,}" for what, number in found.counts.items())
     scores = json.loads(summary.to_json(orient="records"))  # NaN becomes null

@@ -26,13 +26,13 @@ from case_jax.evaluation.localisation_steps import Crops, Labelled, make_crop_st
 from case_jax.evaluation.planning import configuration, require_fitting, require_sets
 from case_jax.evaluation.run import opened
 from case_jax.evaluation.step import Pixels, Protocol
-from case_jax.stopping import Stopping
 from case_jax.evaluation.stream import Tile, first_readable, select, template, through_devices, tiles
 from case_jax.imageops import normalise_image
 from case_jax.methods import MapFunction
 from case_jax.metrics.localisation_curves import THRESHOLDS
 from case_jax.results import NOTHING, Begun, RunFolder
 from case_jax.source import Located, Source, Truth
+from case_jax.stopping import Stopping
 from case_jax.tap.view import TappedModel, check_closed_form
 
 Target = Literal["label", "predicted"]

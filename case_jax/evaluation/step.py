@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from case_jax._checks import require
 from case_jax.contrast.sets import ContrastSet, Query, ask
-from case_jax.imageops import finish_maps, is_degenerate, normalise_image
-from case_jax.methods import MapFunction
+from case_jax.imageops import finish_maps, is_degenerate, normalise_image, resize_map
+from case_jax.methods import MapFunction, described
 from case_jax.metrics import Metric, Scored
 from case_jax.tap.view import Params, TappedModel, View, at_least_float32
 
@@ -74,8 +74,11 @@ def view_for_targets(model: TappedModel, params: Params, image: Float[Array, "H 
 def maps_of_view(protocol: Protocol, view: View, targets: Int[Array, " T"], key: Key[Array, ""]) -> tuple[Array, Array]:
     """Finished maps (M, T, H, W) of all methods at input resolution, and which are degenerate (M, T)."""
     query, shape, finite = ask(view, targets, protocol.contrast, key=key), view.image.shape[:2], finite_logits(view)
-    raw = [raw_maps(name, method, view, query) for name, method in protocol.methods.items()]
-    maps, degenerate = zip(*(finished(found, shape, finite) for found in raw), strict=True)
+    found = [
+        finished(raw_maps(name, method, view, query), shape, finite, rescaled=not described(name, method).mask)
+        for name, method in protocol.methods.items()
+    ]
+    maps, degenerate = zip(*found, strict=True)
     return jnp.stack(maps), jnp.stack(degenerate)
 
 
@@ -93,10 +96,16 @@ def raw_maps(name: str, method: MapFunction, view: View, query: Query) -> Float[
 
 
 def finished(
-    raw: Float[Array, "T h w"], shape: tuple[int, ...], finite: Bool[Array, "*T"]
+    raw: Float[Array, "T h w"], shape: tuple[int, ...], finite: Bool[Array, "*T"], *, rescaled: bool = True
 ) -> tuple[Float[Array, "T H W"], Bool[Array, " T"]]:
-    """Maps in [0, 1] at input resolution, and which are degenerate; all of them where the image's logits are not `finite`."""
-    return finish_maps(raw, shape), is_degenerate(raw) | ~finite
+    """Maps in [0, 1] at input resolution, and which are degenerate; all of them where the image's logits are not `finite`.
+
+    Masks, which say how much of each pixel is seen, are not `rescaled`.
+    """
+    degenerate = is_degenerate(raw) | ~finite
+    if rescaled:
+        return finish_maps(raw, shape), degenerate
+    return resize_map(jnp.where(degenerate[..., None, None], 0.0, raw), shape), degenerate
 
 
 def other_class(key: Key[Array, ""], target: Int[Array, ""], num_classes: int) -> Int[Array, ""]:

@@ -71,6 +71,8 @@ class TrainedMasker:
     words: str
     digest: str = ""
     """Of its own variables."""
+    mask = True
+    """Its values are not to be rescaled."""
 
     @property
     def title(self) -> str:

@@ -52,6 +52,8 @@ class Method(NamedTuple):
     """Whether it ignores the classifier, as a yardstick for the others."""
     class_blind: bool = False
     """Whether its map is the same for every class, whatever the classifier says."""
+    mask: bool = False
+    """Whether its values say how much of each pixel is seen, from 0 to 1, and are not to be rescaled."""
     slow: bool = False
     """Whether it needs hundreds of passes through the classifier per image: such a method runs only when asked for by name."""
 
@@ -90,13 +92,14 @@ METHODS: dict[str, Method] = {
 def described(name: str, function: MapFunction) -> Method:
     """What is known of a map function that runs under this name: its entry, or what a function of one's own says of itself.
 
-    Such a function may have the attributes `title` and `class_blind`.
+    Such a function may have the attributes `title`, `class_blind` and `mask`.
     """
     bare = function.func if isinstance(function, partial) else function
     known = METHODS.get(name)
     if known is not None and known.maps is bare:
         return known
-    return Method(function, getattr(bare, "title", name), class_blind=getattr(bare, "class_blind", False))
+    flags = {flag: getattr(bare, flag, False) for flag in ("class_blind", "mask")}
+    return Method(function, getattr(bare, "title", name), **flags)
 
 
 def method(name: str) -> Method:

@@ -70,7 +70,8 @@ def numbers_of(table: pd.DataFrame) -> Numbers:
     }
 
 
-def _methods(config: dict[str, Any]) -> list[Method]:
+def methods_of(config: dict[str, Any]) -> list[Method]:
+    """The methods of a run, in its order, as its configuration describes them."""
     return [
         Method(
             name,
@@ -120,4 +121,4 @@ def load_run(path: str | Path) -> Run:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CaseJaxError(f"run: {folder.path} cannot be read ({error}); run the same command again.") from error
     described = {name: [Measure(**facts) for facts in found] for name, found in config.get("measures", {}).items()}
-    return Run(rows, config, contrast, sessions, folder.excluded(), _methods(config), gallery, described)
+    return Run(rows, config, contrast, sessions, folder.excluded(), methods_of(config), gallery, described)

@@ -1,0 +1,229 @@
+"""The sanity checks' tables and curves (no JAX here)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from case_jax import stats
+from case_jax.report.figures import DPI, LEGEND_COLUMNS, LEGEND_LINE, lines_of, plain_style
+from case_jax.report.loading import Method
+
+SIMILARITIES = {
+    "spearman": "Spearman ρ",
+    "spearman_abs": "Spearman ρ of magnitudes",
+    "ssim": "SSIM",
+    "hog": "HOG correlation",
+}
+CURVES = {"cascading": "from the logits down to this layer", "independent": "this layer alone"}
+LABELLED = 40
+"""With more layers than this, not every one is named below the curves."""
+RANKED_BY = "spearman_abs"
+
+
+def layer_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean similarities of each method at each change.
+
+    Args:
+        rows: of the checks, see `evaluation.sanity.Sanity.rows`.
+
+    Returns:
+        One row per method, kind and step, in the order of the rows: `layer`; `images` whose two maps are usable; `degenerate` images whose
+        trained, and `degenerate_changed` those whose changed classifier gives a map that is all zero, constant or not finite; of each
+        similarity the mean and its standard error `…_se`, NaN where no image is usable; and `same_class`, the share of all images whose
+        class the changed classifier still predicts.
+    """
+    table = []
+    for (method, kind, step, layer), group in rows.groupby(["method", "kind", "step", "layer"], sort=False):
+        entry: dict[str, Any] = {"method": method, "kind": kind, "step": step, "layer": layer}
+        entry["images"] = int((~(group["degenerate"] | group["degenerate_changed"])).sum())
+        entry |= {name: int(group[name].sum()) for name in ("degenerate", "degenerate_changed")}
+        for name in SIMILARITIES:
+            values = group[name].dropna().to_numpy(np.float64)
+            entry[name] = values.mean() if len(values) else np.nan
+            entry[f"{name}_se"] = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else np.nan
+        entry["same_class"] = (group["top1"] == group["target"]).mean()
+        table.append(entry)
+    return pd.DataFrame(table)
+
+
+def of_images(rows: pd.DataFrame, column: str) -> Float[np.ndarray, " n"]:
+    """Each image's mean over the changes at which its two maps are usable; images without any are left out."""
+    return rows.groupby("image_id")[column].mean().dropna().to_numpy(np.float64)
+
+
+def parts_of(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The changes that are summed up together: all layers of a kind; and of the cascade its first and its last, where all are changed."""
+    cascade = rows[rows["kind"] == "cascading"]
+    parts = {
+        "nothing": rows[rows["kind"] == "nothing"],
+        "cascading": cascade,
+        "first_layer": cascade[cascade["step"] == 1],
+        "all_layers": cascade[cascade["step"] == cascade["step"].max()],
+        "independent": rows[rows["kind"] == "independent"],
+        "labels": rows[rows["kind"] == "labels"],
+    }
+    return {name: part for name, part in parts.items() if len(part)}
+
+
+def summarise(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """One row per method, those whose maps hang most on what was learnt first.
+
+    Of each part (see `parts_of`) and similarity the mean over images of their means over layers, `PART_SIMILARITY`, with a bootstrap
+    95% interval over images, `…_low` and `…_high`; and `PART_degenerate`, the share of comparisons left out because either map
+    is degenerate. Methods are ranked by the magnitudes' Spearman correlation in the cascade, else in the first part that there is.
+
+    Args:
+        rows: of the checks.
+        resamples: bootstrap samples.
+        seed: of the resampling.
+    """
+    table = []
+    for method, group in rows.groupby("method", sort=False):
+        entry: dict[str, Any] = {"method": method}
+        for part, chosen in parts_of(group).items():
+            for name in SIMILARITIES:
+                found = stats.bootstrap(of_images(chosen, name), "mean", resamples=resamples, seed=seed)
+                column = f"{part}_{name}"
+                entry |= {column: found.value, f"{column}_low": found.low, f"{column}_high": found.high}
+            entry[f"{part}_degenerate"] = (chosen["degenerate"] | chosen["degenerate_changed"]).mean()
+        table.append(entry)
+    frame = pd.DataFrame(table)
+    first = next(part for part in ("cascading", "independent", "labels", "nothing") if f"{part}_{RANKED_BY}" in frame)
+    return frame.sort_values(f"{first}_{RANKED_BY}", kind="stable", ignore_index=True)
+
+
+def markdown(summary: pd.DataFrame, layers: pd.DataFrame, methods: Sequence[Method]) -> str:
+    """The table of the methods with its notes, to be printed or pasted.
+
+    Args:
+        summary: from `summarise`.
+        layers: from `layer_table`.
+        methods: for their titles.
+    """
+    titles = {m.name: m.title for m in methods}
+    words = {
+        "nothing": "nothing changed",
+        "cascading": "cascading",
+        "first_layer": "first layer alone",
+        "all_layers": "all layers",
+        "independent": "independent",
+        "labels": "shuffled labels",
+    }
+    parts = {part: head for part, head in words.items() if f"{part}_{RANKED_BY}" in summary}
+    cells = []
+    for row in summary.to_dict("records"):
+        cell = {"method": titles.get(str(row["method"]), str(row["method"]))}
+        for part, head in parts.items():
+            low, high = (row[f"{part}_{RANKED_BY}_{end}"] for end in ("low", "high"))
+            bounds = f" [{_number(low)}, {_number(high)}]" if part == "cascading" and not math.isnan(low) else ""
+            cell[f"{head}, ρ" + " [95%]" * (part == "cascading")] = _number(row[f"{part}_{RANKED_BY}"]) + bounds
+            for name in ("ssim", "hog") if part == "cascading" else ():
+                cell[f"{head}, {SIMILARITIES[name].split()[0]}"] = _number(row[f"{part}_{name}"])
+        for part in ("cascading", "independent", "labels"):
+            if part in parts:
+                cell[f"{parts[part]}, degenerate"] = f"{row[f'{part}_degenerate']:.1%}"
+        cells.append(cell)
+    return "\n\n".join([pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True), *_notes(layers)]) + "\n"
+
+
+def _notes(layers: pd.DataFrame) -> list[str]:
+    notes = [
+        "How alike a method's maps are before and after layers of the classifier lose what they have learnt, for the class that the trained "
+        "classifier predicts: 1 = the map did not notice, 0 = nothing is left of it. Means over layers and images, and a bootstrap 95% interval "
+        "over images. ρ: Spearman's rank correlation of magnitudes. Where nothing is changed, less than 1 is the method's own randomness. First layer: "
+        "the one that gives the logits, so that only the classes are forgotten; all layers: the end of the cascade.",
+        "Degenerate: the share of comparisons left out because a map is all zero, constant or not finite.",
+    ]
+    kept = layers.drop_duplicates(["kind", "step"])[["kind", "layer", "same_class"]]
+    ends = [kept[kept["kind"] == "cascading"].iloc[[0, -1]]] if (kept["kind"] == "cascading").any() else []
+    ends.append(kept[kept["kind"] == "labels"])
+    shares = [
+        f"{row['same_class']:.0%} ({row['kind']}, {row['layer']})" for part in ends for row in part.to_dict("records")
+    ]
+    if shares:
+        notes.append(f"Images whose class the changed classifier still predicts: {', '.join(shares)}.")
+    return notes
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
+
+
+def draw_curves(layers: pd.DataFrame, methods: Sequence[Method], folder: Path) -> list[Path]:
+    """Write `cascading.png` and `independent.png`, a panel per similarity, for the kinds that there are.
+
+    Args:
+        layers: from `layer_table`.
+        methods: those to draw, in the order of the legend.
+        folder: where to write.
+    """
+    files = []
+    with plain_style():
+        for kind, words in CURVES.items():
+            if (layers["kind"] == kind).any():
+                files.append(folder / f"{kind}.png")
+                curves_figure(layers, kind, f"as before training: {words}", methods).savefig(files[-1], dpi=DPI)
+    return files
+
+
+def curves_figure(layers: pd.DataFrame, kind: str, words: str, methods: Sequence[Method]) -> Figure:
+    """Mean similarity at each layer, with a 95% band (normal approximation): single layers with thinner lines.
+
+    Args:
+        layers: from `layer_table`.
+        kind: `cascading` or `independent`.
+        words: what the horizontal axis shows.
+        methods: those to draw.
+    """
+    names = layers[layers["kind"] == kind].drop_duplicates("step")["layer"].tolist()
+    shown = [s for s in SIMILARITIES if s != "spearman" or _signed(layers)]
+    width = min(12.0, max(3.0, 1.2 + 0.22 * len(names))) * len(shown)
+    legend = LEGEND_LINE * math.ceil(len(methods) / (2 * LEGEND_COLUMNS))
+    figure = Figure(figsize=(max(9.0, min(width, 24.0)), 4.2 + legend), layout="constrained")
+    axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    of_kind = layers[layers["kind"].isin([kind, "nothing", *(["labels"] if kind == "cascading" else [])])]
+    for axis, similarity in zip(axes, shown, strict=True):
+        for name, line in lines_of(methods).items():
+            _curve(axis, of_kind[of_kind["method"] == name], kind, similarity, len(names), line)
+        axis.axhline(0, color="#bbbbbb", linewidth=0.8, zorder=0)
+        axis.set(title=SIMILARITIES[similarity], xlim=(-0.5, len(names) + (2.5 if _labels(of_kind) else 0.5)))
+        every = max(1, math.ceil(len(names) / LABELLED))
+        places = {0: "nothing", **{i: n for i, n in enumerate(names, start=1) if i % every == 0 or every == 1}}
+        if _labels(of_kind):
+            places[len(names) + 2] = "shuffled labels"
+        axis.set_xticks(list(places), list(places.values()), rotation=90, fontsize=7, parse_math=False)
+        axis.set_xlabel(words)
+        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes[0].set_ylabel("similarity to the trained classifier's map")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * LEGEND_COLUMNS)
+    return figure
+
+
+def _curve(axis: Axes, rows: pd.DataFrame, kind: str, similarity: str, count: int, line: Mapping[str, Any]) -> None:
+    along = rows[rows["kind"] != "labels"]
+    steps, mean = along["step"].to_numpy(), along[similarity].to_numpy(np.float64)
+    error = 1.96 * along[f"{similarity}_se"].fillna(0.0).to_numpy(np.float64)
+    style = dict(line) if kind == "cascading" else {**line, "linewidth": 0.7}
+    axis.plot(steps, mean, marker="o", markersize=2.5, **style)
+    axis.fill_between(steps, mean - error, mean + error, color=line["color"], alpha=0.15, linewidth=0)
+    labels = rows[rows["kind"] == "labels"]
+    if len(labels):
+        axis.plot([count + 2], labels[similarity], marker="D", markersize=3.5, linestyle="none", color=line["color"])
+
+
+def _signed(layers: pd.DataFrame) -> bool:
+    """Whether some method has negative values; else the two Spearman correlations are one."""
+    both = layers[["spearman", "spearman_abs"]].to_numpy(np.float64)
+    return bool(np.nanmax(np.abs(both[:, 0] - both[:, 1]), initial=0.0) > 1e-6)
+
+
+def _labels(rows: pd.DataFrame) -> bool:
+    return bool((rows["kind"] == "labels").any())
