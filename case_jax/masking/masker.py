@@ -111,22 +111,31 @@ class Masker(nnx.Module):
             require((given is not None) == bool(wanted), name, given, "a value an image" if wanted else "None")
         extra = [] if labels is None or self.embedding is None else [self.embedding(labels)]
         extra += [] if sizes is None else [sizes[:, None]]
-        shape = maps[0].shape[1:3]
-        parts = []
+        shape, taken = maps[0].shape[1:3], 0
+        kernel = self.final.kernel[...].reshape(9, -1)
+        products = jnp.zeros((len(maps[0]), 9, *shape), kernel.dtype)
         for i in self.stages:
             x = _with_channels(maps[i], extra)
-            parts.append(_resized(self.branches[str(i)](x), shape) if str(i) in self.branches else x)
-        return self.final(jnp.concatenate(parts, -1))[..., 0]
+            x = self.branches[str(i)](x) if str(i) in self.branches else x
+            mine = kernel[:, taken : taken + x.shape[-1]]
+            products += resize_map(jnp.einsum("bhwc,nc->bnhw", x, mine), shape)
+            taken += x.shape[-1]
+        return _shifted_sum(products) + self.final.bias[...]
+
+
+def _shifted_sum(products: Float[Array, "B 9 h w"]) -> Float[Array, "B h w"]:
+    """What is left of a 3×3 convolution when each of its nine weights has been applied: as interpolation commutes with that, 9 maps are
+    interpolated instead of all channels."""
+    height, width = products.shape[2:]
+    padded = jnp.pad(products, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    shifts = [padded[:, n, n // 3 : n // 3 + height, n % 3 : n % 3 + width] for n in range(9)]
+    return sum(shifts[1:], shifts[0])
 
 
 def _with_channels(x: Float[Array, "B h w K"], extra: Sequence[Float[Array, "B n"]]) -> Float[Array, "B h w k"]:
     """The map with further channels, each constant over an image."""
     wide = [jnp.broadcast_to(e[:, None, None, :], (*x.shape[:3], e.shape[-1])).astype(x.dtype) for e in extra]
     return jnp.concatenate([x, *wide], -1)
-
-
-def _resized(x: Float[Array, "B h w K"], shape: tuple[int, ...]) -> Float[Array, "B H W K"]:
-    return jnp.moveaxis(resize_map(jnp.moveaxis(x, -1, 1), shape), 1, -1)
 
 
 def to_image(mask: Float[Array, "B h w"], shape: tuple[int, ...], *, smooth: bool = False) -> Float[Array, "B H W"]:
