@@ -9,8 +9,9 @@ import tyro
 
 from case_jax._checks import require
 from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, say
-from case_jax.evaluation.sanity import LABELS, TILE, Sanity
+from case_jax.evaluation.sanity import TILE, Sanity
 from case_jax.evaluation.sanity import sanity as run_sanity
+from case_jax.evaluation.sanity_step import LABELS
 from case_jax.models import load_classifier
 from case_jax.models.initial import initial_params
 from case_jax.results import RunFolder, write_atomically, write_json
