@@ -71,7 +71,7 @@ def sanity(
     require(LABELS not in kinds or shuffled_weights is not None, "kinds", LABELS, "labels with --shuffled-weights FILE")
     ready = make_ready(model, crops)
     shuffled = None if shuffled_weights is None else _params_of(shuffled_weights, ready)
-    source = ready.open(data, limit=limit or LIMIT, seed=seed)
+    source = ready.open(data, limit=LIMIT if limit is None else limit, seed=seed)
     count = min(LIMIT, len(source)) if limit is None else limit
     name = "-".join(["sanity", source.name.replace("/", "-").replace(":", "-"), model.model, str(count)])
     folder = RunFolder(out or Path("runs") / name)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from case_jax import parallel
 from case_jax._checks import require, unknown
@@ -92,7 +92,8 @@ def make_sanity_step(
     """
 
     def asked(params: Params, batch: Batch) -> Query:
-        return jax.vmap(partial(_question, protocol, model, params))(batch.images)
+        with jax.default_matmul_precision("highest"):
+            return jax.vmap(partial(_question, protocol, model, params))(batch.images)
 
     def explained(own: Params, other: Params, chosen: Array, draw: Array, batch: Batch, query: Query) -> _Explained:
         params = with_layers_of(own, other, layers, chosen)
@@ -149,7 +150,7 @@ def _explain(
 def _compare(first: _Explained, second: _Explained) -> dict[str, Array]:
     """The similarities of all methods' maps of one image, NaN where either is degenerate."""
 
-    def one(pair: tuple[TwoForms, TwoForms, Float[Array, ""]]) -> dict[str, Array]:
+    def one(pair: tuple[TwoForms, TwoForms, Bool[Array, ""]]) -> dict[str, Array]:
         a, b, unusable = pair
         return {name: jnp.where(unusable, jnp.nan, value) for name, value in map_similarities(a, b).items()}
 
