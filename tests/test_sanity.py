@@ -12,7 +12,8 @@ from PIL import Image
 
 from case_jax import CaseJaxError, tag, tag_head_input, tap_function
 from case_jax.contrast.choice import choose_contrast
-from case_jax.evaluation.sanity import CASCADING, INDEPENDENT, LABELS, NOTHING_CHANGED, changes, sanity
+from case_jax.evaluation.sanity import sanity
+from case_jax.evaluation.sanity_step import CASCADING, INDEPENDENT, LABELS, NOTHING_CHANGED, changes
 from case_jax.evaluation.step import Pixels
 from case_jax.methods import case, centre_gaussian, grad_cam, random_map, sobel_edges
 from case_jax.metrics.hog import cell_side, hog, hog_correlation
@@ -192,7 +193,7 @@ def test_rows_are_complete_and_exclusions_counted(checked):
     assert set(found.rows["kind"]) == {NOTHING_CHANGED, CASCADING, INDEPENDENT, LABELS}
 
 
-def test_nothing_changed_gives_the_same_map_to_the_last_bit(checked):
+def test_nothing_changed_gives_the_same_map(checked):
     rows = checked[0].rows
     same = rows[(rows["kind"] == NOTHING_CHANGED) & rows["method"].isin(["grad_cam", "case", "sobel", "centre"])]
     np.testing.assert_allclose(same[list(SIMILARITIES)], 1, atol=1e-6)
@@ -344,9 +345,18 @@ def test_tables_rank_methods_and_tell_random_ones(checked):
     methods = [Method(name, name.title(), name == "sobel", False, {}) for name in summary["method"]]
     text = report.markdown(summary, report.layer_table(checked[0].rows), methods)
     assert "Sobel" in text
-    assert "100%" in text  # degenerate
+    assert "100.0%" in text  # degenerate
     header = next(line for line in text.splitlines() if line.startswith("| method"))
     assert all(line.count("|") == header.count("|") for line in text.splitlines() if line.startswith("|"))
+
+
+def test_shuffled_labels_alone_make_a_table_without_curves(checked, tmp_path):
+    rows = checked[0].rows
+    rows = rows[rows["kind"].isin([NOTHING_CHANGED, LABELS]) & rows["method"].isin(["sobel", "grad_cam"])]
+    summary, layers = report.summarise(rows), report.layer_table(rows)
+    assert summary["method"].tolist() == ["grad_cam", "sobel"]
+    assert "shuffled labels, ρ" in report.markdown(summary, layers, [])
+    assert report.draw_curves(layers, [], tmp_path) == []
 
 
 def test_curves_show_every_layer_and_the_labels(checked):

@@ -9,8 +9,9 @@ import tyro
 
 from case_jax._checks import require
 from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, say
-from case_jax.evaluation.sanity import LABELS, TILE, Sanity
+from case_jax.evaluation.sanity import TILE, Sanity
 from case_jax.evaluation.sanity import sanity as run_sanity
+from case_jax.evaluation.sanity_step import LABELS
 from case_jax.models import load_classifier
 from case_jax.models.initial import initial_params
 from case_jax.results import RunFolder, write_atomically, write_json
@@ -70,7 +71,7 @@ def sanity(
     require(LABELS not in kinds or shuffled_weights is not None, "kinds", LABELS, "labels with --shuffled-weights FILE")
     ready = make_ready(model, crops, chosen)
     shuffled = None if shuffled_weights is None else _params_of(shuffled_weights, ready)
-    source = ready.open(data, limit=limit or LIMIT, seed=seed)
+    source = ready.open(data, limit=LIMIT if limit is None else limit, seed=seed)
     count = min(LIMIT, len(source)) if limit is None else limit
     name = "-".join(["sanity", source.name.replace("/", "-").replace(":", "-"), model.model, str(count)])
     folder = RunFolder(out or Path("runs") / name)

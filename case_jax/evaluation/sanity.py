@@ -4,62 +4,34 @@ Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim, *Sanity Checks for Saliency Map
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Int
 from tqdm import tqdm
 
 from case_jax import parallel
-from case_jax._checks import require, require_seed, unknown
+from case_jax._checks import require, require_seed
 from case_jax.contrast.choice import ContrastChoice
-from case_jax.contrast.sets import Query, ask
 from case_jax.evaluation.planning import configuration, require_fitting, require_sets
 from case_jax.evaluation.run import opened
-from case_jax.evaluation.step import (
-    AGAIN,
-    Batch,
-    Pixels,
-    Protocol,
-    finished,
-    finite_logits,
-    image_key,
-    raw_maps,
-    view_for_targets,
-)
+from case_jax.evaluation.sanity_step import CASCADING, INDEPENDENT, LABELS, Change, changes, make_sanity_step
+from case_jax.evaluation.step import Batch, Pixels, Protocol
 from case_jax.evaluation.stream import Tile, first_readable, select, template, through_devices, tiles
-from case_jax.imageops import normalise_image, resize_map
+from case_jax.imageops import normalise_image
 from case_jax.methods import MapFunction
-from case_jax.metrics.similarity import SIMILARITIES, TwoForms, map_similarities
+from case_jax.metrics.similarity import SIMILARITIES
 from case_jax.results import NOTHING, RunFolder, fingerprint
 from case_jax.source import Source
 from case_jax.stopping import Stopping
-from case_jax.tap.parameters import ParameterLayers, fitted, parameter_layers, with_layers_of
-from case_jax.tap.view import Params, TappedModel, at_least_float32, check_closed_form
+from case_jax.tap.parameters import ParameterLayers, fitted, parameter_layers
+from case_jax.tap.view import Params, TappedModel, check_closed_form
 
-NOTHING_CHANGED, CASCADING, INDEPENDENT, LABELS = "nothing", "cascading", "independent", "labels"
-KINDS = {
-    CASCADING: "the layers from the logits down to this one are as before training",
-    INDEPENDENT: "this layer alone is as before training",
-    LABELS: "the whole classifier is one that was trained on shuffled labels",
-}
 TILE = 8
 SMALLEST = 12
 """Pixels on a side, for three cells of gradient histograms."""
-
-
-class Change(NamedTuple):
-    """Other parameters for some layers."""
-
-    kind: str
-    step: int
-    """Counts the layers from the logits down, from 1."""
-    layer: str
-    chosen: Bool[np.ndarray, " L"]
 
 
 class Sanity(NamedTuple):
@@ -73,36 +45,6 @@ class Sanity(NamedTuple):
     """Nearest to the logits first."""
     excluded: list[dict[str, Any]]
     """Images that could not be read."""
-
-
-class _Explained(NamedTuple):
-    """All methods' maps of one image's target."""
-
-    maps: TwoForms
-    """Arrays (M, H, W)."""
-    degenerate: Bool[Array, " M"]
-    top1: Int[Array, ""]
-
-
-def changes(layers: ParameterLayers, kinds: Sequence[str]) -> list[Change]:
-    """What is changed, in order: first nothing, which shows what a method's own randomness costs.
-
-    Raises:
-        CaseJaxError: for an unknown kind, none, or one named twice.
-    """
-    require(kinds and len(set(kinds)) == len(kinds), "kinds", tuple(kinds), f"each once of {', '.join(KINDS)}")
-    for kind in kinds:
-        if kind not in KINDS:
-            raise unknown("kinds", kind, KINDS)
-    number = np.arange(len(layers.names))
-    found = [Change(NOTHING_CHANGED, 0, "", number < 0)]
-    for step, name in enumerate(layers.names if CASCADING in kinds else (), start=1):
-        found.append(Change(CASCADING, step, name, number < step))
-    for step, name in enumerate(layers.names if INDEPENDENT in kinds else (), start=1):
-        found.append(Change(INDEPENDENT, step, name, number == step - 1))
-    if LABELS in kinds:
-        found.append(Change(LABELS, 1, "all", number >= 0))
-    return found
 
 
 class _Settings(NamedTuple):
@@ -241,89 +183,6 @@ def _checked(
     }
     step = make_sanity_step(protocol, model, layers, listed, empty)
     return _Checks(source, model, indices, empty, tuple(methods), layers, listed, step, (model.params, *others), config)
-
-
-def make_sanity_step(
-    protocol: Protocol, model: TappedModel, layers: ParameterLayers, listed: Sequence[Change], empty: Batch
-) -> Callable[[Any, Batch], Any]:
-    """A batch function for `through_devices`: the targets, and for every change the similarities of all methods' maps.
-
-    It runs three compiled programs: what is asked; the maps, once for the trained classifier and once for every change; their comparison.
-    Which layers are changed is an argument, as parameters are, so nothing is traced twice.
-
-    Args:
-        protocol: methods, contrast sets, pixels and seed.
-        model: the classifier, tapped.
-        layers: its layers.
-        listed: the changes.
-        empty: a batch of the shapes to come; all is traced for it here, so that what a method refuses fails now.
-    """
-
-    def asked(params: Params, batch: Batch) -> Query:
-        return jax.vmap(partial(_question, protocol, model, params))(batch.images)
-
-    def explained(own: Params, other: Params, chosen: Array, draw: Array, batch: Batch, query: Query) -> _Explained:
-        params = with_layers_of(own, other, layers, chosen)
-        explain = partial(_explain, protocol, model, params, draw)
-        with jax.default_matmul_precision("highest"):
-            return jax.vmap(explain)(batch.images, batch.image_ids, query)
-
-    def compared(first: _Explained, second: _Explained) -> dict[str, Array]:
-        return jax.vmap(_compare)(first, second)
-
-    ask_all, explain, compare = (parallel.over_devices(f) for f in (asked, explained, compared))
-    query = jax.eval_shape(asked, model.params, empty)
-    nothing, draw = np.zeros(len(layers.names), bool), np.int32(0)
-    parallel.trace(explain, model.params, model.params, nothing, draw, empty, query)
-    arguments = [parallel.replicate((c.chosen, np.int32(i))) for i, c in enumerate(listed, start=1)]
-    trained = parallel.replicate((nothing, draw))
-
-    def step(params: Any, batch: Batch) -> tuple[Array, list[dict[str, Array]]]:
-        own, untrained, *shuffled = params
-        query = ask_all(own, batch)
-        reference = explain(own, untrained, *trained, batch, query)
-        found = []
-        for change, (chosen, draw) in zip(listed, arguments, strict=True):
-            other = shuffled[0] if change.kind == LABELS else untrained
-            found.append(compare(reference, explain(own, other, chosen, draw, batch, query)))
-        return query.targets, found
-
-    return step
-
-
-def _question(protocol: Protocol, model: TappedModel, params: Params, image: Array) -> Query:
-    """The trained classifier's likeliest class and its contrast set; the key comes later."""
-    view = model.view(params, normalise_image(image, *protocol.pixels))
-    return ask(view, view.logits.argmax(keepdims=True).astype(jnp.int32), protocol.contrast)
-
-
-def _explain(
-    protocol: Protocol, model: TappedModel, params: Params, draw: Array, image: Array, image_id: Array, query: Query
-) -> _Explained:
-    """All methods' maps of one image; equal parameters and draws give equal bits, because it is one compiled program."""
-    view = view_for_targets(model, params, normalise_image(image, *protocol.pixels))
-    again = jax.random.fold_in(image_key(protocol.seed, image_id), AGAIN)
-    query, shape = query._replace(key=jax.random.fold_in(again, draw)), view.image.shape[:2]
-    raws, maps, degenerate = [], [], []
-    for name, method in protocol.methods.items():
-        raw = at_least_float32(raw_maps(name, method, view, query))
-        shown, flat = finished(raw, shape, finite_logits(view))
-        raws.append(resize_map(raw, shape)[0])
-        maps.append(shown[0])
-        degenerate.append(flat[0])
-    return _Explained(TwoForms(jnp.stack(raws), jnp.stack(maps)), jnp.stack(degenerate), view.logits.argmax())
-
-
-def _compare(first: _Explained, second: _Explained) -> dict[str, Array]:
-    """The similarities of all methods' maps of one image, NaN where either is degenerate."""
-
-    def one(pair: tuple[TwoForms, TwoForms, Float[Array, ""]]) -> dict[str, Array]:
-        a, b, unusable = pair
-        return {name: jnp.where(unusable, jnp.nan, value) for name, value in map_similarities(a, b).items()}
-
-    found = jax.lax.map(one, (first.maps, second.maps, first.degenerate | second.degenerate))
-    marks = {"degenerate": first.degenerate, "degenerate_changed": second.degenerate, "top1": second.top1}
-    return {**found, **marks}
 
 
 def _run(checks: _Checks, folder: RunFolder, numbers: Sequence[int], progress: bool | None) -> None:

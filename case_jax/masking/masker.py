@@ -120,6 +120,7 @@ class Masker(nnx.Module):
             mine = kernel[:, taken : taken + x.shape[-1]]
             products += resize_map(jnp.einsum("bhwc,nc->bnhw", x, mine), shape)
             taken += x.shape[-1]
+        assert self.final.bias is not None
         return _shifted_sum(products) + self.final.bias[...]
 
 

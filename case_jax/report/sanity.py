@@ -31,7 +31,7 @@ def layer_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean similarities of each method at each change.
 
     Args:
-        rows: of the checks, see `evaluation.sanity.Sanity.rows`.
+        rows: of the checks, see `Sanity.rows` of `evaluation.sanity`.
 
     Returns:
         One row per method, kind and step, in the order of the rows: `layer`; `images` whose two maps are usable; `degenerate` images whose
@@ -137,7 +137,7 @@ def _notes(layers: pd.DataFrame) -> list[str]:
     notes = [
         "How alike a method's maps are before and after layers of the classifier lose what they have learnt, for the class that the trained "
         "classifier predicts: 1 = the map did not notice, 0 = nothing is left of it. Means over layers and images, and a bootstrap 95% interval "
-        "over images. ρ: Spearman's rank correlation of magnitudes. Where nothing is changed, less than 1 is the method's own randomness. First layer: "
+        "over images alone, for one draw of the layers. ρ: Spearman's rank correlation of magnitudes. Where nothing is changed, less than 1 is the method's own randomness. First layer: "
         "the one that gives the logits, so that only the classes are forgotten; all layers: the end of the cascade.",
         "Degenerate: the share of comparisons left out because a map is all zero, constant or not finite.",
     ]
