@@ -162,7 +162,7 @@ def test_a_classifier_learns(tmp_path):
     run(tmp_path, recipe=Recipe(120, 6, log_every=20), rate=0.1)
     curves = read_curves(tmp_path / "log.csv")
     assert curves[-1]["loss"] < 0.8 * curves[0]["loss"]  # batches of six cards: statistics stay noisy
-    assert curves[-1]["accuracy"] == 1
+    assert curves[-1]["accuracy"] > 0.9
 
 
 def test_views_of_photographs_stay_within_them():

@@ -113,6 +113,11 @@ class TrainedMasker:
         return jnp.broadcast_to(to_image(mask, view.image.shape[:2]), (count, *view.image.shape[:2]))
 
 
+def still(masker: Masker) -> Masker:
+    """The masker in evaluation: normalised by its running statistics."""
+    return nnx.view(masker, use_running_average=True)
+
+
 def load_masker(run: str | Path) -> TrainedMasker:
     """The masker of a run of `case-jax train masker`, or of its file.
 
@@ -130,6 +135,4 @@ def load_masker(run: str | Path) -> TrainedMasker:
     sizes = facts["masker"]
     masker = nnx.eval_shape(lambda: Masker(**sizes, rngs=nnx.Rngs(0)))
     load_weights(file, masker)
-    masker.eval()
-    still = nnx.view(masker, use_running_average=True)
-    return TrainedMasker(still, facts["gumbel"], facts["classifier"], facts["words"], digest(masker))
+    return TrainedMasker(still(masker), facts["gumbel"], facts["classifier"], facts["words"], digest(masker))

@@ -43,7 +43,7 @@ class Examples:
     def __init__(
         self,
         source: Source,
-        indices: Sequence[int] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
         *,
         seed: int = 0,
         shuffled_labels: bool = False,
