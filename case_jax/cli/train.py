@@ -25,6 +25,7 @@ from case_jax.training.classifier import classifier_task
 from case_jax.training.loop import CURVES, Task, read_curves
 
 INFILLER = "infiller.safetensors"
+UNREADABLE_SHOWN = 10
 Words = Literal[
     "maximise-classification",
     "minimise-classification",
@@ -69,6 +70,7 @@ class Data:
         """The images, as the classifier sees them."""
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "a number of images of at least 1")
         require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        require(self.batch >= 1, "batch", self.batch, "a multiple of the number of devices, of at least 1")
         require(0 < self.share <= 1, "share", self.share, "a share of the images above 0 and at most 1")
         facts = classifier.preprocessing
         return open_source(
@@ -369,7 +371,12 @@ def _run(
     say(
         f"train: {recipe.steps:,} steps of {recipe.batch} images, from {len(examples):,} of {source.name}, into {folder.path}"
     )
-    return train(task, examples, recipe, folder, config=config, facts=session())
+    state = train(task, examples, recipe, folder, config=config, facts=session())
+    for name, reason in list(examples.unreadable.items())[:UNREADABLE_SHOWN]:
+        print(f"Could not be read: {name} ({reason}); another image of its batch took its place")
+    if len(examples.unreadable) > UNREADABLE_SHOWN:
+        print(f"Could not be read either: {len(examples.unreadable) - UNREADABLE_SHOWN} more")
+    return state
 
 
 def _save(file: Path, module: nnx.Module, classifier: Classifier) -> None:

@@ -55,6 +55,8 @@ class Examples:
         self.indices = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
         require(len(self.indices) > 0, "data", f"{source.name} without images", "at least one image")
         self._shuffled_labels = shuffled_labels
+        self.unreadable: dict[str, str] = {}
+        """Images that were met and could not be read, and why; others of their batch took their places."""
         self._kept: dict[int, LabelledImages] = {}
         self._room, self._lock = memory, Lock()
         self._order = lru_cache(4)(self._shuffled)
@@ -71,11 +73,11 @@ class Examples:
         places = np.arange(step * batch, (step + 1) * batch)
         return np.array([self._order(int(p) // len(self))[int(p) % len(self)] for p in places])
 
-    def read(self, index: int) -> LabelledImages:
-        """One image, its label and target, as a batch of one.
+    def read(self, index: int) -> LabelledImages | None:
+        """One image, its label and target, as a batch of one; None, and noted in `unreadable`, when it cannot be read.
 
         Raises:
-            CaseJaxError: when it cannot be read or has no label; names it.
+            CaseJaxError: when it has no label; names it.
         """
         with self._lock:
             if index in self._kept:
@@ -83,7 +85,9 @@ class Examples:
         try:
             example = self.source[index]
         except UnreadableImageError as error:
-            raise CaseJaxError(f"data: {error.name} cannot be read ({error.reason}); remove it to train.") from error
+            with self._lock:
+                self.unreadable[error.name] = error.reason
+            return None
         if example.label < 0:
             raise CaseJaxError(f"data: {example.name} has no label; remove it to train.")
         label, target = example.label, example.target
@@ -99,7 +103,7 @@ class Examples:
 
     def batches(self, first: int, last: int, batch: int, *, ahead: int = 2) -> Generator[LabelledImages, None, None]:
         """The batches of steps `first` to `last − 1`, read in advance by threads."""
-        waiting: deque[list[Future[LabelledImages]]] = deque()
+        waiting: deque[list[Future[LabelledImages | None]]] = deque()
         pool = ThreadPoolExecutor(THREADS)
         try:
             for step in range(first, last):
@@ -112,8 +116,12 @@ class Examples:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _joined(futures: list[Future[LabelledImages]]) -> LabelledImages:
-    return LabelledImages(*map(np.concatenate, zip(*(future.result() for future in futures), strict=True)))
+def _joined(futures: list[Future[LabelledImages | None]]) -> LabelledImages:
+    found = [future.result() for future in futures]
+    good = [one for one in found if one is not None]
+    require(good, "data", f"{len(found)} images of one batch that cannot be read", "images that can be read")
+    whole = [good[place % len(good)] if one is None else one for place, one in enumerate(found)]
+    return LabelledImages(*map(np.concatenate, zip(*whole, strict=True)))
 
 
 def few_shot(source: Source, per_class: int, *, seed: int) -> Int[np.ndarray, " n"]:
@@ -132,7 +140,10 @@ def few_shot(source: Source, per_class: int, *, seed: int) -> Int[np.ndarray, " 
     for index in np.random.default_rng([seed, 0]).permutation(len(source)):
         if not lacking:
             break
-        members = taken[int(everything.read(int(index)).labels[0])]
+        found = everything.read(int(index))
+        if found is None:
+            continue
+        members = taken[int(found.labels[0])]
         if len(members) < per_class:
             members.append(int(index))
             lacking -= len(members) == per_class

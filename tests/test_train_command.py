@@ -1,0 +1,137 @@
+"""`case-jax train`, and what is trained in the other commands."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from case_jax import CaseJaxError
+from case_jax.masking import load_masker
+from case_jax.masking.trained import digest
+from case_jax.models import load_classifier
+from case_jax.results import RunFolder
+from case_jax.training.loop import read_curves
+
+SHORT = ("--limit", 40, "--epochs", 2, "--share", 0.5, "--batch", 10)
+
+
+@pytest.fixture
+def masker(shell, tmp_path):
+    """Three steps of a class-conditional masker."""
+    status, out, err = shell("train", "masker", "--class-conditional", "--width", 8, *SHORT, "--out", tmp_path / "run")
+    assert status == 0, err
+    return tmp_path / "run", out
+
+
+def test_a_masker_runs_through_the_other_commands(shell, masker, tmp_path):
+    run, out = masker
+    assert f"Next: case-jax evaluate --methods masker:{run} grad_cam case" in out
+    assert (run / "curves.png").stat().st_size > 5000
+    assert [r["step"] for r in read_curves(run / "log.csv")] == [4]
+    again = shell("train", "masker", "--class-conditional", "--width", 8, *SHORT, "--out", run)
+    assert again[0] == 0  # nothing is trained again
+    name = f"masker:{run}"
+    words = ("--methods", name, "grad_cam", "--limit", 12)
+    status, _, err = shell(
+        "evaluate", *words, "--metrics", "sensitivity", "--contrast", "topk_logits:3", "--out", "tests"
+    )
+    assert status == 0, err
+    rows = RunFolder(tmp_path / "tests").rows()
+    assert rows.groupby("method").size().to_dict() == {name: 12, "grad_cam": 12}
+    config = json.loads((tmp_path / "tests" / "config.json").read_text())["methods"][name]
+    assert config["title"] == "masker, fixed, class-conditional"
+    assert not config["class_blind"]
+    status, _, err = shell("localise", *words, "--contrast", "topk_logits:3", "--out", "where")
+    assert status == 0, err
+    found = pd.read_csv(tmp_path / "where" / "summary.csv", index_col="method")
+    assert 0 < found.loc[name, "mean"] < 1
+    status, out, err = shell("explain", "digit_scenes:3", "--methods", name, "--contrast", "topk_logits:3")
+    assert status == 0, err
+
+
+def test_masks_are_the_masker_s_own(masker, tapped, images):
+    import jax
+    import jax.numpy as jnp
+
+    from case_jax import ask, topk_logits
+    from case_jax.masking import to_image
+
+    trained = load_masker(masker[0])
+    view = tapped.view(tapped.params, images[0])
+    query = ask(view, jnp.array([3, 11]), topk_logits(3, 25))
+    maps = trained(view, query)
+    stages = tuple(jnp.stack([m, m]) for m in view.stages())
+    expected = jax.nn.sigmoid(to_image(trained.masker(stages, labels=jnp.array([3, 11])), (48, 48)))
+    np.testing.assert_allclose(maps, expected, atol=1e-6)
+    assert np.abs(maps[0] - maps[1]).max() > 1e-4
+    hard = dataclasses.replace(trained, gumbel=True)(view, query)
+    np.testing.assert_array_equal(hard, (maps > 0.5).astype(np.float32))
+    with pytest.raises(CaseJaxError, match="model: a masker reads several layers"):
+        trained(dataclasses.replace(view, stages=None), query)
+
+
+def test_a_classifier_trained_alongside_goes_with_its_masker(shell, tmp_path):
+    words = ("--classifier", "alongside", "--width", 8, "--per-class", 1, "--limit", 400)
+    status, out, err = shell("train", "masker", *words, "--epochs", 2, "--share", 0.05, "--batch", 10, "--out", "run")
+    assert status == 0, err
+    assert "--weights run/classifier.safetensors" in out
+    judge = load_classifier(weights=tmp_path / "run" / "classifier.safetensors")
+    assert load_masker(tmp_path / "run").classifier == digest(judge.module) != digest(load_classifier().module)
+    test = ("evaluate", "--methods", "masker:run", "--limit", 6, "--metrics", "sensitivity", "--contrast", "all")
+    status, _, err = shell(*test)
+    assert status == 2
+    assert "a masker trained with another classifier" in err
+    assert "--weights run/classifier.safetensors" in err
+    assert shell(*test, "--weights", "run/classifier.safetensors")[0] == 0
+
+
+def test_an_infiller_and_a_classifier_of_shuffled_labels(shell, tmp_path):
+    status, out, err = shell("train", "infiller", *SHORT, "--out", "fill")
+    assert status == 0, err
+    assert "case-jax train masker --infill fill" in out
+    status, _, err = shell("train", "masker", "--infill", "fill", "--gumbel", "--width", 8, *SHORT, "--out", "m")
+    assert status == 0, err
+    assert load_masker(tmp_path / "m").words == "fixed, infill fill, gumbel"
+    status, _, err = shell("train", "classifier", "--fresh", "--shuffled-labels", *SHORT, "--out", "c")
+    assert status == 0, err
+    words = ("sanity", "--methods", "grad_cam", "--limit", 4, "--kinds", "labels", "--contrast", "all", "--out", "s")
+    status, _, err = shell(*words, "--shuffled-weights", "c/classifier.safetensors")
+    assert status == 0, err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("masker --masked-in none --masked-out none", ["masked_in, masked_out", "at least one"]),
+        ("masker --masked-in maximise-contrast", ["class_conditional", "--class-conditional"]),
+        ("masker --infill blurr", ["infill", "blur"]),
+        ("masker --epochs 0", ["epochs", "at least 1"]),
+        ("masker --share 1.5", ["share", "at most 1"]),
+        ("masker --batch 0 --limit 8", ["batch", "a multiple of"]),
+        ("masker --stages 7 --limit 8", ["stages", "[0, 1, 2, 3]"]),
+        ("masker --per-class 0 --limit 8", ["per_class", "at least 1"]),
+        ("masker --per-class 9 --limit 8", ["per_class", "fewer images"]),
+        ("masker --model vit_small_patch16_224 --weights no.safetensors", ["no.safetensors"]),
+        ("masker --data folder:nowhere", ["nowhere"]),
+        ("classifier --rate 0", ["rate", "above 0"]),
+    ],
+)
+def test_bad_trainings_are_refused(shell, words, expected):
+    status, _, err = shell("train", *words.split())
+    assert status == 2
+    assert all(word in err for word in expected), err
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("masker:nowhere", "no masker.safetensors in nowhere"), ("masker:other.safetensors", "holds another network")],
+)
+def test_what_is_no_masker_is_refused(shell, tmp_path, name, expected):
+    from case_jax.models import save_weights
+
+    save_weights(tmp_path / "other.safetensors", load_classifier().module)
+    status, _, err = shell("evaluate", "--methods", name, "--limit", 4)
+    assert status == 2
+    assert expected in err
