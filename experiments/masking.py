@@ -219,11 +219,10 @@ def main(config: Config) -> None:
         rows, bridge = dict(list(rows.items())[:1]), dict(list(bridge.items())[-1:])
     config.out.mkdir(parents=True, exist_ok=True)
     trained_fill(config)  # once, before several processes want it
-    jobs = [
-        (name, options, seed, None, config) for name, options in (rows | bridge).items() for seed in range(config.seeds)
-    ]
     shots = SHOTS[:1] if config.quick else SHOTS
-    jobs += [("fixed, both", {}, seed, n, config) for n in shots for seed in range(config.seeds)]
+    wanted = [(name, options, None) for name, options in (rows | bridge).items()]
+    wanted += [("fixed, both", {}, number) for number in shots]
+    jobs = [(name, options, seed, number, config) for seed in range(config.seeds) for name, options, number in wanted]
     with ProcessPoolExecutor(config.processes, multiprocessing.get_context("spawn")) as pool:
         results = [future.result() for future in tqdm([pool.submit(one_run, *job) for job in jobs], desc="maskers")]
     classifier = load_classifier()

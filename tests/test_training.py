@@ -1,10 +1,14 @@
 """Training: which images come when, the resumable loop, classifiers, infillers and maskers on tiny data."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from processes import cpu_environment, on_devices
 
 from case_jax import CaseJaxError
 from case_jax.data import DigitScenes
@@ -13,7 +17,7 @@ from case_jax.masking.infill import INFILLERS, as_infiller, infill_task, random_
 from case_jax.masking.task import CLASSIFIER_MODES, CONTRAST_IN, CONTRAST_OUT, check
 from case_jax.results import RunFolder
 from case_jax.source import Example, UnreadableImageError
-from case_jax.training import Examples, Network, Recipe, Task, few_shot, train
+from case_jax.training import Examples, Network, Recipe, few_shot, train
 from case_jax.training.augment import random_view
 from case_jax.training.classifier import classifier_task
 from case_jax.training.loop import read_curves
@@ -353,12 +357,39 @@ def test_ingredients_that_do_not_go_together_are_refused(made_of, message):
         check(made_of)
 
 
+ON_DEVICES = """
+import sys
+import jax
+import numpy as np
+from flax import nnx
+from case_jax.data import DigitScenes
+from case_jax.results import RunFolder
+from case_jax.training import Examples, Recipe, train
+from case_jax.training.classifier import classifier_task
+
+class Plain(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 4, (5, 5), strides=4, rngs=rngs)
+        self.head = nnx.Linear(4, 25, rngs=rngs)
+    def __call__(self, x):
+        return self.head(jax.nn.relu(self.conv(x)).mean((1, 2)))
+
+task = classifier_task(Plain(nnx.Rngs(0)), mean=(0.1,) * 3, std=(0.2,) * 3, steps=4, rate=1e-2)
+examples = Examples(DigitScenes("train", 32))
+state = train(task, examples, Recipe(4, 16), RunFolder(sys.argv[1]), config={}, facts={}, progress=False)
+np.savez(sys.argv[1] + "/state.npz", *jax.tree.leaves(state))
+"""
+
+
+@pytest.mark.slow
 def test_devices_share_a_batch(tmp_path):
-    """A task whose step counts what it saw; several devices are tried in test_processes."""
-
-    def step(state, batch, keys):
-        return state + batch.labels.sum(), {"seen": jnp.float32(len(batch.labels))}
-
-    task = Task(np.int32(0), step)
-    total = train(task, Examples(Cards(12)), Recipe(3, 4), RunFolder(tmp_path), config={}, facts={}, progress=False)
-    assert total == sum(i % 3 for i in range(12))
+    """Where nothing is normalised by the batch, four devices learn what one does."""
+    leaves = []
+    for count in (1, 4):
+        folder = tmp_path / str(count)
+        environment = on_devices(cpu_environment(tmp_path / "xla"), count)
+        subprocess.run([sys.executable, "-c", ON_DEVICES, folder], env=environment, timeout=120, check=True)
+        with np.load(folder / "state.npz") as found:
+            leaves.append([found[name] for name in found.files])
+    for one, four in zip(*leaves, strict=True):
+        np.testing.assert_allclose(four, one, rtol=1e-4, atol=1e-6)
