@@ -13,8 +13,8 @@ from case_jax.results import RunFolder
 @pytest.mark.slow
 def test_every_method_on_two_hundred_scenes(shell, tmp_path):
     """All of them in one run, ranked in its report; the long ones with smaller budgets."""
-    budgets = ["rise.masks=32", "opti_cam.steps=5", "smooth_grad.samples=8", "integrated_gradients.steps=4"]
-    budgets += ["meaningful_perturbation.steps=5", "extremal_perturbation.steps=5"]
+    budgets = ["rise.masks=12", "opti_cam.steps=2", "smooth_grad.samples=3", "integrated_gradients.steps=3"]
+    budgets += ["meaningful_perturbation.steps=2", "extremal_perturbation.steps=2"]
     status, _out, err = shell(
         "evaluate", "--limit", 200, "--methods", "all", "--set", *budgets, "--tile", 25, "--part", 50, "--out", "run"
     )

@@ -80,13 +80,13 @@ def test_batch_size_moves_scores_by_less_than_the_tolerance(evaluated, one_devic
 
 
 def test_the_paper_s_masker_of_a_resnet_50_trains(evaluated, tmp_path):
-    """Its hyper-parameters are the defaults; three steps of six images."""
+    """Its hyper-parameters are the defaults; three steps of two images."""
     file = write_random_weights(tmp_path, "resnet50", 1000, SMALL)
     words = ["train", "masker", "--model", "resnet50", "--weights", file, "--data", "tfds:imagenet2012:validation"]
-    words += ["--classifier", "history", "--augment", "--batch", 6, "--epochs", 3, "--out", tmp_path / "run"]
+    words += ["--augment", "--batch", 2, "--share", 0.1, "--epochs", 3, "--out", tmp_path / "run"]
     succeed([start(words, evaluated[1])])
     config = RunFolder(tmp_path / "run").config()["masker"]
-    assert (config["stages"], config["width"], config["masked_out"]["size_weight"]) == (None, 64, 15.0)
+    assert (config["stages"], config["width"], config["masked_out"]["size_weight"]) == (None, 64, 10.0)
     assert (config["masker_rate"], config["classifier_rate"], config["history_size"]) == (1e-3, 1e-3, 30)
     curves = pd.read_csv(tmp_path / "run" / "log.csv")
     assert curves["step"].tolist() == [3]

@@ -172,17 +172,19 @@ def networks(
     return Networks(Network(masker), taken)
 
 
-def optimisers(made_of: Ingredients) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """The masker's (Adam, clipped gradients) and the classifier's (SGD with momentum), both with weight decay in the gradient."""
+MASKER_OPTIMISER = optax.chain(
+    optax.clip_by_global_norm(CLIP), optax.add_decayed_weights(WEIGHT_DECAY), optax.scale_by_adam()
+)
+"""Adam on clipped gradients, weight decay in the gradient, as PyTorch's; without its learning rate."""
+CLASSIFIER_OPTIMISER = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.trace(MOMENTUM))
+"""SGD with momentum, likewise; it steps up to twice where the masker steps once, so that it cannot count the steps itself."""
 
-    def rate(initial: float) -> Any:
-        if made_of.decay_every is None:
-            return initial
-        return optax.exponential_decay(initial, made_of.decay_every, PAPER_DECAY, staircase=True)
 
-    decay = optax.add_decayed_weights(WEIGHT_DECAY)
-    masker = optax.chain(optax.clip_by_global_norm(CLIP), decay, optax.adam(rate(made_of.masker_rate)))
-    return masker, optax.chain(decay, optax.sgd(rate(made_of.classifier_rate), momentum=MOMENTUM))
+def _rate(made_of: Ingredients, initial: float, steps: Int[Array, ""]) -> Float[Array, ""]:
+    """The learning rate after so many steps."""
+    if made_of.decay_every is None:
+        return jnp.float32(initial)
+    return jnp.float32(initial) * jnp.float32(PAPER_DECAY) ** (steps // made_of.decay_every).astype(jnp.float32)
 
 
 def masker_task(
@@ -210,16 +212,14 @@ def masker_task(
         CaseJaxError: see `check`.
     """
     check(made_of)
-    masker_optimiser, classifier_optimiser = optimisers(made_of)
     keeps = made_of.classifier == "history"
-    classifier = nets.classifier.variables
-    stacked = jax.tree.map(lambda a: jnp.zeros((made_of.history_size, *a.shape), a.dtype), classifier)
+    masker, classifier = nets.masker.variables, nets.classifier.variables
     state = MaskerState(
-        nets.masker.variables,
-        masker_optimiser.init(nets.masker.variables.params),
+        masker,
+        MASKER_OPTIMISER.init(masker.params),
         classifier,
-        classifier_optimiser.init(classifier.params),
-        stacked if keeps else None,
+        None if made_of.classifier == "fixed" else CLASSIFIER_OPTIMISER.init(classifier.params),
+        _no_history(classifier, made_of.history_size) if keeps else None,
         jnp.int32(0),
         jnp.int32(0),
     )
@@ -230,23 +230,26 @@ def masker_task(
         images = jax.vmap(lambda image: normalise_image(image, mean, std))(batch.images)
         if made_of.augment:
             images = jax.vmap(random_view)(jax.random.split(views, len(images)), images)
-        state, clean, maps = _clean_step(nets, made_of, classifier_optimiser, state, images, batch.targets)
+        state, clean, maps = _clean_step(nets, made_of, state, images, batch.targets)
         state = _remember(made_of, state, drawn) if keeps else state
         question = _question(made_of, clean, batch, questions)
         asked = partial(_masked, nets, made_of, fill, images, jax.lax.stop_gradient(maps), question, masks)
         past = jax.random.bernoulli(chosen) if made_of.classifier.startswith("history") else None
         found = _gradients(made_of, asked, state, past, old)
-        state = _learnt(state, parallel.average(found), past, made_of, masker_optimiser, classifier_optimiser)
+        state = _learnt(made_of, state, parallel.average(found), past)
         numbers = found.numbers | {"clean_accuracy": correct(clean, batch.labels).mean()}
         return state, parallel.average(numbers)
 
     return Task(state, step)
 
 
+def _no_history(classifier: Variables, size: int) -> Variables:
+    return jax.tree.map(lambda a: jnp.zeros((size, *a.shape), a.dtype), classifier)
+
+
 def _clean_step(
     nets: Networks,
     made_of: Ingredients,
-    optimiser: optax.GradientTransformation,
     state: MaskerState,
     images: Float[Array, "B H W 3"],
     answers: Float[Array, "B C"],
@@ -263,8 +266,17 @@ def _clean_step(
 
     gradient, (logits, maps, stats) = jax.grad(loss_of, has_aux=True)(state.classifier.params)
     gradient, stats = parallel.average((gradient, stats))
-    params, memory = updated(optimiser, gradient, state.classifier_optimiser, state.classifier.params)
-    return state._replace(classifier=Variables(params, stats), classifier_optimiser=memory), logits, maps
+    state = _classifier_step(made_of, state, gradient)
+    return state._replace(classifier=Variables(state.classifier.params, stats)), logits, maps
+
+
+def _classifier_step(made_of: Ingredients, state: MaskerState, gradient: Any) -> MaskerState:
+    rate = _rate(made_of, made_of.classifier_rate, state.steps)
+    params, memory = updated(
+        CLASSIFIER_OPTIMISER, gradient, state.classifier_optimiser, state.classifier.params, rate=rate
+    )
+    learnt = Variables(params, state.classifier.stats)
+    return state._replace(classifier=learnt, classifier_optimiser=memory)
 
 
 def _remember(made_of: Ingredients, state: MaskerState, key: Array) -> MaskerState:
@@ -405,26 +417,19 @@ def _side_loss(
     return wanted + size_reward(mask, earned, weight=side.size_weight, sizes=question.sizes)
 
 
-def _learnt(
-    state: MaskerState,
-    found: _Found,
-    past: Array | None,
-    made_of: Ingredients,
-    masker_optimiser: optax.GradientTransformation,
-    classifier_optimiser: optax.GradientTransformation,
-) -> MaskerState:
-    params, memory = updated(masker_optimiser, found.masker_gradient, state.masker_optimiser, state.masker.params)
+def _learnt(made_of: Ingredients, state: MaskerState, found: _Found, past: Array | None) -> MaskerState:
+    """After both networks have learnt from the masked images; the classifier not where it is fixed or a past one was asked."""
+    rate = _rate(made_of, made_of.masker_rate, state.steps)
+    params, memory = updated(
+        MASKER_OPTIMISER, found.masker_gradient, state.masker_optimiser, state.masker.params, rate=rate
+    )
     masker = Variables(params, found.masker_stats)
-    after = state._replace(masker=masker, masker_optimiser=memory, steps=state.steps + 1)
-    if made_of.classifier == "fixed":
-        return after
-    optimiser, gradient = classifier_optimiser, found.classifier_gradient
-    params, memory = updated(optimiser, gradient, state.classifier_optimiser, state.classifier.params)
-    new = (Variables(params, found.classifier_stats), memory)
-    if past is not None:
-        old = (state.classifier, state.classifier_optimiser)
-        new = jax.tree.map(lambda o, n: jnp.where(past, o, n), old, new)
-    return after._replace(classifier=new[0], classifier_optimiser=new[1])
+    after = state._replace(masker=masker, masker_optimiser=memory)
+    if made_of.classifier != "fixed":
+        new = _classifier_step(made_of, after, found.classifier_gradient)
+        new = new._replace(classifier=Variables(new.classifier.params, found.classifier_stats))
+        after = new if past is None else jax.tree.map(lambda o, n: jnp.where(past, o, n), after, new)
+    return after._replace(steps=state.steps + 1)
 
 
 def described(made_of: Ingredients) -> dict[str, Any]:
