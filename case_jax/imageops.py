@@ -15,8 +15,8 @@ FILLS: tuple[Fill, ...] = get_args(Fill)
 
 
 def normalise_image(
-    image: UInt8[Array | np.ndarray, "H W 3"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Array, "H W 3"]:
+    image: UInt8[Array | np.ndarray, "*B H W 3"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "*B H W 3"]:
     """uint8 pixels to the classifier's input range: `(x / 255 − mean) / std` per channel."""
     return (jnp.asarray(image, jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
 

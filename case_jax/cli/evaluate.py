@@ -10,14 +10,13 @@ from tabulate import tabulate
 from case_jax._checks import require
 from case_jax.cli.commands import report
 from case_jax.cli.processes import Processes, together
-from case_jax.cli.ready import Model, Names, make_ready, require_outside, say
+from case_jax.cli.ready import Model, Names, make_ready, require_outside, run_folder, say
 from case_jax.evaluation.cost import described, measure
 from case_jax.evaluation.gallery import save_gallery
 from case_jax.evaluation.planning import PART, TILE, Plan
 from case_jax.evaluation.planning import plan as plan_evaluation
 from case_jax.evaluation.run import evaluate as run_evaluation
 from case_jax.metrics import PERCENTS
-from case_jax.results import RunFolder
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
 ProcessesArgs = Annotated[Processes, tyro.conf.arg(name="")]
@@ -82,10 +81,7 @@ def evaluate(
     with together(processes) as first:
         ready = make_ready(model, crops, chosen)
         source = ready.open(data, limit=limit, seed=seed)
-        size = "" if limit is None else f"-{limit}"
-        folder = RunFolder(
-            out or Path("runs") / f"{source.name.replace('/', '-').replace(':', '-')}-{model.model}{size}"
-        )
+        folder = run_folder(out, source.name, model.model, limit)
         require_outside(folder.path, source)
         if not plan:
             folder.require_writable()

@@ -8,12 +8,12 @@ from typing import Annotated
 import tyro
 
 from case_jax.cli.processes import Processes, together
-from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, say
+from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, run_folder, say
 from case_jax.evaluation.localise import TILE, Localisation, Target, require_located
 from case_jax.evaluation.localise import localise as run_localisation
 from case_jax.methods import described
 from case_jax.metrics.localisation_curves import THRESHOLDS
-from case_jax.results import RunFolder, write_atomically, write_json
+from case_jax.results import write_atomically, write_json
 from case_jax.source import Source
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
@@ -70,7 +70,7 @@ def localise(
     with together(processes) as first:
         ready = make_ready(model, crops, chosen)
         source, kind = require_located(ready.open(data, limit=limit, seed=seed), truth)
-        folder = RunFolder(out or Path("runs") / _named(source, model.model, target, kind, limit))
+        folder = run_folder(out, "localise", source.name, model.model, target, kind, limit)
         require_outside(folder.path, source)
         folder.require_writable()
         say(f"localise: {limit or len(source):,} images of {source.name} × {len(chosen)} methods into {folder.path}")
@@ -94,11 +94,6 @@ def localise(
             settings = {"target": target, "truth": kind, "thresholds": thresholds, "reference_box": reference_box}
             titles = {name: described(name, function).title for name, function in chosen.items()}
             write_results(found, titles, settings | _facts(ready, source, seed), folder.path)
-
-
-def _named(source: Source, model: str, target: str, kind: str, limit: int | None) -> str:
-    parts = ["localise", source.name.replace("/", "-").replace(":", "-"), model, target, kind]
-    return "-".join([*parts, *([] if limit is None else [str(limit)])])
 
 
 def _facts(ready: Ready, source: Source, seed: int) -> dict[str, object]:

@@ -3,7 +3,6 @@
 import dataclasses
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +16,11 @@ from case_jax.evaluation.confusion import count_confusions
 from case_jax.evaluation.planning import quick, require_other_images
 from case_jax.evaluation.step import Pixels
 from case_jax.masking.trained import CLASSIFIER, TrainedMasker, digest, load_masker
-from case_jax.methods import METHODS, MapFunction, method
+from case_jax.methods import METHODS, MapFunction, bare, method
 from case_jax.metrics import METRICS, metric
 from case_jax.models import Classifier, Preprocessing, load_classifier, tap_classifier
 from case_jax.models import model as bundled_model
+from case_jax.results import RunFolder
 from case_jax.source import Example, Source, UnreadableImageError
 from case_jax.tap import TappedModel
 
@@ -197,15 +197,21 @@ def make_ready(choice: Model, crops: Path | None = None, methods: Mapping[str, M
 
 
 def _require_its_classifier(name: str, function: MapFunction, classifier: Classifier) -> None:
-    bare = function.func if isinstance(function, partial) else function
-    if isinstance(bare, TrainedMasker):
+    masker = bare(function)
+    if isinstance(masker, TrainedMasker):
         require(
-            bare.classifier == digest(classifier.module),
+            masker.classifier == digest(classifier.module),
             "methods",
             f"{name!r}, a masker trained with another classifier than {classifier.name} with {classifier.weights}",
             "the classifier that it was trained with: --model and --weights of that training, or --weights "
             f"{name.removeprefix(MASKER)}/{CLASSIFIER} where it was trained alongside",
         )
+
+
+def run_folder(out: Path | None, *words: object) -> RunFolder:
+    """The folder asked for, or one below runs/ named by these words; None leaves a word out."""
+    name = "-".join(str(word).replace("/", "-").replace(":", "-") for word in words if word is not None)
+    return RunFolder(out or Path("runs") / name)
 
 
 def require_outside(folder: Path, source: Source) -> None:

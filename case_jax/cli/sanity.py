@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from case_jax._checks import require
-from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, say
+from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, run_folder, say
 from case_jax.evaluation.sanity import TILE, Sanity
 from case_jax.evaluation.sanity import sanity as run_sanity
 from case_jax.evaluation.sanity_step import LABELS
@@ -73,8 +73,7 @@ def sanity(
     shuffled = None if shuffled_weights is None else _params_of(shuffled_weights, ready)
     source = ready.open(data, limit=LIMIT if limit is None else limit, seed=seed)
     count = min(LIMIT, len(source)) if limit is None else limit
-    name = "-".join(["sanity", source.name.replace("/", "-").replace(":", "-"), model.model, str(count)])
-    folder = RunFolder(out or Path("runs") / name)
+    folder = run_folder(out, "sanity", source.name, model.model, count)
     require_outside(folder.path, source)
     folder.require_writable()
     own = ready.model.params

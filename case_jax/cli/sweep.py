@@ -9,12 +9,12 @@ import numpy as np
 import tyro
 
 from case_jax.cli.processes import Processes, together
-from case_jax.cli.ready import Model, Names, make_ready, require_outside, say
+from case_jax.cli.ready import Model, Names, make_ready, require_outside, run_folder, say
 from case_jax.evaluation.superclasses import ALL, Hierarchy, blocks, read_hierarchy, superclass_table
 from case_jax.evaluation.sweep import MEMORY, SAVE_SECONDS, TILE, Sweep, confused_pairs
 from case_jax.evaluation.sweep import sweep as run_sweep
 from case_jax.methods import described
-from case_jax.results import RunFolder, write_atomically, write_json
+from case_jax.results import write_atomically, write_json
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
 ProcessesArgs = Annotated[Processes, tyro.conf.arg(name="")]
@@ -77,8 +77,7 @@ def sweep(
         names = ready.classifier.class_names
         groups = None if hierarchy is None else read_hierarchy(hierarchy, names)
         source = ready.open(data, limit=limit, seed=seed)
-        parts = [source.name.replace("/", "-").replace(":", "-"), model.model, *([f"top{top}"] if top else [])]
-        folder = RunFolder(out or Path("runs") / "-".join(["sweep", *parts, *([str(limit)] if limit else [])]))
+        folder = run_folder(out, "sweep", source.name, model.model, f"top{top}" if top else None, limit)
         require_outside(folder.path, source)
         folder.require_writable()
         say(f"sweep: {len(source):,} images of {source.name} × {len(chosen)} methods into {folder.path}")

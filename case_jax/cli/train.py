@@ -4,12 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax
 import tyro
 from flax import nnx
 
 from case_jax._checks import require
-from case_jax.cli.ready import say
+from case_jax.cli.ready import run_folder, say
 from case_jax.data import open_source
 from case_jax.evaluation.run import session
 from case_jax.masking.infill import INFILLERS, Infiller, InfillNet, as_infiller, infill_task, infiller
@@ -35,8 +34,7 @@ Words = Literal[
     "minimise-contrast",
     "none",
 ]
-LAMBDA_OUT = {"fixed": 10.0}
-LAMBDA_OUT_TRAINED = 15.0
+LAMBDA_OUT_FIXED, LAMBDA_OUT_TRAINED = 10.0, 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +149,8 @@ class MaskerRun:
     def ingredients(self, epoch_steps: int) -> Ingredients:
         """As the training takes them."""
         require(self.decay_epochs >= 1, "decay_epochs", self.decay_epochs, "at least 1")
-        out = LAMBDA_OUT.get(self.classifier, LAMBDA_OUT_TRAINED) if self.lambda_out is None else self.lambda_out
+        usual = LAMBDA_OUT_FIXED if self.classifier == "fixed" else LAMBDA_OUT_TRAINED
+        out = usual if self.lambda_out is None else self.lambda_out
         return Ingredients(
             masked_in=_side(self.masked_in, self.lambda_in, self.weight_in),
             masked_out=_side(self.masked_out, out, self.weight_out),
@@ -241,7 +240,7 @@ def _masker(run: MaskerRun) -> None:
     fill = _fill(run.infill)
     classifier = load_classifier(run.data.model, weights=run.data.weights)
     say(f"model: {classifier}")
-    source, folder = run.data.open(classifier), _folder(run.data, f"masker-{run.data.model}")
+    source, folder = run.data.open(classifier), run_folder(run.data.out, "masker", run.data.model)
     made_of, facts = run.ingredients(run.data.epoch_steps(source)), classifier.preprocessing
     shape = (facts.crop, facts.crop, 3)
     nets = networks(
@@ -260,18 +259,7 @@ def _masker(run: MaskerRun) -> None:
     trained: Any = nets.masker.module(state.masker)
     judge = nets.classifier.module(state.classifier)
     words = ", ".join([run.classifier, *_special(run)])
-    maps = jax.eval_shape(
-        lambda v, x: nets.classifier(v, x, train=False)[1], state.classifier, jax.numpy.zeros((1, *shape))
-    )
-    save_masker(
-        folder.path / FILE,
-        trained,
-        channels=[m.shape[-1] for m in maps],
-        width=run.width,
-        gumbel=run.gumbel,
-        classifier=digest(judge),
-        words=words,
-    )
+    save_masker(folder.path / FILE, trained, gumbel=run.gumbel, classifier=digest(judge), words=words)
     again = ""
     if run.classifier != "fixed":
         _save(folder.path / CLASSIFIER, judge, classifier)
@@ -301,7 +289,7 @@ def _classifier(run: ClassifierRun) -> None:
     module: Any = classifier.module
     if run.fresh:
         module = classifier.entry.build(len(classifier.class_names), rngs=nnx.Rngs(run.data.seed))
-    source, folder = run.data.open(classifier), _folder(run.data, f"classifier-{run.data.model}")
+    source, folder = run.data.open(classifier), run_folder(run.data.out, "classifier", run.data.model)
     folder.require_writable()
     facts, steps = classifier.preprocessing, run.data.recipe(source).steps
     task = classifier_task(
@@ -324,7 +312,7 @@ def _classifier(run: ClassifierRun) -> None:
 def _infiller(run: InfillerRun) -> None:
     require(run.rate > 0, "rate", run.rate, "a number above 0")
     classifier = load_classifier(run.data.model, weights=run.data.weights)
-    source, folder = run.data.open(classifier), _folder(run.data, "infiller")
+    source, folder = run.data.open(classifier), run_folder(run.data.out, "infiller")
     folder.require_writable()
     facts = classifier.preprocessing
     net = InfillNet(rngs=nnx.Rngs(run.data.seed))
@@ -342,10 +330,6 @@ def _fill(name: str) -> Infiller | None:
     net = nnx.eval_shape(lambda: InfillNet(rngs=nnx.Rngs(0)))
     load_weights(file, net)
     return as_infiller(net)
-
-
-def _folder(data: Data, name: str) -> RunFolder:
-    return RunFolder(data.out or Path("runs") / name)
 
 
 def _run(

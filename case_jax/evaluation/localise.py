@@ -23,8 +23,8 @@ from case_jax.evaluation.localisation_scores import (
     write_counts,
 )
 from case_jax.evaluation.localisation_steps import Crops, Labelled, make_crop_step, make_map_step
-from case_jax.evaluation.planning import configuration, require_fitting, require_sets
-from case_jax.evaluation.run import opened
+from case_jax.evaluation.planning import configuration, require_fitting, settled
+from case_jax.evaluation.run import share
 from case_jax.evaluation.step import Pixels, Protocol
 from case_jax.evaluation.stream import Tile, first_readable, select, template, through_devices, tiles
 from case_jax.imageops import normalise_image
@@ -33,7 +33,7 @@ from case_jax.metrics.localisation_curves import THRESHOLDS
 from case_jax.results import NOTHING, Begun, RunFolder
 from case_jax.source import Located, Source, Truth
 from case_jax.stopping import Stopping
-from case_jax.tap.view import TappedModel, check_closed_form
+from case_jax.tap.view import TappedModel
 
 Target = Literal["label", "predicted"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -130,12 +130,9 @@ def localise(
     )  # fmt: skip
     plan.config["model"]["name"] = model_name
     parts = range(-(-len(plan.indices) // (tile * TILES_PER_PART)))
-    with opened(folder, plan.config) as (number, count):
-        done = folder.done()
-        parallel.meet("all have seen what is done")
-        mine = [part for part in parts if part not in done][number::count]
+    with share(folder, plan.config, parts) as (_, mine):
         if mine:
-            _run(plan, folder, mine, progress)
+            _run(plan, folder, list(mine), progress)
         folder.wait_for(parts)
     return _found(plan, folder, parts)
 
@@ -185,16 +182,12 @@ def _plan(
     require_fitting(source, model, pixels)
     indices = select(source, limit, seed)
     empty = template(source, indices, tile)
-    contrast = contrast if isinstance(contrast, ContrastChoice) else contrast()
-    require_sets(source, model, contrast)
-    if model.head_kernel is not None:
-        check_closed_form(model, normalise_image(first_readable(source, indices).image, *pixels))
+    contrast = settled(contrast, source, model, normalise_image(first_readable(source, indices).image, *pixels))
     protocol = Protocol(methods, contrast.sets, {}, {}, pixels, seed)
     maps = parallel.over_devices(make_map_step(protocol, model, target))
     labelled = Labelled(empty.images, empty.image_ids, np.zeros(tile, np.int32))
     parallel.trace(maps, model.params, labelled)  # what a function refuses fails here
-    facts = configuration(protocol, model, source, indices, contrast)
-    config = {key: value for key, value in facts.items() if key not in ("metrics", "own_metrics", "measures")}
+    config = configuration(protocol, model, source, indices, contrast)
     settings = {"thresholds": thresholds, "reference_box": reference_box}
     config["localise"] = {"target": target, "truth": kind, "tile": tile, **settings, "baselines": list(BASELINES)}
     names = (*methods, *BASELINES)

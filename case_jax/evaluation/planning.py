@@ -1,6 +1,5 @@
 """What an evaluation will do, checked completely before any long work, and everything that decides its rows."""
 
-import functools
 import hashlib
 import importlib.metadata
 import inspect
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from case_jax import parallel
 from case_jax._checks import require, require_percent, unknown
@@ -17,7 +17,7 @@ from case_jax.evaluation.cost import largest_tile, memory_bound
 from case_jax.evaluation.step import Batch, Pixels, Protocol, make_step
 from case_jax.evaluation.stream import first_readable, select, template
 from case_jax.imageops import FILLS, normalise_image
-from case_jax.methods import METHODS, MapFunction, described, method
+from case_jax.methods import METHODS, MapFunction, bare, described, method
 from case_jax.metrics import METRICS, PERCENTS, Metric, metric
 from case_jax.ranking import pixel_count
 from case_jax.results import fingerprint
@@ -51,7 +51,7 @@ def quick(known: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _method_facts(name: str, function: MapFunction) -> dict[str, Any]:
     """Title and options of a method; a function of one's own also with a digest, so that two are told apart."""
-    found, bare = described(name, function), _bare(function)
+    found, source = described(name, function), bare(function)
     parameters = inspect.signature(function).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     facts = {
@@ -62,11 +62,7 @@ def _method_facts(name: str, function: MapFunction) -> dict[str, Any]:
         "options": {k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in defaults.items()},
     }
     own = found is not METHODS.get(name)
-    return facts | {"source": getattr(bare, "digest", None) or _source_digest(bare)} if own else facts
-
-
-def _bare(function: Any) -> Any:
-    return function.func if isinstance(function, functools.partial) else function
+    return facts | {"source": getattr(source, "digest", None) or _source_digest(source)} if own else facts
 
 
 def _source_digest(function: Any) -> str:
@@ -108,7 +104,22 @@ def require_fitting(source: Source, model: TappedModel, pixels: Pixels, names: S
     require(finite, "pixels", pixels, "finite means and deviations above 0, one per channel")
 
 
-def require_sets(source: Source, model: TappedModel, contrast: ContrastChoice) -> None:
+def settled(
+    contrast: ContrastChoice | Callable[[], ContrastChoice], source: Source, model: TappedModel, image: Array
+) -> ContrastChoice:
+    """The contrast sets, found when all else has been checked; the closed form of the class weights, on this image, before them.
+
+    Raises:
+        CaseJaxError: for a closed form that does not hold, or sets that do not fit.
+    """
+    if model.head_kernel is not None:
+        check_closed_form(model, image)
+    contrast = contrast if isinstance(contrast, ContrastChoice) else contrast()
+    _require_sets(source, model, contrast)
+    return contrast
+
+
+def _require_sets(source: Source, model: TappedModel, contrast: ContrastChoice) -> None:
     """Raise unless contrast sets fit the classifier and come from other images."""
     require_other_images(source, contrast.fingerprint, contrast.source)
     if contrast.table is not None:
@@ -184,8 +195,6 @@ def plan(
     first = first_readable(source, indices).image
     require_percent("agreement_percent", [agreement_percent])
     pixel_count(agreement_percent, first.shape[:2])
-    if model.head_kernel is not None:
-        check_closed_form(model, normalise_image(first, *pixels))
     options: dict[str, dict[str, Any]] = {
         "sensitivity": {"percent": float(agreement_percent)},
         "fidelity": {"percents": tuple(float(p) for p in fidelity_percents), "fill": fill},
@@ -197,8 +206,7 @@ def plan(
     scores = {name: options.get(name, {}) | dict((metric_options or {}).get(name, {})) for name in chosen}
     if "fidelity" in scores:
         _check_removed(scores["fidelity"]["percents"], first.shape[:2])
-    contrast = contrast if isinstance(contrast, ContrastChoice) else contrast()
-    require_sets(source, model, contrast)
+    contrast = settled(contrast, source, model, normalise_image(first, *pixels))
     model = low
     protocol = Protocol(functions, contrast.sets, chosen, scores, pixels, seed)
     step = parallel.over_devices(make_step(protocol, model))
@@ -216,8 +224,19 @@ def plan(
 def configuration(
     protocol: Protocol, model: TappedModel, source: Source, indices: np.ndarray, contrast: ContrastChoice
 ) -> dict[str, Any]:
-    """Everything that decides the rows, as JSON values."""
+    """Everything that decides the rows, as JSON values; of metrics only where there are any."""
     table = contrast.table
+    metrics = {
+        "metrics": dict(protocol.options),
+        "own_metrics": {
+            name: _source_digest(bare(found.columns))
+            for name, found in protocol.metrics.items()
+            if METRICS.get(name) is not found
+        },
+        "measures": {
+            n: [m._asdict() for m in found.measures] for n, found in protocol.metrics.items() if found.measures
+        },
+    }
     return {
         "data": {
             "name": source.name,
@@ -238,15 +257,7 @@ def configuration(
             "name": contrast.name,
             "table": None if table is None else fingerprint([np.asarray(table, np.int64)]),
         },
-        "metrics": dict(protocol.options),
-        "own_metrics": {
-            name: _source_digest(_bare(found.columns))
-            for name, found in protocol.metrics.items()
-            if METRICS.get(name) is not found
-        },
-        "measures": {
-            n: [m._asdict() for m in found.measures] for n, found in protocol.metrics.items() if found.measures
-        },
+        **(metrics if protocol.metrics else {}),
         "seed": protocol.seed,
         "numerics": _numerics(),
     }

@@ -77,6 +77,16 @@ def opened(folder: RunFolder, config: Mapping[str, Any]) -> Iterator[tuple[int, 
         yield number, count
 
 
+@contextlib.contextmanager
+def share(folder: RunFolder, config: Mapping[str, Any], parts: range) -> Iterator[tuple[int, dict[int, Begun]]]:
+    """`opened`, with this process's number and its share of the parts that are missing, each with what has been kept of it."""
+    with opened(folder, config) as (number, count):
+        done, begun = folder.done(), folder.begun()
+        parallel.meet("all have seen what is done")
+        missing = [part for part in parts if part not in done]
+        yield number, {part: begun.get(part, NOTHING) for part in missing[number::count]}
+
+
 def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) -> RunFolder:
     """Run an evaluation into a folder, or resume it there; the rows do not depend on when it was interrupted.
 
@@ -95,15 +105,11 @@ def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) 
         CaseJaxError: when the folder cannot be written, holds another run or damaged parts, or is in use.
     """
     parts = range(-(-len(planned.indices) // planned.part))
-    with opened(folder, planned.config) as (number, count):
+    with share(folder, planned.config, parts) as (number, mine):
         if number == 0:
             write_json(folder.path / "contrast.json", _contrast_facts(planned))
-        done = folder.done()
-        begun = {part: kept for part, kept in folder.begun().items() if part not in done}
-        parallel.meet("all have seen what is done")
-        mine = [part for part in parts if part not in done][number::count]
         if mine:
-            pace = _run_parts(planned, folder, {part: begun.get(part, NOTHING) for part in mine}, progress)
+            pace = _run_parts(planned, folder, mine, progress)
             LOG.info("evaluate: %s", pace)
             folder.log("pace", {"process": number, **pace.rates()})
         if number == 0:

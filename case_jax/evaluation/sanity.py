@@ -15,8 +15,8 @@ from tqdm import tqdm
 from case_jax import parallel
 from case_jax._checks import require, require_seed
 from case_jax.contrast.choice import ContrastChoice
-from case_jax.evaluation.planning import configuration, require_fitting, require_sets
-from case_jax.evaluation.run import opened
+from case_jax.evaluation.planning import configuration, require_fitting, settled
+from case_jax.evaluation.run import share
 from case_jax.evaluation.sanity_step import CASCADING, INDEPENDENT, LABELS, Change, changes, make_sanity_step
 from case_jax.evaluation.step import Batch, Pixels, Protocol
 from case_jax.evaluation.stream import Tile, first_readable, select, template, through_devices, tiles
@@ -27,7 +27,7 @@ from case_jax.results import NOTHING, RunFolder, fingerprint
 from case_jax.source import Source
 from case_jax.stopping import Stopping
 from case_jax.tap.parameters import ParameterLayers, fitted, parameter_layers
-from case_jax.tap.view import Params, TappedModel, check_closed_form
+from case_jax.tap.view import Params, TappedModel
 
 TILE = 8
 SMALLEST = 12
@@ -128,12 +128,9 @@ def sanity(
     checks = _checked(source, model, contrast, methods, pixels, untrained, shuffled, settings)
     checks.config["model"]["name"] = model_name
     total = range(-(-len(checks.indices) // tile))
-    with opened(folder, checks.config) as (number, count):
-        done = folder.done()
-        parallel.meet("all have seen what is done")
-        mine = [t for t in total if t not in done][number::count]
+    with share(folder, checks.config, total) as (number, mine):
         if mine:
-            _run(checks, folder, mine, progress)
+            _run(checks, folder, list(mine), progress)
         if number == 0:
             folder.wait_for(total)
     return Sanity(folder.rows(), checks.layers.names, folder.excluded())
@@ -167,13 +164,9 @@ def _checked(
     require(
         min(sides) >= SMALLEST, "source", f"images of {sides[0]}×{sides[1]} pixels", f"{SMALLEST}×{SMALLEST} or more"
     )
-    contrast = contrast if isinstance(contrast, ContrastChoice) else contrast()
-    require_sets(source, model, contrast)
-    if model.head_kernel is not None:
-        check_closed_form(model, normalise_image(first_readable(source, indices).image, *pixels))
+    contrast = settled(contrast, source, model, normalise_image(first_readable(source, indices).image, *pixels))
     protocol = Protocol(methods, contrast.sets, {}, {}, pixels, seed)
-    facts = configuration(protocol, model, source, indices, contrast)
-    config = {key: value for key, value in facts.items() if key not in ("metrics", "own_metrics", "measures")}
+    config = configuration(protocol, model, source, indices, contrast)
     config["sanity"] = {
         "kinds": list(kinds),
         "layers": list(layers.names),

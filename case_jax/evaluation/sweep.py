@@ -15,7 +15,7 @@ from case_jax._checks import require, require_percent
 from case_jax.contrast.choice import ContrastChoice
 from case_jax.evaluation.pair_counts import Pairs, empty_counts, make_counting_step, pairs_in
 from case_jax.evaluation.pair_sums import PairSums, read_sums, tiles_counted, total, write_sums
-from case_jax.evaluation.planning import configuration, require_fitting, require_sets
+from case_jax.evaluation.planning import configuration, require_fitting, settled
 from case_jax.evaluation.run import opened
 from case_jax.evaluation.step import Batch, Pixels, Protocol
 from case_jax.evaluation.stream import Tile, first_readable, groups, select, template, tiles
@@ -25,7 +25,7 @@ from case_jax.ranking import pixel_count
 from case_jax.results import RunFolder, wait_until
 from case_jax.source import Source
 from case_jax.stopping import Stopping
-from case_jax.tap.view import TappedModel, check_closed_form
+from case_jax.tap.view import TappedModel
 
 TILE, MEMORY, SAVE_SECONDS = 16, 10**9, 300.0
 LARGEST = 2**31 - 1
@@ -196,16 +196,12 @@ def _plan(
     require(tile * count <= LARGEST, "tile", tile, f"at most {LARGEST // count} images, whose sums fit 32 bits")
     size = {"shape": shape, "tile": tile, "methods": len(methods), "gradients": model.chunk}
     pairs = pairs_in(given.memory, top=top, pixels=count, **size)
-    contrast = contrast if isinstance(contrast, ContrastChoice) else contrast()
-    require_sets(source, model, contrast)
-    if model.head_kernel is not None:
-        check_closed_form(model, normalise_image(first_readable(source, indices).image, *pixels))
+    contrast = settled(contrast, source, model, normalise_image(first_readable(source, indices).image, *pixels))
     protocol = Protocol(methods, contrast.sets, {}, {}, pixels, given.seed)
     step = grid.step(make_counting_step(protocol, model, pairs))
     counts = empty_counts(len(methods), classes, grid.columns)
     grid.trace(step, counts, model.params, empty)  # what a function refuses fails here
-    facts = configuration(protocol, model, source, indices, contrast)
-    config = {key: value for key, value in facts.items() if key not in ("metrics", "own_metrics", "measures")}
+    config = configuration(protocol, model, source, indices, contrast)
     config["sweep"] = {
         "top": top,
         "agreement_percent": float(given.agreement_percent),

@@ -136,7 +136,7 @@ def infill_task(net: InfillNet, *, mean: tuple[float, ...], std: tuple[float, ..
 
     def step(state: tuple[Variables, Any], batch: Batch, keys: Keys) -> tuple[Any, dict[str, Array]]:
         variables, memory = state
-        images = jax.vmap(lambda image: normalise_image(image, mean, std))(batch.images)
+        images = normalise_image(batch.images, mean, std)
         height, width = images.shape[1:3]
         hidden = random_holes(keys.own, len(images), (height, width))
 

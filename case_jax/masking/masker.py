@@ -79,7 +79,8 @@ class Masker(nnx.Module):
         require(proper, "stages", used, f"numbers of stages in order, of {list(known)}")
         require(width >= 1, "width", width, "a number of channels of at least 1")
         more = (EMBEDDING if num_classes else 0) + bool(size_conditional)
-        self.stages, self.num_classes, self.size_conditional = used, num_classes, size_conditional
+        self.channels, self.stages, self.width = tuple(channels), used, width
+        self.num_classes, self.size_conditional = num_classes, size_conditional
         branched = [i for i in used if i > 0 or used == (0,)]
         self.branches = nnx.Dict({str(i): Branch(channels[i] + more, width, rngs=rngs) for i in branched})
         self.embedding = (

@@ -227,7 +227,7 @@ def masker_task(
     def step(state: MaskerState, batch: Batch, keys: Keys) -> tuple[MaskerState, dict[str, Array]]:
         drawn, chosen, old = jax.random.split(keys.shared, 3)
         views, questions, masks = jax.random.split(keys.own, 3)
-        images = jax.vmap(lambda image: normalise_image(image, mean, std))(batch.images)
+        images = normalise_image(batch.images, mean, std)
         if made_of.augment:
             images = jax.vmap(random_view)(jax.random.split(views, len(images)), images)
         state, clean, maps = _clean_step(nets, made_of, state, images, batch.targets)

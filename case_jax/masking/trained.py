@@ -1,6 +1,5 @@
 """A trained masker: its file, and its masks as maps of an ordinary saliency method."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from case_jax._checks import CaseJaxError, require
 from case_jax.contrast.sets import Query
 from case_jax.masking.masker import Masker, to_image
 from case_jax.models.weights import flat_state, load_weights, read_weight_file, save_weights
+from case_jax.results import fingerprint
 from case_jax.tap.view import View
 
 FILE, CLASSIFIER = "masker.safetensors", "classifier.safetensors"
@@ -23,33 +23,26 @@ SIZE = 0.5
 
 def digest(module: nnx.Module) -> str:
     """Changes when any variable of a network does."""
-    total = hashlib.sha256()
-    for path, variable in sorted(flat_state(module).items()):
-        if jnp.issubdtype(variable.dtype, jnp.floating):
-            total.update(path.encode())
-            total.update(np.asarray(variable[...], np.float32).tobytes())
-    return total.hexdigest()[:16]
+    state = sorted(flat_state(module).items())
+    floating = (variable[...] for _, variable in state if jnp.issubdtype(variable.dtype, jnp.floating))
+    return fingerprint(np.asarray(array, np.float32) for array in floating)
 
 
-def save_masker(
-    path: Path, masker: Masker, *, channels: list[int], width: int, gumbel: bool, classifier: str, words: str
-) -> None:
+def save_masker(path: Path, masker: Masker, *, gumbel: bool, classifier: str, words: str) -> None:
     """Write a masker with what it takes to use it.
 
     Args:
         path: the file.
         masker: trained.
-        channels: of the stage maps.
-        width: of its branches.
         gumbel: whether its masks are cut at ½.
         classifier: the `digest` of the classifier whose maps it reads.
         words: how it was trained, for tables.
     """
     facts = {
         "masker": {
-            "channels": channels,
-            "stages": list(masker.stages),
-            "width": width,
+            "channels": masker.channels,
+            "stages": masker.stages,
+            "width": masker.width,
             "num_classes": masker.num_classes,
             "size_conditional": masker.size_conditional,
         },

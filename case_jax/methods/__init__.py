@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,17 +89,21 @@ METHODS: dict[str, Method] = {
 }
 
 
+def bare(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function without the options that `functools.partial` has bound."""
+    return function.func if isinstance(function, partial) else function
+
+
 def described(name: str, function: MapFunction) -> Method:
     """What is known of a map function that runs under this name: its entry, or what a function of one's own says of itself.
 
     Such a function may have the attributes `title`, `class_blind` and `mask`.
     """
-    bare = function.func if isinstance(function, partial) else function
-    known = METHODS.get(name)
-    if known is not None and known.maps is bare:
+    own, known = bare(function), METHODS.get(name)
+    if known is not None and known.maps is own:
         return known
-    flags = {flag: getattr(bare, flag, False) for flag in ("class_blind", "mask")}
-    return Method(function, getattr(bare, "title", name), **flags)
+    flags = {flag: getattr(own, flag, False) for flag in ("class_blind", "mask")}
+    return Method(function, getattr(own, "title", name), **flags)
 
 
 def method(name: str) -> Method:

@@ -49,7 +49,7 @@ def classifier_task(
     optimiser = optax.adamw(schedule, weight_decay=weight_decay)
 
     def step(state: ClassifierState, batch: Batch, keys: Keys) -> tuple[ClassifierState, dict[str, Array]]:
-        images = jax.vmap(lambda image: normalise_image(image, mean, std))(batch.images)
+        images = normalise_image(batch.images, mean, std)
         if augment:
             images = jax.vmap(random_view)(jax.random.split(keys.own, len(images)), images)
 

@@ -7,8 +7,6 @@ Expected   one class ≥ 5 × faster; all 1,000 classes ≥ 10,000 × (theirs ti
 """
 
 import dataclasses
-import json
-import platform
 import statistics
 import tempfile
 import time
@@ -22,11 +20,10 @@ import numpy as np
 import tyro
 from tabulate import tabulate
 
-from case_jax import METHODS, all_class_maps, parallel, top_class_maps
+from case_jax import METHODS, all_class_maps, top_class_maps
 from case_jax.contrast.choice import choose_contrast
-from case_jax.evaluation.run import versions
 from case_jax.models import load_classifier, tap_classifier
-from experiments.benchmarks.core import today
+from experiments.benchmarks.record import circumstances, recorded
 from experiments.benchmarks.torch_peers import official_case, peer_versions, torchvision_network
 
 
@@ -88,17 +85,11 @@ def main(config: Config) -> dict[str, Any]:
     }
     print(tabulate([row], headers="keys", floatfmt=".3g"))
     result = {
-        "date": today(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "devices": parallel.device_names(),
-        "versions": versions() | peer_versions(),
+        **circumstances(peers=peer_versions()),
         "repeats": config.repeats,
         "case": [row],
     }
-    if config.out:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    return recorded(result, config.out)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,6 @@ Expected   all-class maps ≤ 1.1 × forward at the closed-form layers; pipeline
 """
 
 import dataclasses
-import datetime
-import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,12 +27,13 @@ from case_jax import METHODS, all_class_maps, parallel
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
 from case_jax.evaluation.planning import plan
-from case_jax.evaluation.run import evaluate, versions
+from case_jax.evaluation.run import evaluate
 from case_jax.evaluation.step import Pixels
 from case_jax.evaluation.stream import load_tile, template
 from case_jax.imageops import normalise_image
 from case_jax.models import load_classifier, tap_classifier
 from case_jax.results import RunFolder
+from experiments.benchmarks.record import circumstances, recorded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +44,6 @@ class Config:
     """Small sizes, to prove that it runs."""
     out: Path | None = None
     """JSON file to write."""
-
-
-def today() -> str:
-    """The date, as results carry it."""
-    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def interleaved(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -153,18 +146,12 @@ def main(config: Config) -> dict[str, Any]:
     for title, values in (("pipeline", pipeline), ("import", imported)):
         print(title, ", ".join(f"{name} {value:.3g}" for name, value in values.items()))
     result = {
-        "date": today(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "devices": parallel.device_names(),
-        "versions": versions(),
+        **circumstances(),
         "all_class_maps": maps,
         "pipeline": pipeline,
         "import": imported,
     }
-    if config.out:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    return recorded(result, config.out)
 
 
 if __name__ == "__main__":

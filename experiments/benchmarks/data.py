@@ -8,8 +8,6 @@ Expected   read from the cache at 10 × the rate of decoding or more
 
 import dataclasses
 import io
-import json
-import platform
 import statistics
 import tarfile
 import tempfile
@@ -25,10 +23,9 @@ from PIL import Image
 from tabulate import tabulate
 
 from case_jax.data import CachedCrops, TfdsImages, prepare_imagenet
-from case_jax.evaluation.run import versions
 from case_jax.evaluation.stream import LOADERS
 from case_jax.source import Source
-from experiments.benchmarks.core import today
+from experiments.benchmarks.record import circumstances, recorded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +90,8 @@ def main(config: Config) -> dict[str, Any]:
             median(f"cached_{threads}_per_second", lambda n=threads: rate(cached, n))
     row["cached_over_decode"] = row[f"cached_{LOADERS}_per_second"] / row[f"decode_{LOADERS}_per_second"]
     print(tabulate(list(row.items()), floatfmt=".3g"))
-    machine = f"{platform.machine()}, {platform.system()}"
-    result = {"date": today(), "machine": machine, "versions": versions(), "data": [row]}
-    if config.out:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    result = {**circumstances(devices=False), "data": [row]}
+    return recorded(result, config.out)
 
 
 if __name__ == "__main__":

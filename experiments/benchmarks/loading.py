@@ -9,7 +9,6 @@ Expected   ≤ 3 s beyond the imports; peak memory beyond the imports ≤ 2.5 ×
 import dataclasses
 import gzip
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,9 +21,7 @@ import tyro
 from safetensors.numpy import save_file
 from tabulate import tabulate
 
-from case_jax import parallel
-from case_jax.evaluation.run import versions
-from experiments.benchmarks.core import today
+from experiments.benchmarks.record import circumstances, recorded
 
 KEYS = Path(__file__).parents[2] / "tests" / "goldens" / "keys" / "torchvision.json.gz"
 
@@ -93,16 +90,10 @@ def main(config: Config) -> dict[str, Any]:
     }
     print(tabulate([row], headers="keys", floatfmt=".3g"))
     result = {
-        "date": today(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "devices": parallel.device_names(),
-        "versions": versions(),
+        **circumstances(),
         "loading": [row],
     }
-    if config.out:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    return recorded(result, config.out)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ Expected   the same losses; a ratio above 1
 """
 
 import dataclasses
-import json
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,12 @@ from tabulate import tabulate
 
 from case_jax import parallel
 from case_jax.data import DigitScenes
-from case_jax.evaluation.run import versions
 from case_jax.masking import Ingredients, masker_task, networks
 from case_jax.models import load_classifier
 from case_jax.models.weights import flat_state
 from case_jax.training import Batch, Examples, Keys
-from experiments.benchmarks.core import interleaved, today
+from experiments.benchmarks.core import interleaved
+from experiments.benchmarks.record import circumstances, recorded
 from experiments.benchmarks.torch_peers import digit_network, peer_versions
 
 MODES = ("fixed", "alongside")
@@ -190,18 +188,12 @@ def main(config: Config) -> dict[str, Any]:
     rows = [compared(mode, config) for mode in MODES]
     print(tabulate(rows, headers="keys", floatfmt=".4g"))
     result = {
-        "date": today(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "devices": parallel.device_names(),
-        "versions": versions() | peer_versions(),
+        **circumstances(peers=peer_versions()),
         "batch": config.batch,
         "repeats": config.repeats,
         "steps": rows,
     }
-    if config.out:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    return recorded(result, config.out)
 
 
 if __name__ == "__main__":

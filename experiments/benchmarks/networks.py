@@ -7,9 +7,7 @@ Expected   ResNet-50 ≤ 1.10, DenseNet-201 ≤ 1.15, VGG-19 ≤ 2.5, ConvNeXt-L
 """
 
 import dataclasses
-import json
 import math
-import platform
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,12 @@ import tyro
 from flax import nnx
 from tabulate import tabulate
 
-from case_jax import METHODS, all_class_maps, ask, parallel, topk_logits
-from case_jax.evaluation.run import versions
+from case_jax import METHODS, all_class_maps, ask, topk_logits
 from case_jax.models import model as entry_of
 from case_jax.models.weights import abstract
 from case_jax.tap import tap_nnx
-from experiments.benchmarks.core import interleaved, today
+from experiments.benchmarks.core import interleaved
+from experiments.benchmarks.record import circumstances, recorded
 
 BATCH = {"convnext_large": 1, "vgg19_bn": 4}
 
@@ -115,16 +113,10 @@ def main(config: Config) -> dict[str, Any]:
     ]
     print(tabulate(rows, headers="keys", floatfmt=".3g"))
     result = {
-        "date": today(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "devices": parallel.device_names(),
-        "versions": versions(),
+        **circumstances(),
         "networks": rows,
     }
-    if config.out:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    return recorded(result, config.out)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ Expected   Ablation-CAM ≥ 200 × pytorch-grad-cam; Score-CAM ≥ 0.9 of the fo
 """
 
 import dataclasses
-import json
-import platform
 import tempfile
 import time
 from functools import partial
@@ -21,11 +19,11 @@ import numpy as np
 import tyro
 from tabulate import tabulate
 
-from case_jax import METHODS, ask, finish_maps, parallel
-from case_jax.evaluation.run import versions
+from case_jax import METHODS, ask, finish_maps
 from case_jax.imageops import rescale_map
 from case_jax.models import load_classifier, tap_classifier
-from experiments.benchmarks.core import interleaved, today
+from experiments.benchmarks.core import interleaved
+from experiments.benchmarks.record import circumstances, recorded
 from experiments.benchmarks.torch_peers import peer_versions, torchvision_network
 
 
@@ -101,16 +99,10 @@ def main(config: Config) -> dict[str, Any]:
     }
     print(tabulate([row], headers="keys", floatfmt=".3g"))
     result = {
-        "date": today(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "devices": parallel.device_names(),
-        "versions": versions() | peer_versions(),
+        **circumstances(peers=peer_versions()),
         "peers": [row],
     }
-    if config.out:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    return recorded(result, config.out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Expected   ≥ 10 × faster; the same median agreement
 
 import dataclasses
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,10 +22,9 @@ import tyro
 from tabulate import tabulate
 
 from case_jax.data import DigitScenes
-from case_jax.evaluation.run import versions
 from case_jax.metrics import PERCENTS
 from case_jax.results import RunFolder
-from experiments.benchmarks.core import today
+from experiments.benchmarks.record import circumstances, recorded
 from experiments.benchmarks.torch_peers import digit_network, official_case, peer_versions
 
 CONTRAST = 5
@@ -121,15 +119,10 @@ def main(config: Config) -> dict[str, Any]:
     }
     print(tabulate([row], headers="keys", floatfmt=".3g"))
     result = {
-        "date": today(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "versions": versions() | peer_versions(),
+        **circumstances(devices=False, peers=peer_versions()),
         "pipeline": [row],
     }
-    if config.out:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    return recorded(result, config.out)
 
 
 if __name__ == "__main__":

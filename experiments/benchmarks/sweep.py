@@ -7,9 +7,7 @@ Expected   temporary memory of counting at most the setting and a few packed mas
 """
 
 import dataclasses
-import json
 import math
-import platform
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,15 +21,15 @@ from tabulate import tabulate
 
 from case_jax import METHODS, finish_maps, parallel, tag, tag_head_input, tap_function, topk_logits
 from case_jax.evaluation.pair_counts import BYTES_A_PIXEL, empty_counts, make_counting_step, pairs_in
-from case_jax.evaluation.run import versions
 from case_jax.evaluation.step import Batch, Pixels, Protocol
 from case_jax.evaluation.sweep import MEMORY
 from case_jax.imageops import normalise_image
 from case_jax.models import model as entry_of
 from case_jax.ranking import pixel_count, shared_pixels, top_words
 from case_jax.tap import TappedModel, tap_nnx
-from experiments.benchmarks.core import interleaved, today
+from experiments.benchmarks.core import interleaved
 from experiments.benchmarks.networks import random_network
+from experiments.benchmarks.record import circumstances, recorded
 
 PIXELS = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -177,10 +175,7 @@ def main(config: Config) -> dict[str, Any]:
     least = 2 * config.tile * config.side**2 * BYTES_A_PIXEL
     settings = (least, MEMORY) if config.quick else (least, 4 * least, MEMORY, 4 * MEMORY)
     result = {
-        "date": today(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "devices": parallel.device_names(),
-        "versions": versions(),
+        **circumstances(),
         "model": config.model,
         "layer": layer,
         "images": list(images.shape),
@@ -192,10 +187,7 @@ def main(config: Config) -> dict[str, Any]:
     for table in ("steps", "memory"):
         print(tabulate(result[table], headers="keys", floatfmt=".3g"), end="\n\n")
     print(tabulate([result["parts"]], headers="keys", floatfmt=".3g"))
-    if config.out:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    return recorded(result, config.out)
 
 
 if __name__ == "__main__":
