@@ -11,16 +11,17 @@ import dataclasses
 import json
 import math
 import multiprocessing
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import tyro
 from flax import nnx
 from matplotlib.figure import Figure
 from scipy.stats import t as student
-from tabulate import tabulate
 from tqdm import tqdm
 
 from case_jax import METHODS
@@ -35,10 +36,11 @@ from case_jax.masking.infill import as_infiller, infill_task
 from case_jax.masking.task import CONTRAST_IN, CONTRAST_OUT, OUT
 from case_jax.masking.trained import digest, still
 from case_jax.models import Classifier, load_classifier, tap_classifier
-from case_jax.report.figures import COLOURS, plain_style, rendered
-from case_jax.results import RunFolder, write_atomically, write_json
+from case_jax.report.figures import COLOURS, plain_style
+from case_jax.results import RunFolder, write_json
 from case_jax.stats import correct_rows, mean_drop
 from case_jax.training import Examples, Network, Recipe, few_shot, train
+from experiments.claim import Answer, Finding, Table, Verdict, keep
 
 BASELINES = ("grad_cam", "case", "finer_cam", "guided_backprop", "centre_gaussian", "random")
 TRAINED_OUT = OUT._replace(size_weight=15.0)
@@ -66,6 +68,11 @@ class Config:
     runs: Path = Path("runs/masking")
     """Checkpoints and single results; the same command goes on."""
     out: Path = Path("experiments/results/masking")
+
+
+def quick(config: Config) -> Config:
+    """The same at sizes that prove that it runs."""
+    return dataclasses.replace(config, seeds=1, steps=4, batch=10, scenes=200, tested=25, processes=1)
 
 
 def table_rows() -> dict[str, dict[str, Any]]:
@@ -109,12 +116,11 @@ def folder_of(name: str, seed: int, shots: int | None, config: Config) -> Path:
     return config.runs / f"{name.replace(', ', '-').replace(' ', '_')}-{shots or 'all'}-{seed}"
 
 
-def one_run(name: str, options: dict[str, Any], seed: int, shots: int | None, config: Config) -> dict[str, Any]:
-    """Train one masker and score it, or read what that gave."""
+def trained(
+    name: str, options: dict[str, Any], seed: int, shots: int | None, config: Config
+) -> tuple[TrainedMasker, Classifier]:
+    """One masker with its classifier, trained now or read from its folder."""
     folder = folder_of(name, seed, shots, config)
-    file = folder / RESULT
-    if file.exists():
-        return json.loads(file.read_text())
     classifier = load_classifier()
     facts = classifier.preprocessing
     made_of = Ingredients(**options, decay_every=max(1, 2 * config.steps // 3))
@@ -127,9 +133,18 @@ def one_run(name: str, options: dict[str, Any], seed: int, shots: int | None, co
     recipe = Recipe(config.steps, config.batch, seed=seed, log_every=min(50, config.steps))
     examples = Examples(source, indices, seed=seed)
     state = train(task, examples, recipe, RunFolder(folder), config={"name": name}, facts=session(), progress=False)
-    trained: Any = nets.masker.module(state.masker)
+    found: Any = nets.masker.module(state.masker)
     judge = classifier._replace(module=nets.classifier.module(state.classifier))
-    masker = TrainedMasker(still(trained), made_of.gumbel, digest(judge.module), name, digest(trained))
+    return TrainedMasker(still(found), made_of.gumbel, digest(judge.module), name, digest(found)), judge
+
+
+def one_run(name: str, options: dict[str, Any], seed: int, shots: int | None, config: Config) -> dict[str, Any]:
+    """Train one masker and score it, or read what that gave."""
+    folder = folder_of(name, seed, shots, config)
+    file = folder / RESULT
+    if file.exists():
+        return json.loads(file.read_text())
+    masker, judge = trained(name, options, seed, shots, config)
     result = {"name": name, "seed": seed, "shots": shots, **scores(masker, judge, folder, config)}
     write_json(file, result)
     return result
@@ -173,7 +188,7 @@ def summary(results: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def draw_few_shot(table: pd.DataFrame, everything: int, file: Path) -> None:
+def draw_few_shot(table: pd.DataFrame, everything: int) -> Figure:
     """Localisation over images a class."""
     with plain_style():
         figure = Figure(figsize=(6.4, 2.6), layout="constrained")
@@ -189,31 +204,128 @@ def draw_few_shot(table: pd.DataFrame, everything: int, file: Path) -> None:
             axis.minorticks_off()
             axis.set_xlabel("training images of each class")
             axis.set_title(f"{title}, %")
-        write_atomically(file, rendered(figure)[0])
+    return figure
 
 
 COLUMNS = ("le", "om", "f1", "pxap", "mask_mean", "accuracy", "F_median", "drop", "mass_own", "mass_shared")
 
 
-def printed(table: pd.DataFrame) -> str:
+def printed(table: pd.DataFrame) -> pd.DataFrame:
     """Means ± half intervals, in percent."""
-    rows = [
-        [r["name"], "all" if pd.isna(r["shots"]) else int(r["shots"])]
-        + [f"{100 * r[c]:.1f}" + ("" if pd.isna(r[f"{c}_half"]) else f" ± {100 * r[f'{c}_half']:.1f}") for c in COLUMNS]
-        for _, r in table.iterrows()
+    text = pd.DataFrame(
+        {"masker": table["name"], "images a class": table["shots"].map("{:.0f}".format).replace("nan", "all")}
+    )
+    for c in COLUMNS:
+        half = table[f"{c}_half"].map(lambda h: "" if pd.isna(h) else f" ± {100 * h:.1f}")
+        text[c] = table[c].map(lambda v: f"{100 * v:.1f}") + half
+    return text
+
+
+def compared(
+    table: pd.DataFrame, better: str, worse: Sequence[str], column: str = "pxap", *, high: bool = True
+) -> Verdict | None:
+    """Whether a row beats others: in the mean and without overlap of the intervals (`reproduced`), in the mean (`in part`) or not."""
+    rows: Any = table[table["shots"].isna()].set_index("name")
+    if better not in rows.index or not set(worse) <= set(rows.index):
+        return None
+    sign = 1 if high else -1
+    ahead = [sign * (rows.loc[better, column] - rows.loc[other, column]) for other in worse]
+    room = [np.nansum([rows.loc[better, f"{column}_half"], rows.loc[other, f"{column}_half"]]) for other in worse]
+    if min(ahead) <= 0:
+        return "not reproduced"
+    return "reproduced" if all(a > r for a, r in zip(ahead, room, strict=True)) else "in part"
+
+
+def numbers(table: pd.DataFrame, names: Sequence[str], columns: Mapping[str, str]) -> str:
+    """Means ± half intervals of some rows, in words."""
+    rows: Any = table[table["shots"].isna()].set_index("name")
+    said = []
+    for name in names:
+        if name in rows.index:
+            values = [
+                f"{title} {100 * rows.loc[name, c]:.0f}"
+                + ("" if pd.isna(rows.loc[name, f"{c}_half"]) else f" ± {100 * rows.loc[name, f'{c}_half']:.0f}")
+                for c, title in columns.items()
+            ]
+            said.append(f"{name}: {', '.join(values)}")
+    return "; ".join(said)
+
+
+def overall(verdicts: Sequence[Verdict | None]) -> Verdict:
+    """Of several comparisons that belong to one claim."""
+    known = [v for v in verdicts if v is not None]
+    if known and all(v == "reproduced" for v in known):
+        return "reproduced"
+    return "in part" if any(v != "not reproduced" for v in known) else "not reproduced"
+
+
+MODES = ("fixed", "alongside", "history")
+PLACE = {"pxap": "PxAP", "le": "LE"}
+TESTS = {"F_median": "F", "drop": "drop", "mass_own": "own evidence"}
+
+
+def findings(table: pd.DataFrame) -> list[Finding]:
+    """What the table says of the paper's claims, of those parts that have been trained."""
+    names = set(table[table["shots"].isna()]["name"])
+    both = [f"{mode}, both" for mode in MODES]
+    found = [
+        Finding(
+            "A masker needs both objectives (masking paper, table 1).",
+            overall([compared(table, f"{m}, both", [f"{m}, in", f"{m}, out"]) for m in MODES]),
+            "Percent, mean over seeds ± half of the 95% interval. "
+            + numbers(table, [f"{m}, {o}" for m in MODES for o in ("in", "out", "both")], PLACE) + ".",
+        ),
+        Finding(
+            "Training the classifier alongside helps (masking paper).",
+            overall([compared(table, name, ["fixed, both"]) for name in both[1:]]),
+            numbers(table, both, PLACE | {"accuracy": "accuracy"}) + ".",
+        ),
+    ]  # fmt: skip
+    fills = [
+        f"{mode}, both, {fill}"
+        for mode in ("fixed", "history")
+        for fill in ("blur", "cnn")
+        if f"{mode}, both, {fill}" in names
     ]
-    return tabulate(rows, headers=["masker", "images a class", *COLUMNS], tablefmt="github")
+    if fills:
+        verdicts: list[Verdict | None] = [compared(table, name, [name.rpartition(", ")[0]]) for name in fills]
+        found.append(Finding("Infilling helps.", overall(verdicts), numbers(table, [*both, *fills], PLACE) + "."))
+    gumbel = [f"{mode}, both, gumbel" for mode in ("fixed", "history") if f"{mode}, both, gumbel" in names]
+    if gumbel:
+        verdicts: list[Verdict | None] = [compared(table, name, [name.rpartition(", ")[0]]) for name in gumbel]
+        found.append(Finding("Binary masks help.", overall(verdicts), numbers(table, [*both, *gumbel], PLACE) + "."))
+    few = table[(table["name"] == "fixed, both") & table["shots"].notna()].sort_values("shots")
+    if 10 in few["shots"].to_numpy():
+        ten = few[few["shots"] == 10].iloc[0]
+        every = table[(table["name"] == "fixed, both") & table["shots"].isna()].iloc[0]
+        lost = ten["le"] - every["le"]
+        curve = ", ".join(f"{r['shots']:.0f}: {100 * r['le']:.0f} and {100 * r['pxap']:.0f}" for _, r in few.iterrows())
+        found.append(
+            Finding(
+                "Ten images a class lose next to nothing (masking paper: 0.7 points of LE).",
+                "reproduced" if lost <= 0.02 else "not reproduced",
+                f"LE {100 * ten['le']:.1f}% with ten, {100 * every['le']:.1f}% with all. LE and PxAP by images a class: {curve}.",
+            )
+        )
+    bridge = [name for name in bridge_rows() if name in names]
+    if bridge:
+        rows = table[table["shots"].isna()].set_index("name")
+        best = rows.loc[bridge, "F_median"].idxmin()
+        found.append(
+            Finding(
+                "Can a masker be made class-sensitive?",
+                "answered",
+                f"{numbers(table, ['fixed, both', *bridge, 'Grad-CAM', 'CASE', 'Finer-CAM'], TESTS)}. The most class-sensitive masker: {best}.",
+            )
+        )
+    return found
 
 
-def main(config: Config) -> None:
-    """Train, score, and write the tables and the picture."""
+def jobs_of(config: Config) -> list[tuple[str, dict[str, Any], int, int | None, Config]]:
+    """What is trained, the central rows first."""
+    rows, bridge, shots = table_rows(), bridge_rows(), SHOTS
     if config.quick:
-        config = dataclasses.replace(config, seeds=1, steps=4, batch=10, scenes=200, tested=25, processes=1)
-    rows, bridge = table_rows(), bridge_rows()
-    if config.quick:
-        rows, bridge = dict(list(rows.items())[:1]), dict(list(bridge.items())[-1:])
-    config.out.mkdir(parents=True, exist_ok=True)
-    shots = SHOTS[:1] if config.quick else SHOTS
+        rows, bridge, shots = dict(list(rows.items())[:1]), dict(list(bridge.items())[-1:]), SHOTS[:1]
     main_rows = dict(list(rows.items())[:MAIN])
     further = [(name, options, None) for name, options in (bridge | rows).items() if name not in main_rows]
     further += [("fixed, both", {}, number) for number in shots]
@@ -221,25 +333,35 @@ def main(config: Config) -> None:
     jobs += [(name, options, seed, number, config) for seed in range(config.seeds) for name, options, number in further]
     if config.collect:
         jobs = [job for job in jobs if (folder_of(job[0], job[2], job[3], config) / RESULT).exists()]
-    else:
+    return jobs
+
+
+def answer(config: Config) -> Answer:
+    """Train and score everything, or collect what there is."""
+    if config.quick:
+        config = quick(config)
+    if not config.collect:
         trained_fill(config)  # once, before several processes want it
     with ProcessPoolExecutor(config.processes, multiprocessing.get_context("spawn")) as pool:
-        results = [future.result() for future in tqdm([pool.submit(one_run, *job) for job in jobs], desc="maskers")]
+        waiting = [pool.submit(one_run, *job) for job in jobs_of(config)]
+        results = [future.result() for future in tqdm(waiting, desc="maskers")]
     classifier = load_classifier()
     for name in BASELINES[: 1 if config.quick else None]:
         found = scores(METHODS[name].maps, classifier, config.runs / f"baseline-{name}", config)
         results.append({"name": METHODS[name].title, "seed": 0, "shots": None, **found})
     table = summary(results)
-    pd.DataFrame(results).to_csv(config.out / "runs.csv", index=False)
-    table.to_csv(config.out / "summary.csv", index=False)
     curve = table[table["name"] == "fixed, both"].sort_values("shots", na_position="last")
-    draw_few_shot(curve, config.scenes, config.out / "few_shot.png")
-    write_json(
-        config.out / "session.json",
-        {**session(), "config": json.loads(json.dumps(dataclasses.asdict(config), default=str))},
+    figures = {"few_shot": draw_few_shot(curve, config.scenes)} if len(curve) > 1 else {}
+    title = (
+        "Maskers, in percent: mean over seeds ± half of Student's 95% interval; truth: body and bright marker together"
     )
-    write_atomically(config.out / "table.md", (printed(table) + "\n").encode())
-    print(printed(table))
+    tables = {"summary": Table(title, table, printed(table)), "runs": Table("Single runs", pd.DataFrame(results))}
+    return Answer(findings(table), tables, figures)
+
+
+def main(config: Config) -> None:
+    """Answer, and keep it."""
+    keep(answer(config), config, config.out)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,235 @@
-"""The experiments run, at their quick sizes."""
+"""The experiments: their form, their own arithmetic, and some of them run at small sizes."""
 
+import dataclasses
+import json
+import runpy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 import pytest
+from flax import nnx
 
-from experiments import masking
+from case_jax.metrics import Scored
+from case_jax.models import Classifier, tap_classifier
+from experiments import all as everything
+from experiments import contrasts, crossover, fidelity, masking, seeds, sensitivity, ties
+from experiments.claim import FINDINGS, Answer, Finding, Table, heat, keep, percent
+from experiments.families import FAMILIES, SHIPPED
+from experiments.subjects import Where, subjects
 
-pytestmark = pytest.mark.slow
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    size: int = 3
 
 
-def test_the_masking_table(tmp_path):
+FINDING = Finding("<b>Bold</b> claim.", "in part", "1 of 2.")
+
+
+def answered(folder):
+    numbers = pd.DataFrame({"method": ["a", "b"], "F": [0.25, np.nan]})
+    shown = numbers.assign(F=numbers["F"].map(percent))
+    picture = heat(numbers.set_index("method"), "F", marks=numbers.set_index("method") > 0)
+    keep(Answer([FINDING], {"all": Table("Title", numbers, shown)}, {"heat": picture}), Nothing(), folder)
+
+
+@pytest.mark.parametrize("name", everything.EXPERIMENTS)
+def test_every_experiment_says_what_it_asks(name):
+    facts = everything.header(name)
+    assert list(facts) == ["title", "question", "command", "cost", "expected"]
+    assert f"experiments.{name}" in facts["command"]
+    assert facts["question"].endswith("?")
+
+
+def test_an_answer_is_kept_and_shown(tmp_path, capsys):
+    answered(tmp_path / "ties")
+    assert "in part: 1 of 2." in capsys.readouterr().out
+    assert json.loads((tmp_path / "ties" / FINDINGS).read_text())["findings"] == [FINDING._asdict()]
+    assert pd.read_csv(tmp_path / "ties" / "all.csv")["F"].tolist() == pytest.approx([0.25, np.nan], nan_ok=True)
+    assert (tmp_path / "ties" / "heat.png").stat().st_size > 2000
+    page = everything.write_index(tmp_path, {"peers": "not run: torch not installed"}).read_text()
+    assert "&lt;b&gt;Bold&lt;/b&gt; claim." in page
+    assert "<td>25%</td>" in page
+    assert "<td>–</td>" in page
+    assert 'src="ties/heat.png"' in page
+    assert "not run: torch not installed" in page
+    assert page.count("not run yet") == len(everything.EXPERIMENTS) - 2
+
+
+def test_what_fails_is_named_and_the_rest_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(everything, "EXPERIMENTS", ("claim", "nowhere", "ties"))
+    monkeypatch.setattr(
+        everything, "header", lambda name: dict.fromkeys(("title", "question", "command", "cost", "expected"), name)
+    )
+    monkeypatch.setattr(
+        everything.subprocess, "run", lambda words, check: type("Done", (), {"returncode": "nowhere" in words[2]})
+    )
+    with pytest.raises(SystemExit, match="nowhere failed with status"):
+        everything.main(everything.Config(out=tmp_path))
+    assert "=== ties" in capsys.readouterr().out
+    assert "failed with status" in (tmp_path / "index.html").read_text()
+    with pytest.raises(ValueError, match="tiez"):
+        everything.main(everything.Config(only=("tiez",), out=tmp_path))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_small_networks_are_tapped_like_the_large_ones(name):
+    entry = FAMILIES[name].entry
+    net = entry.build(25, rngs=nnx.Rngs(0))
+    net.eval()
+    network = Classifier(name, entry, net, "", {}, entry.default_preprocessing, "", entry.class_names)
+    image = jax.random.normal(jax.random.key(0), (48, 48, 3))
+    for layer, words in entry.taps.layers.items():
+        model = tap_classifier(network, image, layer=layer)  # compares a declared closed form with the gradients
+        assert (model.head_kernel is not None) == ("closed form" in words)
+        assert model.activation_shape[:2] == ((12, 12) if name == SHIPPED else (6, 6))
+        assert model.num_classes == 25
+
+
+def scored(first, second, key=0):
+    maps = jnp.stack([jnp.asarray(m, jnp.float32) for m in (first, second)])
+    return Scored(maps, jnp.zeros(2, bool), None, jnp.arange(2), None, None, None, None, jax.random.key(key))
+
+
+def ties_of(*arguments, **options):
+    return {name: float(value) for name, value in ties.tie_columns(*arguments, **options).items()}
+
+
+def test_tie_rules_by_hand():
+    """Of 20 pixels the top 20% are 4; each map has one positive pixel, the first and the last."""
+    first, second = np.zeros((4, 5)), np.zeros((4, 5))
+    first[0, 0] = second[3, 4] = 1
+    found = ties_of(scored(first, second), percents=(20,))
+    assert found["first_20"] == 0.75  # 0, 1, 2, 3 and 19, 0, 1, 2
+    assert found["last_20"] == 0.75  # 0, 19, 18, 17 and 19, 18, 17, 16
+    assert found["positive_20"] == 0
+    assert found["zeros_20"] == 1
+    one = jax.jit(lambda key: ties.tie_columns(scored(first, second)._replace(key=key), percents=(20,))["random_20"])
+    several = [float(one(key)) for key in jax.random.split(jax.random.key(0), 300)]
+    assert np.mean(several) == pytest.approx(0.2, abs=0.03)  # four of twenty, and four others
+    clear = np.arange(1.0, 21).reshape(4, 5)
+    assert ties_of(scored(clear, clear), percents=(20,)) == {
+        "first_20": 1, "last_20": 1, "random_20": 1, "positive_20": 1, "zeros_20": 0
+    }  # fmt: skip
+    broken = scored(first, second)._replace(degenerate=jnp.array([False, True]))
+    assert all(np.isnan(value) for value in ties_of(broken).values())
+
+
+class Looked:
+    """What the channel and place columns ask of a view."""
+
+    def __init__(self, weights, activation):
+        self.logits = jnp.zeros(2)
+        self.weights, self.activation = jnp.asarray(weights, jnp.float32), jnp.asarray(activation, jnp.float32)
+
+    def class_weights(self, classes):
+        return self.weights[classes]
+
+
+def test_channels_and_places_by_hand():
+    activation = np.zeros((3, 3, 20))
+    activation[2, 1, :] = 9.0  # mean 1 in every channel
+    weights = np.zeros((2, 20))
+    weights[0, :3], weights[1, 1:4] = (6, 3, 1), (1, 5, 6)
+    view = scored(np.zeros((3, 3)), np.zeros((3, 3)))._replace(view=Looked(weights, activation))
+    found = seeds.channel_columns(view)
+    assert found["jaccard"] == 0  # {0, 1} and {2, 3}
+    assert found["active"] == pytest.approx(2 / 20)  # 6 + 3 of 10
+    assert found["rank"] == 2
+    assert {k: float(v) for k, v in seeds.spatial_columns(view).items()} == {"row": 1.0, "column": 0.5}
+
+
+def test_verdicts_against_case_need_the_right_pairs():
+    rng = np.random.default_rng(0)
+    n, hard = 200, np.random.default_rng(1).uniform(0, 1, 200)
+    rows = pd.concat(
+        pd.DataFrame(
+            {
+                "image_id": range(n), "method": name, "label": 0, "top1": 0, "degenerate_1": False, "p1": 1.0,
+                "p_removed_50": np.clip(hard + shift + rng.normal(0, 0.005, n), 0, 1),
+            }
+        )
+        for name, shift in ((fidelity.CASE, 0.0), ("worse", 0.01))
+    )  # fmt: skip
+    right, wrong = (fidelity.against_case(rows, mispaired=m).iloc[0] for m in (False, True))
+    assert right["p_holm"] < 1e-6
+    assert right["case_minus_method"] == pytest.approx(0.01, abs=0.002)
+    assert wrong["p_holm"] > 0.05
+
+
+def test_a_claim_is_reproduced_in_the_mean_or_beyond_the_intervals():
+    table = pd.DataFrame(
+        {"name": ["a", "b", "c"], "shots": np.nan, "pxap": [0.6, 0.5, 0.2], "pxap_half": [0.08, 0.08, 0.01]}
+    )
+    assert masking.compared(table, "a", ["c"]) == "reproduced"
+    assert masking.compared(table, "a", ["b", "c"]) == "in part"
+    assert masking.compared(table, "c", ["a"]) == "not reproduced"
+    assert masking.compared(table, "c", ["a"], high=False) == "reproduced"
+    assert masking.compared(table, "a", ["absent"]) is None
+    assert masking.overall(["reproduced", None]) == "reproduced"
+    assert masking.overall(["reproduced", "not reproduced"]) == "in part"
+    assert masking.overall([]) == "not reproduced"
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Few images of the shipped classifier; quick to compile, also in the processes that experiments start."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    return Where(networks=(SHIPPED,), quick=True, processes=1, runs=tmp_path / "runs")
+
+
+@pytest.mark.slow
+def test_sensitivity(small, tmp_path):
+    sensitivity.main(sensitivity.Config(small, tmp_path / "out"))
+    table = pd.read_csv(tmp_path / "out" / "methods.csv").set_index(["kind", "method"])
+    assert table.loc[("last map", "Eigen-CAM"), "F_median"] == 1
+    assert bool(table.loc[("last map", "CASE, k = 1"), "sensitive_0.5"])
+
+
+@pytest.mark.slow
+def test_ties(small, tmp_path):
+    ties.main(ties.Config(small, tmp_path / "out"))
+    rules = pd.read_csv(tmp_path / "out" / "rules.csv").set_index(["percent", "method", "rule"])["mean"]
+    assert rules[5, "CASE, k = 1", "first"] == pytest.approx(rules[5, "CASE, k = 1", "random"], abs=0.02)
+    assert set(rules.index.get_level_values("rule")) == set(ties.RULES)
+
+
+@pytest.mark.slow
+def test_contrasts(small, tmp_path):
+    contrasts.main(contrasts.Config(small, tmp_path / "out"))
+    table = pd.read_csv(tmp_path / "out" / "contrasts.csv")
+    assert len(table) == 2 + 3 * (3 * 4 + 1)  # none and softmax; three operators, three sets of four sizes, and all
+    own = table.set_index(["operator", "set", "k"])["own_mean"]
+    assert own["difference (Finer-CAM)"].mean() > own["none (Grad-CAM)"].mean()
+
+
+@pytest.mark.slow
+def test_the_masking_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     masking.main(masking.Config(quick=True, runs=tmp_path / "runs", out=tmp_path / "out"))
     table = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert table["name"].tolist() == ["fixed, in", "contrastive", "fixed, both", "Grad-CAM"]
     assert table[["le", "F_median", "drop", "mass_own"]].notna().all(axis=None)
-    assert (tmp_path / "out" / "few_shot.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_the_tutorial(capsys):
+    runpy.run_module("experiments.tutorial", run_name="__main__")
+    said = capsys.readouterr().out
+    assert "maps of 8 images: (8, 10, 8, 8)" in said
+    assert said.rstrip().endswith("report.html")
+
+
+def test_networks_and_weights_must_be_known_and_match(tmp_path):
+    with pytest.raises(ValueError, match=r"networks.*Resnet.*ResNet"):
+        next(subjects(Where(networks=("Resnet",), runs=tmp_path)))
+    with pytest.raises(ValueError, match=r"weights.*1 for 4 networks"):
+        next(subjects(Where(data="folder:somewhere", weights=("one.safetensors",), runs=tmp_path)))
+
+
+def test_every_method_is_in_the_crossover():
+    from case_jax import METHODS
+
+    assert sorted((*crossover.FAST, *crossover.SLOW)) == sorted(METHODS)

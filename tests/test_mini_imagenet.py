@@ -45,7 +45,9 @@ def evaluated(tmp_path_factory):
     words = ["evaluate", "--model", "resnet18", "--weights", file, "--data", "tfds:imagenet2012:validation"]
     words += ["--methods", "grad_cam", "case", "--metrics", "sensitivity", "fidelity", "--fidelity-percents", "50"]
     words += ["--contrast", "topk_logits:3"]
-    return words, cpu_environment(tmp_path_factory.mktemp("xla")) | {"TFDS_DATA_DIR": str(data)}
+    # Bits of optimised programs are compared in test_processes; a network of this size takes long to optimise.
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "TFDS_DATA_DIR": str(data)}
+    return words, cpu_environment(tmp_path_factory.mktemp("xla")) | quick
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,109 @@
+"""The form in which an experiment leaves its answer: findings, tables, pictures, and the session that made them."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from case_jax.evaluation.run import session
+from case_jax.report.figures import DPI, plain_style, rendered
+from case_jax.results import write_atomically, write_json
+from case_jax.stats import Interval
+
+Verdict = Literal["reproduced", "in part", "not reproduced", "not testable offline", "answered"]
+"""Of a claim of the papers one of the first four; `answered` is for questions that they leave open."""
+
+
+class Finding(NamedTuple):
+    """A claim, and what was found of it."""
+
+    claim: str
+    verdict: Verdict
+    evidence: str
+    """The numbers, in a sentence or two."""
+
+
+class Table(NamedTuple):
+    """Numbers for a file, and the same as they are read."""
+
+    title: str
+    numbers: pd.DataFrame
+    shown: pd.DataFrame | None = None
+    """Text, a few columns; None where the file alone is wanted."""
+
+
+class Answer(NamedTuple):
+    """What an experiment gives."""
+
+    findings: Sequence[Finding]
+    tables: Mapping[str, Table]
+    figures: Mapping[str, Figure]
+
+
+FINDINGS, SESSION = "findings.json", "session.json"
+
+
+def keep(answer: Answer, config: Any, out: Path) -> None:
+    """Write an answer below `out`: `findings.json`, `NAME.csv`, `NAME.md`, `NAME.png`, `session.json`; and print it."""
+    out.mkdir(parents=True, exist_ok=True)
+    shown = {}
+    for name, table in answer.tables.items():
+        write_atomically(out / f"{name}.csv", table.numbers.to_csv(index=False, float_format="%.6g").encode())
+        if table.shown is not None:
+            shown[name] = table.title
+            text = table.shown.to_markdown(index=False, disable_numparse=True)
+            write_atomically(out / f"{name}.md", f"{text}\n".encode())
+            print(f"\n{table.title}\n\n{text}")
+    for name, figure in answer.figures.items():
+        write_atomically(out / f"{name}.png", rendered(figure)[0])
+    findings = [finding._asdict() for finding in answer.findings]
+    write_json(out / FINDINGS, {"findings": findings, "tables": shown, "figures": list(answer.figures)})
+    facts = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    write_json(out / SESSION, {**session(), "config": facts})
+    for finding in answer.findings:
+        print(f"\n{finding.claim}\n  {finding.verdict}: {finding.evidence}")
+
+
+def percent(value: float, low: float = np.nan, high: float = np.nan) -> str:
+    """A share in percent, with its interval where there is one."""
+    if np.isnan(value):
+        return "–"
+    return f"{100 * value:.0f}%" + ("" if np.isnan(low) or low == high else f" [{100 * low:.0f}, {100 * high:.0f}]")
+
+
+def percent_of(interval: Interval) -> str:
+    """The same of an interval."""
+    return percent(*interval)
+
+
+def heat(shares: pd.DataFrame, title: str, *, marks: pd.DataFrame | None = None) -> Figure:
+    """Shares as a table of colours with their numbers.
+
+    Args:
+        shares: between 0 and 1; NaN is left white.
+        title: of the figure.
+        marks: of the same shape; where true the number is bold.
+    """
+    with plain_style():
+        height, width = shares.shape
+        figure = Figure(figsize=(2.2 + 0.85 * width, 1.3 + 0.24 * height), layout="constrained", dpi=DPI)
+        axis = figure.subplots()
+        axis.imshow(shares.to_numpy(float), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+        axis.set_xticks(range(width), [str(c) for c in shares.columns], rotation=30, ha="right")
+        axis.set_yticks(range(height), [str(r) for r in shares.index])
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0)
+        for (i, j), value in np.ndenumerate(shares.to_numpy(float)):
+            if np.isfinite(value):
+                bold = marks is not None and bool(marks.iloc[i, j])
+                axis.text(
+                    j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
+                    color="white" if value > 0.6 else "black", fontweight="bold" if bold else "normal",
+                )  # fmt: skip
+        axis.set_title(title)
+    return figure

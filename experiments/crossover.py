@@ -1,0 +1,235 @@
+"""Every method through every test: do the tests agree about which methods are good?
+
+Question   Sensitivity, fidelity, evidence, localisation, sanity and cost of every method on one page; which tests rank methods alike?
+Command    python -m experiments.crossover [--quick]
+Cost       about 15 minutes on 2 CPU cores, half of it the methods that need hundreds of passes an image; two maskers of five minutes on top unless
+           `python -m experiments.masking` has trained them
+Expected   no method is good at everything: localisation of the whole object rewards what class sensitivity punishes
+"""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import tyro
+
+from case_jax import METHODS, top_class_maps
+from case_jax.evaluation.localise import localise
+from case_jax.evaluation.sanity import sanity
+from case_jax.methods import MapFunction
+from case_jax.models.initial import initial_params
+from case_jax.report.sanity import summarise as summarise_sanity
+from case_jax.results import RunFolder
+from case_jax.stats import summarise
+from experiments import masking
+from experiments.benchmarks.core import interleaved
+from experiments.claim import Answer, Finding, Table, heat, keep, percent
+from experiments.families import SHIPPED
+from experiments.subjects import Subject, Where, asked_by_name, subjects
+
+SLOW = (
+    "score_cam",
+    "integrated_gradients",
+    "smooth_grad",
+    "occlusion",
+    "rise",
+    "opti_cam",
+    "meaningful_perturbation",
+    "extremal_perturbation",
+)
+FAST = tuple(name for name, entry in METHODS.items() if not entry.slow)
+CONTROLS = ("random", "centre_gaussian", "sobel")
+MASKERS = {"masker": "fixed, both", "contrastive masker": "contrastive"}
+TESTS = {
+    "F": ("class sensitivity: mean F", "low"),
+    "pointing": ("both maps peak on their own digit", "high"),
+    "own": ("mass on own evidence", "high"),
+    "drop": ("fidelity: drop over 5 to 90%", "high"),
+    "pxap_marker": ("localisation of the marker: PxAP", "high"),
+    "pxap_union": ("localisation of the object: PxAP", "high"),
+    "sanity": ("sanity: |ρ| over the cascade", "low"),
+    "cost": ("cost: forward passes", "low"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Networks, images and where the answer goes."""
+
+    where: tyro.conf.OmitArgPrefixes[Where] = dataclasses.field(
+        default_factory=lambda: Where(networks=(SHIPPED,), limit=200)
+    )
+    slow_images: int = 20
+    """Images for the methods that need hundreds of passes; 0 leaves these methods out."""
+    maskers: bool = True
+    """Train maskers, or take those of `experiments.masking`."""
+    masking: Path = Path("runs/masking")
+    """Where these are."""
+    out: Path = Path("experiments/results/crossover")
+
+
+def evaluated(subject: Subject, methods: dict[str, MapFunction], run: str, images: int) -> pd.DataFrame:
+    """Sensitivity, evidence and fidelity."""
+    table = summarise(subject.rows(run, methods, contrast="confusion:5", limit=images), resamples=200).table
+    names = {
+        "F_mean": "F",
+        "pointing_mean": "pointing",
+        "own_mean": "own",
+        "sweep_mean": "drop",
+        "degenerate": "degenerate",
+    }
+    return table[list(names)].rename(columns=names)
+
+
+def localised(subject: Subject, methods: dict[str, MapFunction], run: str, images: int, truth: str) -> pd.Series:
+    """PxAP."""
+    model = subject.model()
+    found = localise(
+        subject.source,  # type: ignore[arg-type]
+        model,
+        lambda: subject.contrast("confusion:5", model),
+        methods,
+        RunFolder(subject.where.kept / f"{run}-{truth}"),
+        pixels=subject.pixels,
+        truth=truth,
+        limit=images,
+        thresholds=20,
+        progress=False,
+    )
+    return found.overall.loc[list(methods), "pxap"]
+
+
+def checked(subject: Subject, methods: dict[str, MapFunction], run: str, images: int) -> pd.Series:
+    """Mean magnitude correlation over the cascade."""
+    model = subject.model()
+    found = sanity(
+        subject.source,
+        model,
+        lambda: subject.contrast("confusion:5", model),
+        methods,
+        RunFolder(subject.where.kept / f"{run}-sanity"),
+        pixels=subject.pixels,
+        untrained=initial_params(subject.classifier),
+        kinds=("cascading",),
+        depth=2,
+        limit=images,
+        tile=4,
+        progress=False,
+    )
+    return summarise_sanity(found.rows, resamples=50).set_index("method")["cascading_spearman_abs"]
+
+
+def costs(subject: Subject, methods: dict[str, MapFunction]) -> pd.Series:
+    """Time of the likeliest class's map of one image, in units of a forward pass."""
+    model = subject.model()
+    contrast = subject.contrast("topk_logits:5", model).sets
+    image, key = jnp.zeros(model.image_shape), jax.random.key(0)
+    calls = {"forward": partial(jax.jit(model.apply), model.params, image)}
+    for name, maps in methods.items():
+        calls[name] = partial(
+            jax.jit(partial(top_class_maps, maps, model, top=1, contrast=contrast, key=key)), model.params, image
+        )
+    interleaved(calls, 1)
+    seconds = interleaved(calls, 5)
+    return pd.Series({name: seconds[name] / seconds["forward"] for name in methods})
+
+
+def maskers(config: Config) -> dict[str, MapFunction]:
+    """A class-agnostic and a contrastive masker."""
+    settings = masking.Config(runs=config.masking)
+    if config.where.quick:
+        settings = masking.quick(dataclasses.replace(settings, runs=config.where.kept / "masking"))
+    rows = masking.table_rows() | masking.bridge_rows()
+    return {title: masking.trained(row, rows[row], 0, None, settings)[0] for title, row in MASKERS.items()}
+
+
+def measured(subject: Subject, methods: dict[str, MapFunction], run: str, images: int) -> pd.DataFrame:
+    """All numbers of these methods."""
+    table = evaluated(subject, methods, run, images)
+    for truth in ("marker", "union"):
+        table[f"pxap_{truth}"] = localised(subject, methods, run, images, truth)
+    table["sanity"] = checked(subject, methods, run, max(4, images // 5))
+    table["cost"] = costs(subject, methods)
+    return table.assign(images=images)
+
+
+def answer(config: Config) -> Answer:
+    """One row per method, one column per test."""
+    where = config.where
+    subject = next(subjects(where))
+    images = min(where.images, len(subject.source))
+    groups = {"crossover": (FAST[:5] if where.quick else FAST, images)}
+    if config.slow_images and not where.quick:
+        groups["crossover-slow"] = (SLOW, min(images, config.slow_images))
+    tables = [measured(subject, asked_by_name(names), run, count) for run, (names, count) in groups.items()]
+    if config.maskers:
+        tables.append(measured(subject, maskers(config), "crossover-maskers", images))
+    table: Any = pd.concat(tables)
+    table.index.name = "method"
+    titles = [METHODS[name].title if name in METHODS else name for name in table.index]
+    signed = pd.DataFrame({words: table[c] * (1 if better == "high" else -1) for c, (words, better) in TESTS.items()})
+    proper = signed[[name not in CONTROLS for name in table.index]]
+    agreement = proper.corr(method="spearman", min_periods=4)
+    ranks = signed.drop(columns=TESTS["cost"][0]).rank(ascending=False, na_option="bottom")
+    table["mean_rank"] = ranks.mean(axis=1)
+    order = np.argsort(table["mean_rank"].to_numpy(), kind="stable")
+    shown = pd.DataFrame({"method": titles, "images": table["images"].to_numpy()})
+    for c, (words, _) in TESTS.items():
+        shown[words] = (
+            table[c].map("{:.1f}".format if c == "cost" else "{:.2f}".format if c == "sanity" else percent).to_numpy()
+        )
+    shown["degenerate"] = table["degenerate"].to_numpy()
+    shown["mean rank"] = table["mean_rank"].map("{:.1f}".format).to_numpy()
+    upper: Any = agreement.where(np.triu(np.ones(agreement.shape, bool), 1)).stack()
+    low, high = upper.idxmin(), upper.idxmax()
+    say = f"{high[0]} and {high[1]} agree most (ρ = {upper.max():.2f}), {low[0]} and {low[1]} least (ρ = {upper.min():.2f})"
+    best = [titles[i] for i in order[:3]]
+    findings = [
+        Finding(
+            "Do the tests agree about which methods are good?",
+            "answered",
+            f"Spearman correlation of the methods' order, better first, controls left out: mean {upper.mean():.2f} over pairs of tests; {say}.",
+        ),
+        Finding(
+            "Which methods are good at most tests?", "answered", f"By mean rank over all but cost: {', '.join(best)}."
+        ),
+    ]
+    if config.maskers:
+        sensitivity = table["F"].rank()
+        faithful = table["drop"].rank(ascending=False)
+        place = "contrastive masker"
+        findings.append(
+            Finding(
+                "Is a contrastive masker the most class-sensitive faithful method?",
+                "answered",
+                f"Mean F {percent(table.loc[place, 'F'])} (place {sensitivity[place]:.0f} of {len(table)}), drop {percent(table.loc[place, 'drop'])} (place "
+                f"{faithful[place]:.0f}), mass on own evidence {percent(table.loc[place, 'own'])}; the class-agnostic masker: {percent(table.loc['masker', 'F'])}, "
+                f"{percent(table.loc['masker', 'drop'])}, {percent(table.loc['masker', 'own'])}; CASE: {percent(table.loc['case', 'F'])}, "
+                f"{percent(table.loc['case', 'drop'])}, {percent(table.loc['case', 'own'])}.",
+            )
+        )  # fmt: skip
+    tables_ = {
+        "methods": Table("Every method × every test", table.reset_index(), shown.iloc[order]),
+        "agreement": Table(
+            "Spearman correlation between tests over methods (signs such that better agrees with better)",
+            agreement.reset_index(names="test"),
+            agreement.map("{:.2f}".format).reset_index(names="test"),
+        ),
+    }
+    picture = signed.rank(pct=True).iloc[order]
+    picture.index = [titles[i] for i in order]
+    return Answer(findings, tables_, {"ranks": heat(picture, "share of methods that are no better, %")})
+
+
+def main(config: Config) -> None:
+    """Answer, and keep it."""
+    keep(answer(config), config, config.out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,155 @@
+"""The CASE paper's four families of networks at small width, trained here on digit scenes.
+
+As usual for small images, a residual or dense network's first convolution is 3×3 and no pool follows it; the residual network's last stage
+keeps its resolution. Last maps have 6×6 positions, about as many as the large networks' have on ImageNet.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+
+from case_jax.data import DigitScenes
+from case_jax.evaluation.run import session
+from case_jax.models import MODELS, Classifier, load_weights, save_weights
+from case_jax.models.convnext import ConvNeXt
+from case_jax.models.densenet import DenseNet
+from case_jax.models.digit_resnet import DigitResNet
+from case_jax.models.entries import ModelEntry
+from case_jax.models.parts import Identity, conv
+from case_jax.models.resnet import Bottleneck, ResNet
+from case_jax.models.vgg import VGG
+from case_jax.results import RunFolder
+from case_jax.training import Examples, Network, Recipe, train
+from case_jax.training.classifier import classifier_task
+
+SHIPPED = "digit_resnet"
+WEIGHTS = "classifier.safetensors"
+
+
+class Training(NamedTuple):
+    """How a small network is trained."""
+
+    steps: int
+    batch: int = 32
+    scenes: int = 20_000
+    rate: float = 4e-3
+
+
+class Family(NamedTuple):
+    """A small network, and what it takes to train it."""
+
+    entry: ModelEntry
+    training: Training
+
+
+RESNET: dict[str, Any] = {"block": Bottleneck, "depths": (1, 1, 1, 1), "widths": (8, 16, 24, 32), "stem": 16}
+VGG_SIZES: dict[str, Any] = {"stages": ((16,), (32,), (48, 48), (64, 64)), "hidden": (128, 128)}
+DENSENET: dict[str, Any] = {"depths": (4, 4, 4), "growth": 12, "stem": 24, "bottleneck": 2}
+CONVNEXT: dict[str, Any] = {"depths": (2, 2), "widths": (32, 64)}
+
+
+def _resnet(num_classes: int, *, rngs: nnx.Rngs) -> ResNet:
+    net: Any = ResNet(**RESNET, num_classes=num_classes, rngs=rngs)
+    net.conv1, net.maxpool = conv(3, RESNET["stem"], 3, stride=2, rngs=rngs), Identity()
+    last = net.layer4[0]
+    last.conv2.strides = last.downsample[0].strides = 1
+    return net
+
+
+def _vgg(num_classes: int, *, rngs: nnx.Rngs) -> VGG:
+    return VGG(**VGG_SIZES, num_classes=num_classes, rngs=rngs)
+
+
+def _densenet(num_classes: int, *, rngs: nnx.Rngs) -> DenseNet:
+    net: Any = DenseNet(**DENSENET, num_classes=num_classes, rngs=rngs)
+    net.features.conv0 = conv(3, DENSENET["stem"], 3, stride=2, rngs=rngs)
+    net.features.pool0 = Identity()
+    return net
+
+
+def _convnext(num_classes: int, *, rngs: nnx.Rngs) -> ConvNeXt:
+    net = ConvNeXt(**CONVNEXT, num_classes=num_classes, rngs=rngs)
+    module: Any
+    for _, module in nnx.iter_modules(net):
+        if hasattr(module, "layer_scale"):
+            module.layer_scale[...] = jnp.ones_like(module.layer_scale[...])  # 1e-6 needs longer trainings
+    return net
+
+
+def _entry(large: str, build: Callable[..., nnx.Module], sizes: dict[str, Any]) -> ModelEntry:
+    """The large network's entry with other sizes, and what belongs to digit scenes."""
+    scenes = MODELS[SHIPPED]
+    return MODELS[large]._replace(
+        build=build,
+        sizes=sizes,
+        weights=scenes.weights,
+        num_classes=scenes.num_classes,
+        class_names=scenes.class_names,
+        contrast_data=scenes.contrast_data,
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    "ResNet": Family(_entry("resnet50", _resnet, RESNET), Training(3000)),
+    "VGG": Family(_entry("vgg19_bn", _vgg, VGG_SIZES), Training(2500, rate=1e-3)),
+    "DenseNet": Family(_entry("densenet201", _densenet, DENSENET), Training(1000)),
+    "ConvNeXt": Family(_entry("convnext_large", _convnext, CONVNEXT), Training(4000, rate=3e-3)),
+    SHIPPED: Family(MODELS[SHIPPED]._replace(build=DigitResNet), Training(3000)),
+}
+
+
+def training_of(family: str, *, quick: bool) -> Training:
+    """As the family's is, or a few steps."""
+    return Training(40, batch=25, scenes=500) if quick else FAMILIES[family].training
+
+
+def small_network(
+    family: str, seed: int, folder: Path, *, training: Training, shuffled_labels: bool = False
+) -> Classifier:
+    """A classifier of this family, from the folder where it was trained before, or trained there now; the same call resumes."""
+    entry = FAMILIES[family].entry
+    file = folder / WEIGHTS
+    net: nnx.Module = entry.build(entry.num_classes, rngs=nnx.Rngs(seed))
+    facts = entry.default_preprocessing
+    if not file.exists():
+        task = classifier_task(net, mean=facts.mean, std=facts.std, steps=training.steps, rate=training.rate)
+        examples = Examples(DigitScenes("train", training.scenes), seed=seed, shuffled_labels=shuffled_labels)
+        recipe = Recipe(training.steps, training.batch, seed, log_every=min(100, training.steps))
+        config = {
+            "family": family,
+            "sizes": repr(entry.sizes),
+            "training": training._asdict(),
+            "shuffled_labels": shuffled_labels,
+        }
+        state = train(task, examples, recipe, RunFolder(folder), config=config, facts=session(), progress=False)
+        save_weights(file, Network(net).module(state.classifier), metadata={"architecture": family})
+    load_weights(file, net)
+    net.eval()
+    words = f"trained here, seed {seed}"
+    assert entry.class_names is not None
+    return Classifier(family, entry, net, words, {}, facts, "as digit scenes are made", entry.class_names)
+
+
+def trained_beforehand(
+    wanted: Sequence[tuple[str, int]], runs: Path, *, quick: bool, processes: int
+) -> dict[tuple[str, int], Path]:
+    """Folders of these (family, seed), after those that are missing have been trained, several at a time."""
+    folders = {(family, seed): runs / f"{family}-{seed}" for family, seed in wanted}
+    missing = {key: folder for key, folder in folders.items() if not (folder / WEIGHTS).exists()}
+    if missing:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            jobs = [
+                pool.submit(_train, *key, folder, training_of(key[0], quick=quick)) for key, folder in missing.items()
+            ]
+            for job in jobs:
+                job.result()
+    return folders
+
+
+def _train(family: str, seed: int, folder: Path, training: Training) -> None:
+    small_network(family, seed, folder, training=training)

@@ -1,0 +1,133 @@
+"""Do maps depend on what the classifier has learnt? (Adebayo et al. 2018, as in the masking paper)
+
+Question   How alike are a method's maps before and after layers of the classifier are as before training, and for a classifier of shuffled labels?
+Command    python -m experiments.sanity [--quick]
+Cost       about 6 minutes on 2 CPU cores
+Expected   guided backprop changes least; contrastive maps depend on the last layer, which is where the classes are
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tyro
+from flax import nnx
+
+from case_jax import METHODS
+from case_jax.evaluation.sanity import sanity
+from case_jax.models.initial import initial_params
+from case_jax.report.loading import methods_of
+from case_jax.report.sanity import curves_figure, layer_table, summarise
+from case_jax.results import RunFolder
+from experiments.claim import Answer, Finding, Table, keep
+from experiments.families import SHIPPED, Training, small_network, training_of
+from experiments.subjects import Where, asked_by_name, subjects
+
+TESTED = (
+    "grad_cam", "layer_cam", "eigen_grad_cam", "case", "finer_cam", "softmax_contrast", "guided_backprop", "saliency", "input_x_gradient",
+    "random", "sobel",
+)  # fmt: skip
+SHUFFLED = Training(2000, scenes=500)
+"""Few scenes: a small network can learn their shuffled labels by heart."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Networks, images and where the answer goes."""
+
+    where: tyro.conf.OmitArgPrefixes[Where] = dataclasses.field(
+        default_factory=lambda: Where(networks=(SHIPPED,), limit=100)
+    )
+    out: Path = Path("experiments/results/sanity")
+
+
+def answer(config: Config) -> Answer:
+    """All methods on the first network."""
+    where = config.where
+    subject = next(subjects(where))
+    model = subject.model()
+    shuffled = None
+    if where.offline:
+        training = training_of(SHIPPED, quick=True) if where.quick else SHUFFLED
+        other = small_network(
+            subject.name, 1, where.kept / "networks" / "shuffled-labels", training=training, shuffled_labels=True
+        )
+        shuffled = nnx.split(other.module, nnx.RngState, ...)[2]
+    names = TESTED[:4] if where.quick else TESTED
+    found = sanity(
+        subject.source,
+        model,
+        lambda: subject.contrast("confusion:5", model),
+        asked_by_name(names),
+        folder := RunFolder(where.kept / "sanity"),
+        pixels=subject.pixels,
+        untrained=initial_params(subject.classifier),
+        shuffled=shuffled,
+        limit=min(where.images, len(subject.source)),
+        model_name=subject.name,
+        progress=False,
+    )
+    table, layers = summarise(found.rows), layer_table(found.rows)
+    numbers: Any = table.set_index("method")
+    column = "spearman_abs"
+    parts = {
+        "first_layer": "logits' layer",
+        "cascading": "cascade",
+        "all_layers": "all layers",
+        "labels": "shuffled labels",
+    }
+    parts = {part: words for part, words in parts.items() if f"{part}_{column}" in numbers}
+    text = numbers[[f"{part}_{column}" for part in parts]].map("{:.2f}".format)
+    text.columns = list(parts.values())
+    text.index = [METHODS[name].title for name in text.index]
+    learnt = numbers.drop(index=[n for n in ("random", "sobel") if n in numbers.index])
+    most = learnt[f"cascading_{column}"].idxmax()
+    firsts = learnt[f"first_layer_{column}"]
+    contrastive = [n for n in ("case", "finer_cam", "softmax_contrast") if n in firsts]
+    others = [n for n in firsts.index if n not in contrastive]
+    findings = [
+        Finding(
+            "Guided backprop hardly depends on what was learnt (Adebayo et al.).",
+            "reproduced" if most == "guided_backprop" else "not reproduced",
+            f"Spearman correlation of magnitudes, mean over the cascade, is highest for {METHODS[most].title} ({learnt[f'cascading_{column}'].max():.2f}); "
+            + ", ".join(f"{METHODS[n].title} {v:.2f}" for n, v in learnt[f"cascading_{column}"].items()) + ".",
+        ),
+        Finding(
+            "Contrastive maps notice when only the classes are forgotten.",
+            "answered",
+            "With the logits' layer as before training: "
+            + ", ".join(f"{METHODS[n].title} {firsts[n]:.2f}" for n in [*contrastive, *others]) + ".",
+        ),
+    ]  # fmt: skip
+    if shuffled is not None:
+        labels = learnt[f"labels_{column}"]
+        findings.append(
+            Finding(
+                "Maps of a classifier of shuffled labels are others (Adebayo et al., data randomisation).",
+                "reproduced" if labels.median() < 0.5 else "not reproduced",
+                "Similarity to the trained classifier's map: "
+                + ", ".join(f"{METHODS[n].title} {v:.2f}" for n, v in labels.items())
+                + ".",
+            )
+        )
+    tables = {
+        "sanity": Table(
+            "Spearman correlation of magnitudes with the trained classifier's map",
+            table,
+            text.reset_index(names="method"),
+        ),
+        "layers": Table("Every layer", layers),
+    }
+    figure = curves_figure(
+        layers, "cascading", "as before training: from the logits down to this layer", methods_of(folder.config())
+    )
+    return Answer(findings, tables, {"cascading": figure})
+
+
+def main(config: Config) -> None:
+    """Answer, and keep it."""
+    keep(answer(config), config, config.out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,190 @@
+"""Which networks an experiment asks, about which images."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from case_jax._checks import require, unknown
+from case_jax.contrast.choice import ContrastChoice, choose_contrast
+from case_jax.data import DigitScenes, open_source
+from case_jax.evaluation import Pixels, count_confusions, evaluate, plan
+from case_jax.methods import METHODS, MapFunction
+from case_jax.metrics import Metric
+from case_jax.models import Classifier, load_classifier, tap_classifier
+from case_jax.results import RunFolder
+from case_jax.source import Source
+from case_jax.tap import TappedModel
+from experiments.families import FAMILIES, SHIPPED, small_network, trained_beforehand, training_of
+
+LARGE = ("resnet50", "vgg19_bn", "densenet201", "convnext_large")
+"""The CASE paper's."""
+QUICK_IMAGES, CONFUSION_SCENES = 40, 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """Which networks and images; the four families at small width and digit scenes by default."""
+
+    data: str = "digit_scenes:test"
+    """Or folder:PATH, tfds:imagenet2012:validation, tfds:cifar100:test, with networks that know these classes."""
+    networks: tuple[str, ...] = ()
+    """Names of small networks (ResNet, VGG, DenseNet, ConvNeXt, digit_resnet), or, with other data, of `case-jax list models`."""
+    weights: tuple[str, ...] = ()
+    """Of the networks, in their order; default weights by default."""
+    contrast_data: str | None = None
+    """Labelled images on which confusions are counted, with other data; without, the likeliest other classes are the contrast."""
+    limit: int = 300
+    """Images."""
+    seed: int = 0
+    """Of the small networks and of the drawing of images."""
+    processes: int = 2
+    """Small networks trained at a time."""
+    runs: Path = Path("runs/experiments")
+    """Networks and rows; the same command goes on."""
+    quick: bool = False
+    """A few images and steps of training, to prove that it runs."""
+
+    @property
+    def offline(self) -> bool:
+        """Whether the images are digit scenes."""
+        return self.data.startswith("digit_scenes")
+
+    @property
+    def images(self) -> int:
+        """How many are evaluated."""
+        return QUICK_IMAGES if self.quick else self.limit
+
+    @property
+    def kept(self) -> Path:
+        """Where networks and rows of this size are kept."""
+        return self.runs / "quick" if self.quick else self.runs
+
+
+class Subject(NamedTuple):
+    """A network and the images that it is asked about."""
+
+    name: str
+    classifier: Classifier
+    source: Source
+    confusions: Source | None
+    where: Where
+
+    @property
+    def pixels(self) -> Pixels:
+        """How pixels are normalised."""
+        facts = self.classifier.preprocessing
+        return Pixels(facts.mean, facts.std)
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """The last map of the convolutional part, and the raw convolution that the CASE paper taps."""
+        last, raw, *_ = self.classifier.entry.taps.layers
+        return {"last map": last, "raw convolution": raw}
+
+    def model(self, layer: str | None = None) -> TappedModel:
+        """The network, tapped."""
+        facts = self.classifier.preprocessing
+        return tap_classifier(self.classifier, jnp.zeros((facts.crop, facts.crop, 3)), layer=layer)
+
+    def contrast(self, name: str, model: TappedModel) -> ContrastChoice:
+        """Contrast sets by name; the likeliest classes instead of the confused ones where nothing is there to count confusions on."""
+        if name.startswith("confusion") and self.confusions is None:
+            name = name.replace("confusion", "topk_logits")
+        return choose_contrast(
+            name,
+            model.num_classes,
+            confusions=lambda: count_confusions(self.confusions, model, self.pixels),  # type: ignore[arg-type]
+        )
+
+    def rows(
+        self,
+        run: str,
+        methods: Mapping[str, MapFunction],
+        *,
+        contrast: str = "confusion:10",
+        metrics: Sequence[str] | Mapping[str, Metric] = ("sensitivity", "fidelity", "evidence"),
+        layer: str | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        limit: int | None = None,
+    ) -> pd.DataFrame:
+        """One row per image and method, computed now or read from `run` below the run folders."""
+        model = self.model(layer)
+        planned = plan(
+            self.source,
+            model,
+            lambda: self.contrast(contrast, model),
+            pixels=self.pixels,
+            methods=methods,
+            metrics=metrics,
+            metric_options=options,
+            limit=min(limit or self.where.images, len(self.source)),
+            seed=self.where.seed,
+            tile=20,
+            part=100,
+            model_name=self.name,
+        )
+        folder = RunFolder(self.where.kept / run / self.name)
+        return evaluate(planned, folder, progress=False).rows().assign(network=self.name)
+
+
+def subjects(where: Where, *, small: Sequence[str] = (*FAMILIES,)) -> Iterator[Subject]:
+    """The networks with their images, small ones trained where that has not been done.
+
+    Args:
+        where: the user's choice.
+        small: the small networks that are taken when none are named.
+    """
+    if where.offline:
+        names = where.networks or tuple(small[:2] if where.quick else small)
+        for name in names:
+            if name not in FAMILIES:
+                raise unknown("networks", name, FAMILIES)
+        fresh = [(name, where.seed) for name in names if name != SHIPPED]
+        folders = trained_beforehand(fresh, where.kept / "networks", quick=where.quick, processes=where.processes)
+        for name in names:
+            if name == SHIPPED:
+                network = load_classifier()
+            else:
+                training = training_of(name, quick=where.quick)
+                network = small_network(name, where.seed, folders[name, where.seed], training=training)
+            source = open_source(where.data, network.class_names, resize=48, crop=48, size=where.images)
+            scenes = CONFUSION_SCENES if not where.quick else 200
+            yield Subject(name, network, source, DigitScenes("confusion", scenes), where)
+        return
+    names = where.networks or LARGE
+    weights = where.weights or (None,) * len(names)
+    require(
+        len(weights) == len(names),
+        "weights",
+        f"{len(weights)} for {len(names)} networks",
+        "one for each network, or none",
+    )
+    for name, file in zip(names, weights, strict=True):
+        network = load_classifier(name, weights=file)
+        facts = network.preprocessing
+        sizes = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation}
+        source = open_source(where.data, network.class_names, **sizes)
+        contrasted = open_source(where.contrast_data, network.class_names, **sizes) if where.contrast_data else None
+        yield Subject(name, network, source, contrasted, where)
+
+
+def asked(view: Any, query: Any, *, method: str, k: int) -> Any:
+    """A contrastive method with the first k classes of each contrast set, the nearest ones."""
+    return METHODS[method].maps(view, query._replace(contrast=query.contrast[:, :k], members=None))
+
+
+def asked_by_name(names: Sequence[str]) -> dict[str, MapFunction]:
+    """Methods as they are."""
+    return {name: METHODS[name].maps for name in names}
+
+
+def correct(rows: pd.DataFrame) -> float:
+    """Share of labelled images that the classifier gets right."""
+    images = rows.drop_duplicates("image_id")
+    images = images[images["label"] >= 0]
+    return float((images["label"] == images["top1"]).mean()) if len(images) else float(np.nan)
