@@ -3,7 +3,7 @@
 Question   Does a masker need both objectives? Does training the classifier alongside help? Do infilling, binary masks and more images? Is a
            masker class-sensitive, and can it be made so?
 Command    python -m experiments.masking [--quick] [--seeds 3] [--out experiments/results/masking]
-Cost       about 45 minutes on 2 CPU cores
+Cost       about 75 minutes on 2 CPU cores
 Expected   the paper's: both objectives beat either, training alongside beats a fixed classifier, ten images a class lose next to nothing
 """
 

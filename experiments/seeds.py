@@ -3,7 +3,7 @@
 Question   Over networks trained from several seeds, how often is "median F ≥ θ" rejected, how far does the mean agreement of one method scatter, and
            do classes share their channels?
 Command    python -m experiments.seeds [--seeds 5] [--quick]
-Cost       about 35 minutes on 2 CPU cores, nearly all of it the training of 16 small networks beside the four that other experiments share
+Cost       about 80 minutes on 2 CPU cores, nearly all of it the training of 16 small networks beside the four that other experiments share
 Expected   the paper's: architectures differ, DenseNet least sensitive, its classes sharing most of their channels
 """
 

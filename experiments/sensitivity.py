@@ -2,7 +2,7 @@
 
 Question   On which networks, at which layer, are the maps of an image's two likeliest classes different, and for which methods?
 Command    python -m experiments.sensitivity [--quick] [--data tfds:imagenet2012:validation]
-Cost       about 10 minutes on 2 CPU cores, 3 of them the training of four small networks that other experiments share
+Cost       about 25 minutes on 2 CPU cores, 20 of them the training of four small networks that other experiments share
 Expected   the paper's: CASE rejects "median F ≥ θ" on every network, most class activation maps on few
 """
 
