@@ -143,8 +143,8 @@ def answer(config: Config) -> Answer:
         for k, v in spread.iterrows()
     ]
     shown = spread.assign(cell=cells)["cell"].unstack().loc[list(NAMES), names].reset_index()
-    mean = networks.groupby("network", sort=False)[["accuracy", "jaccard", "active", "consistency", "rank"]]
-    ends = mean.agg(["mean", "min", "max"])
+    by = networks.groupby("network", sort=False)
+    ends = by[["accuracy", "jaccard", "active", "consistency", "rank"]].agg(["mean", "min", "max"])
     about = pd.DataFrame(
         {"network": names}
         | {
@@ -160,7 +160,7 @@ def answer(config: Config) -> Answer:
     within = grouped["mean_F"].std(ddof=1).mean() if seeds > 1 else np.nan
     plain = spread.loc[NAMES[0], "mean"]
     least = plain.idxmax()
-    sharing = mean["jaccard"].mean().idxmax()
+    sharing = by["jaccard"].mean().idxmax()
     findings = [
         Finding(
             "Class sensitivity depends on the architecture, and DenseNet has least of it (CASE paper).",
@@ -176,7 +176,7 @@ def answer(config: Config) -> Answer:
             "Classes share their channels most where maps are least class-sensitive.",
             "reproduced" if sharing == least else "not reproduced",
             f"Jaccard index of the top tenth of the channels is highest in {sharing} ("
-            + ", ".join(f"{n} {percent(v)}" for n, v in mean["jaccard"].mean().items()) + f"); Grad-CAM is least sensitive in {least}.",
+            + ", ".join(f"{n} {percent(v)}" for n, v in by["jaccard"].mean().items()) + f"); Grad-CAM is least sensitive in {least}.",
         ),
         Finding(
             "The same on CIFAR-100 with DenseNet, fine-tuned.",

@@ -206,6 +206,16 @@ def test_contrasts(small, tmp_path):
 
 
 @pytest.mark.slow
+def test_seeds(small, tmp_path):
+    seeds.main(seeds.Config(small, out=tmp_path / "out"))
+    facts = pd.read_csv(tmp_path / "out" / "networks.csv").iloc[0]
+    assert facts["accuracy"] > 0.9
+    assert 1 < facts["rank"] <= 25
+    assert 0 < facts["jaccard"] < 1
+    assert (tmp_path / "out" / "mean_agreement.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
 def test_the_masking_table(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     masking.main(masking.Config(quick=True, runs=tmp_path / "runs", out=tmp_path / "out"))
