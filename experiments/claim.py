@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from case_jax.evaluation.run import session
 from case_jax.report.figures import DPI, plain_style, rendered
 from case_jax.results import write_atomically, write_json
-from case_jax.stats import Interval
 
 Verdict = Literal["reproduced", "in part", "not reproduced", "not testable offline", "answered"]
 """Of a claim of the papers one of the first four; `answered` is for questions that they leave open."""
@@ -74,11 +73,6 @@ def percent(value: float, low: float = np.nan, high: float = np.nan) -> str:
     if np.isnan(value):
         return "–"
     return f"{100 * value:.0f}%" + ("" if np.isnan(low) or low == high else f" [{100 * low:.0f}, {100 * high:.0f}]")
-
-
-def percent_of(interval: Interval) -> str:
-    """The same of an interval."""
-    return percent(*interval)
 
 
 def heat(shares: pd.DataFrame, title: str, *, marks: pd.DataFrame | None = None) -> Figure:

@@ -32,18 +32,9 @@ from experiments.claim import Answer, Finding, Table, heat, keep, percent
 from experiments.families import SHIPPED
 from experiments.subjects import Subject, Where, asked_by_name, subjects
 
-SLOW = (
-    "score_cam",
-    "integrated_gradients",
-    "smooth_grad",
-    "occlusion",
-    "rise",
-    "opti_cam",
-    "meaningful_perturbation",
-    "extremal_perturbation",
-)
+SLOW = tuple(name for name, entry in METHODS.items() if entry.slow)
 FAST = tuple(name for name, entry in METHODS.items() if not entry.slow)
-CONTROLS = ("random", "centre_gaussian", "sobel")
+CONTROLS = tuple(name for name, entry in METHODS.items() if entry.control)
 MASKERS = {"masker": "fixed, both", "contrastive masker": "contrastive"}
 TESTS = {
     "F": ("class sensitivity: mean F", "low"),

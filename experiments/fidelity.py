@@ -23,8 +23,8 @@ from case_jax.imageops import Fill
 from case_jax.methods import MapFunction
 from case_jax.metrics import METRICS, PERCENTS, Metric, Scored
 from case_jax.metrics.fidelity import Region, fidelity_columns
-from case_jax.stats import bootstrap, correct_rows, holm
-from experiments.claim import Answer, Finding, Table, heat, keep, percent_of
+from case_jax.stats import bootstrap, correct_rows, drops, paired_tests
+from experiments.claim import Answer, Finding, Table, heat, keep, percent
 from experiments.sensitivity import CAMS, CONTROLS, methods
 from experiments.subjects import Where, subjects
 
@@ -60,10 +60,12 @@ def protocol_columns(
     return {f"{protocol}:{name}": value for name, value in found.items()}
 
 
-def drop(rows: pd.DataFrame, protocol: str, percent: float) -> pd.Series:
-    """Clipped relative drop under a protocol."""
-    column = f"p_removed_{percent:g}" if protocol == "mean" else f"{protocol}:p_removed_{percent:g}"
-    return ((rows["p1"].astype(float) - rows[column].astype(float)) / rows["p1"].astype(float)).clip(lower=0)
+def of_protocol(rows: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """The rows with a protocol's columns under the usual names."""
+    if protocol == "mean":
+        return rows
+    usual = [c for c in rows if str(c).startswith("p_removed_")]
+    return rows.drop(columns=usual).rename(columns=lambda c: c.removeprefix(f"{protocol}:"))
 
 
 def tested() -> dict[str, MapFunction]:
@@ -85,7 +87,7 @@ def measured(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for (method, group), (protocol, _) in itertools.product(usable.groupby("method", sort=False), PROTOCOLS.items()):
         for share in PERCENTS if protocol == "mean" else FEW:
-            values = drop(group, protocol, share).dropna().to_numpy()
+            values = drops(of_protocol(group, protocol), share).dropna().to_numpy()
             value = bootstrap(values, "mean", resamples=1000)
             found.append(
                 [method, protocol, share, len(values), *value, np.std(values, ddof=1) if len(values) > 1 else np.nan]
@@ -95,19 +97,19 @@ def measured(rows: pd.DataFrame) -> pd.DataFrame:
 
 def against_case(rows: pd.DataFrame, *, mispaired: bool = False) -> pd.DataFrame:
     """Paired t-tests of every method against CASE at 50%; `mispaired` compares other images, as the public code does."""
-    usable = rows[correct_rows(rows)]
-    drops = {m: drop(g.set_index("image_id"), "mean", PAPER).dropna() for m, g in usable.groupby("method", sort=False)}
-    found = []
-    for method, values in drops.items():
-        if method == CASE:
-            continue
-        both = pd.concat([drops[CASE], values], axis=1, join="inner").to_numpy()
-        first = np.roll(both[:, 0], len(both) // 2) if mispaired else both[:, 0]
-        differs = len(both) > 1 and np.ptp(first - both[:, 1]) > 0
-        p = float(scipy_stats.ttest_rel(first, both[:, 1]).pvalue) if differs else np.nan  # type: ignore[attr-defined]
-        found.append([method, float((first - both[:, 1]).mean()) if len(both) else np.nan, p])
-    table = pd.DataFrame(found, columns=["method", "case_minus_method", "p"])
-    return table.assign(p_holm=holm(table["p"].to_numpy()))
+    if mispaired:
+        rows = rows.copy()
+        case = correct_rows(rows) & (rows["method"] == CASE)
+        rows.loc[case, "image_id"] = np.roll(rows.loc[case, "image_id"], case.sum() // 2)
+    found = paired_tests(rows, CASE)
+    return pd.DataFrame(
+        {
+            "method": found["method"],
+            "case_minus_method": -found["mean_difference"],
+            "p": found["p_t"],
+            "p_holm": found["p_t_holm"],
+        }
+    )
 
 
 def order_of(table: pd.DataFrame, protocol: str, share: float, names: list[str]) -> np.ndarray:
@@ -149,7 +151,7 @@ def answer(config: Config) -> Answer:
     tau = pd.DataFrame(taus).T
     at_half = table[(table["protocol"] == "mean") & (table["removed"] == PAPER)]
     shown = at_half.assign(
-        cell=[percent_of(v) for v in at_half[["drop", "low", "high"]].itertuples(index=False)]
+        cell=[percent(*v) for v in at_half[["drop", "low", "high"]].itertuples(index=False)]
     ).pivot(index="method", columns="network", values="cell").loc[names, list(taus)]  # fmt: skip
     cams = [METHODS[m].title for m in CAMS]
     proper = test[(test["paired"] == "same images") & test["method"].isin(cams)]

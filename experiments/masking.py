@@ -351,7 +351,7 @@ def answer(config: Config) -> Answer:
         results.append({"name": METHODS[name].title, "seed": 0, "shots": None, **found})
     table = summary(results)
     curve = table[table["name"] == "fixed, both"].sort_values("shots", na_position="last")
-    figures = {"few_shot": draw_few_shot(curve, config.scenes)} if len(curve) > 1 else {}
+    figures = {"few_shot": draw_few_shot(curve, config.scenes)}
     title = (
         "Maskers, in percent: mean over seeds ± half of Student's 95% interval; truth: body and bright marker together"
     )

@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 import tyro
 from safetensors.numpy import load_file
-from scipy import stats as scipy_stats
 
 from case_jax import METHODS
 from case_jax.imageops import normalise_image
 from experiments.benchmarks.torch_peers import digit_network
 from experiments.claim import Answer, Finding, Table, keep
 from experiments.families import SHIPPED
+from experiments.fidelity import kendall
 from experiments.subjects import Subject, Where, asked_by_name, subjects
 
 PEERS = {
@@ -98,12 +98,6 @@ def ours(subject: Subject, names: list[str]) -> tuple[pd.DataFrame, float]:
     return pd.DataFrame({"deletion_auc": right, "ssim_random": other}).reset_index(), 1e3 * seconds / len(rows)
 
 
-def kendall(first: pd.Series, second: pd.Series) -> float:
-    """τ of two orders."""
-    found: Any = scipy_stats.kendalltau(first.round(4), second.round(4))
-    return float(found.statistic)
-
-
 def answer(config: Config) -> Answer:
     """Both sides on the shipped classifier."""
     subject = next(subjects(config.where))
@@ -111,8 +105,8 @@ def answer(config: Config) -> Answer:
     mine, ms = ours(subject, names)
     table = mine.merge(theirs(subject, names), on="method").assign(ms_ours=ms)
     flips, logits = (
-        kendall(table["deletion_auc"], table["pixel_flipping"]),
-        kendall(table["ssim_random"], table["random_logit"]),
+        kendall(table["deletion_auc"].round(4).to_numpy(), table["pixel_flipping"].round(4).to_numpy()),
+        kendall(table["ssim_random"].round(4).to_numpy(), table["random_logit"].round(4).to_numpy()),
     )
     shown = table.assign(method=[METHODS[n].title for n in table["method"]])
     shown[shown.columns[1:5]] = shown[shown.columns[1:5]].map("{:.3f}".format)

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from case_jax import class_maps
 from case_jax.metrics import METRICS, Metric, Scored
 from case_jax.report.figures import COLOURS, PERCENT, plain_style
-from case_jax.stats import both_usable, summarise
+from case_jax.stats import THETAS, both_usable, summarise
 from experiments.claim import Answer, Finding, Table, keep, percent
 from experiments.sensitivity import methods
 from experiments.subjects import Subject, Where, correct, subjects
@@ -38,7 +38,6 @@ NAMES = (
     "softmax-contrast",
 )
 SHARE, MASS, SMALL = 0.1, 0.9, 1e-3
-THETAS = (0.5, 0.7)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +90,7 @@ def of_network(subject: Subject, seed: int) -> tuple[pd.DataFrame, dict[str, flo
     """Statistics of every method, and facts about the network."""
     every = methods()
     rows = subject.rows(f"seeds-{seed}", {name: every[name] for name in NAMES}, metrics=SCORES)
-    table = summarise(rows, thetas=THETAS, resamples=500).table.reset_index()
+    table = summarise(rows, resamples=500).table.reset_index()
     images = rows.drop_duplicates("image_id")
     within = images.groupby("top1")[["row", "column"]].var(ddof=1).dropna().mean().sum()
     overall = images[["row", "column"]].var(ddof=1).sum()

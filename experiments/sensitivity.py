@@ -16,7 +16,7 @@ import tyro
 
 from case_jax import METHODS
 from case_jax.methods import MapFunction
-from case_jax.stats import summarise
+from case_jax.stats import THETAS, summarise
 from experiments.claim import Answer, Finding, Table, heat, keep, percent
 from experiments.subjects import Subject, Where, asked, correct, subjects
 
@@ -26,7 +26,6 @@ CAMS = (
 CONTRASTIVE = ("case", "case_span", "finer_cam")
 SIZES = (1, 3, 5, 10)
 CONTROLS = ("random", "sobel")
-THETAS = (0.5, 0.7)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,7 @@ def of_subject(subject: Subject) -> list[pd.DataFrame]:
     found = []
     for kind, layer in subject.layers.items():
         rows = subject.rows(f"sensitivity-{kind.replace(' ', '-')}", methods(), metrics=("sensitivity",), layer=layer)
-        table = summarise(rows, thetas=THETAS).table.reset_index()
+        table = summarise(rows).table.reset_index()
         found.append(table.assign(network=subject.name, layer=layer, kind=kind, accuracy=correct(rows)))
     return found
 

@@ -20,9 +20,9 @@ from jaxtyping import Array, Float, Key
 
 from case_jax import METRICS
 from case_jax.metrics import Metric, Scored, agreement
-from case_jax.stats import below, both_usable, holm
+from case_jax.stats import THETAS, below, both_usable, holm
 from experiments.claim import Answer, Finding, Table, keep, percent
-from experiments.sensitivity import THETAS, methods
+from experiments.sensitivity import methods
 from experiments.subjects import Where, subjects
 
 PERCENTS = (5, 20, 40)

@@ -224,6 +224,7 @@ def test_the_masking_table(tmp_path, monkeypatch):
     table = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert table["name"].tolist() == ["fixed, in", "contrastive", "fixed, both", "Grad-CAM"]
     assert table[["le", "F_median", "drop", "mass_own"]].notna().all(axis=None)
+    assert (tmp_path / "out" / "few_shot.png").stat().st_size > 5000
 
 
 @pytest.mark.slow
