@@ -436,10 +436,11 @@ def test_a_browser_fetches_nothing_from_outside(reported, tmp_path):
     assert asked == {"leaky": ["http://127.0.0.1:9/seen.png"], "report": []}
 
 
-def test_the_template_is_part_of_the_package():
+def test_the_templates_are_part_of_the_package():
     import case_jax.report
 
-    assert (Path(case_jax.report.__file__).parent / "template.html").exists()
+    names = {file.name for file in Path(case_jax.report.__file__).parent.glob("*.html")}
+    assert names == {"base.html", "evaluation.html", "training.html"}
 
 
 def test_rendered_without_a_date():

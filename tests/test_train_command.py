@@ -32,7 +32,7 @@ def masker(shell, tmp_path):
 def test_a_masker_runs_through_the_other_commands(shell, masker, tmp_path):
     run, out = masker
     assert f"Next: case-jax evaluate --methods masker:{run} grad_cam case" in out
-    assert (run / "curves.png").stat().st_size > 5000
+    assert (run / "figures" / "curves.png").stat().st_size > 5000
     assert [r["step"] for r in read_curves(run / "log.csv")] == [4]
     again = shell("train", "masker", "--class-conditional", "--width", 8, *SHORT, "--out", run)
     assert again[0] == 0  # nothing is trained again

@@ -21,7 +21,7 @@ from case_jax.results import RunFolder
 from case_jax.source import Source
 from case_jax.training import Examples, Network, Recipe, few_shot, train
 from case_jax.training.classifier import classifier_task
-from case_jax.training.loop import CURVES, Task, read_curves
+from case_jax.training.loop import Task
 
 INFILLER = "infiller.safetensors"
 UNREADABLE_SHOWN = 10
@@ -369,10 +369,7 @@ def _save(file: Path, module: nnx.Module, classifier: Classifier) -> None:
 
 
 def _finish(folder: RunFolder, file: str, command: str) -> None:
-    from case_jax.report.curves import draw_curves  # not before `--help`
+    from case_jax.report import write_report  # not before `--help`
 
-    rows = read_curves(folder.path / CURVES)
-    for name, value in rows[-1].items():
-        print(f"{name}: {value:g}")
-    print(folder.path / file, draw_curves(rows, folder.path / "curves.png"), sep="\n")
-    print(f"Next: {command}")
+    page = write_report(folder.path)
+    print((folder.path / "summary.md").read_text(), folder.path / file, f"Report: {page}", f"Next: {command}", sep="\n")

@@ -8,11 +8,14 @@ from case_jax.report.loading import load_run, numbers_of
 from case_jax.report.page import Tables, render
 from case_jax.report.sentence import answer
 from case_jax.report.tables import columns, main_table, markdown, measure_columns, rank_table
-from case_jax.results import write_atomically
+from case_jax.report.training import write_training_report
+from case_jax.results import RunFolder, write_atomically
 
 
 def write_report(run: str | Path) -> Path:
-    """Write `report.html`, `summary.csv`, `summary.md` and `figures/` into a run folder, each file atomically.
+    """Write `report.html`, `summary.csv`, `summary.md` and `figures/` into the folder of an evaluation, each file atomically.
+
+    The folder of a training gets its page, too; it has no `summary.csv` beside its log.
 
     Equal rows give equal figures and tables; the page also names the sessions of the run, with their dates.
 
@@ -25,6 +28,8 @@ def write_report(run: str | Path) -> Path:
     Raises:
         CaseJaxError: when it is no run folder, has no rows yet, or one of its files is missing or damaged.
     """
+    if "recipe" in RunFolder(run).config():
+        return write_training_report(RunFolder(run))
     folder, found = Path(run), load_run(run)
     summary = stats.summarise(found.rows, measures=[m for described in found.measures.values() for m in described])
     numbers = numbers_of(summary.table)

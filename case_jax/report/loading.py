@@ -93,6 +93,12 @@ def _gallery(file: Path) -> Gallery | None:
     return gallery if len(gallery.images) else None
 
 
+def sessions_of(folder: Path) -> list[dict[str, Any]]:
+    """What is known of the times when a run was worked on, the last one last."""
+    lines = (folder / "sessions.jsonl").read_text().splitlines()
+    return [session for line in lines if (session := _session(line))]
+
+
 def _session(line: str) -> dict[str, Any] | None:
     """One line of the log, or None where a crash tore it."""
     try:
@@ -115,8 +121,7 @@ def load_run(path: str | Path) -> Run:
     config, rows = folder.config(), folder.rows()
     try:
         contrast = json.loads((folder.path / "contrast.json").read_text())
-        lines = (folder.path / "sessions.jsonl").read_text().splitlines()
-        sessions = [session for line in lines if (session := _session(line))]
+        sessions = sessions_of(folder.path)
         gallery = _gallery(folder.path / "gallery.npz")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CaseJaxError(f"run: {folder.path} cannot be read ({error}); run the same command again.") from error

@@ -3,7 +3,7 @@
 import base64
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
@@ -42,8 +42,16 @@ class Tables(NamedTuple):
     """None where there is nothing to rank."""
 
 
+def template(name: str) -> jinja2.Template:
+    """A page of this folder; every text that it is given is escaped."""
+    loader = jinja2.PackageLoader("case_jax.report", package_path="")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["title_of"] = title_of
+    return environment.get_template(f"{name}.html")
+
+
 def render(run: Run, summary: Summary, *, sentence: str, tables: Tables, drawings: Sequence[Drawing]) -> str:
-    """The whole page; every text from the run is escaped.
+    """The whole page.
 
     Args:
         run: what the folder holds.
@@ -52,11 +60,8 @@ def render(run: Run, summary: Summary, *, sentence: str, tables: Tables, drawing
         tables: of methods.
         drawings: figures in order.
     """
-    loader = jinja2.PackageLoader("case_jax.report", package_path="")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["title_of"] = title_of
-    return environment.get_template("template.html").render(
-        title=f"{run.config['model']['name']} on {run.config['data']['name']}",
+    return template("evaluation").render(
+        title=f"{run.config['model']['name']} on {run.config['data']['name']}: class sensitivity",
         sentence=sentence,
         unfinished=unfinished(run),
         tables=tables,
@@ -69,14 +74,16 @@ def render(run: Run, summary: Summary, *, sentence: str, tables: Tables, drawing
             None,
         ),
         left_out=left_out(run, summary),
-        rerun=rerun_facts(run),
+        rerun=rerun_facts(run.config, run.sessions),
     )
 
 
 def unfinished(run: Run) -> str | None:
     """A warning where rows are missing, else None."""
     done, planned = run.rows["image_id"].nunique() + len(run.excluded), run.config["data"]["images"]
-    return None if done >= planned else f"This run is unfinished: {done:,} of {counted(planned, 'image')} so far."
+    if done >= planned:
+        return None
+    return f"This run is unfinished: {done:,} of {counted(planned, 'image')} so far. All numbers below are of these images alone."
 
 
 def gallery_captions(run: Run) -> list[str]:
@@ -150,14 +157,14 @@ def left_out(run: Run, summary: Summary) -> dict[str, Any]:
     }
 
 
-def rerun_facts(run: Run) -> dict[str, Any]:
+def rerun_facts(config: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The last session's command, versions and devices, the dates of all, and the configuration."""
-    last = run.sessions[-1] if run.sessions else {}
+    last = sessions[-1] if sessions else {}
     return {
         "command": shlex.join(last.get("command", [])),
         "versions": last.get("versions", {}),
         "devices": last.get("devices", []),
         "machine": last.get("machine", "unknown"),
-        "dates": [session.get("date", "unknown") for session in run.sessions],
-        "config": json.dumps(run.config, indent=2, ensure_ascii=False),
+        "dates": [session.get("date", "unknown") for session in sessions],
+        "config": json.dumps(config, indent=2, ensure_ascii=False),
     }
