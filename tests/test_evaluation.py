@@ -45,12 +45,19 @@ def model(pixels):
 
 @pytest.fixture(scope="module")
 def prepared(model, pixels):
-    """A short evaluation, planned; keyword arguments replace its settings."""
+    """A short evaluation, planned; keyword arguments replace its settings. Equal settings share a step, traced once."""
+    planned = {}
 
     def build(source=None, **changes):
-        contrast = choose_contrast("topk_logits:3", model.num_classes)
-        settings = {"methods": METHODS, "fidelity_percents": PERCENTS, "tile": 16, "part": 16}
-        return plan(source or DigitScenes("test", 37), model, contrast, pixels=pixels, **(settings | changes))
+        source, key = source or DigitScenes("test", 37), repr(changes)
+        if key not in planned or len(source) != 37:
+            contrast = choose_contrast("topk_logits:3", model.num_classes)
+            settings = {"methods": METHODS, "fidelity_percents": PERCENTS, "tile": 16, "part": 16}
+            found = plan(source, model, contrast, pixels=pixels, **(settings | changes))
+            if len(source) != 37:
+                return found
+            planned[key] = found
+        return planned[key]._replace(source=source)
 
     return build
 
@@ -93,14 +100,23 @@ def test_rows_hold_what_the_functions_say(unbroken, model, pixels, name, functio
     image_id = 36
     contrast = choose_contrast("topk_logits:3", model.num_classes).sets
     image = normalise_image(DigitScenes("test", 37)[image_id].image, *pixels)
-    maps = finish_maps(top_class_maps(function, model, model.params, image, contrast=contrast), (48, 48))
     row = unbroken[(unbroken.image_id == image_id) & (unbroken.method == name)].iloc[0]
-    view = model.view(model.params, image)
-    order = np.argsort(-np.asarray(view.logits))
+
+    @jax.jit
+    def expected(image):
+        maps = finish_maps(top_class_maps(function, model, model.params, image, contrast=contrast), (48, 48))
+        view = model.view(model.params, image)
+        return (
+            view.logits,
+            agreement(*maps).F,
+            removed_probabilities(view, maps[0], view.logits.argmax(), percents=PERCENTS),
+        )
+
+    logits, overlap, left = expected(image)
+    order = np.argsort(-np.asarray(logits))
     assert (row.top1, row.top2) == tuple(order[:2])
-    assert row.p1 == pytest.approx(float(jax.nn.softmax(view.logits)[order[0]]), abs=1e-5)
-    assert pytest.approx(float(agreement(*maps).F), abs=0.01) == row.F
-    left = removed_probabilities(view, maps[0], order[0], percents=PERCENTS)
+    assert row.p1 == pytest.approx(float(jax.nn.softmax(logits)[order[0]]), abs=1e-5)
+    assert pytest.approx(float(overlap), abs=0.01) == row.F
     np.testing.assert_allclose([row.p_removed_10, row.p_removed_50], left, atol=2e-3)
 
 
@@ -210,6 +226,8 @@ def test_a_batch_that_takes_too_long_is_given_up_after_a_grace_period(prepared, 
         def __getitem__(self, index):
             while index == self.at and not folder.part(0).exists():
                 time.sleep(0.01)
+            if index == self.at:
+                time.sleep(1)  # until the batches before it are done, too
             example = super().__getitem__(index)
             if index == self.at:
                 ended.wait(60)  # the main thread is in a wait that no handler ends

@@ -17,7 +17,7 @@ from case_jax.stats import summarise
 
 pytestmark = pytest.mark.slow
 
-IMAGES, TRUNCATED = 17, 7
+IMAGES, TRUNCATED = 10, 7
 SMALL = {"pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 0.875, "interpolation": "bilinear"}}
 
 

@@ -55,9 +55,9 @@ def unbroken(environment, tmp_path_factory):
     return complete(tmp_path_factory.mktemp("unbroken") / "run", environment)
 
 
-def test_fourteen_kills_and_the_rows_of_an_unbroken_run(environment, unbroken, tmp_path):
+def test_ten_kills_and_the_rows_of_an_unbroken_run(environment, unbroken, tmp_path):
     folder, rng, moments = RunFolder(tmp_path / "run"), np.random.default_rng(0), []
-    for kill in range(14):
+    for kill in range(10):
         started = start(into(folder.path), environment)
         if kill % 2 and parts(folder) < PARTS - 3:  # right after a part was written
             wait_for_parts(started, folder, parts(folder) + 1)

@@ -29,16 +29,15 @@ from experiments.parity.scores import eval_lines, list_lines, stored_maps
 Precision = Literal["float32", "bf16", "tf32"]
 ATTRIBUTED = "resnet_bottleneck"
 """The network whose input attributions the file `attributions` holds."""
-LATER = ("masker", "masking_loss", "localisation")
-"""Files of the masking model, which this library does not have yet."""
-TESTED = ("masks", "reference_metrics", "vit", "vit_timm", "convnext_timm")
-"""Files that the test suite compares: optimised masks, further metrics, networks of other layouts."""
+MASKING = ("masker", "masking_loss", "localisation")
+TESTED = (*MASKING, "masks", "reference_metrics", "vit", "vit_timm", "convnext_timm")
+"""Files that the test suite compares: the masking model, optimised masks, further metrics, networks of other layouts."""
 PARTS = ("_maps", "_case", "_eval")
 
 
 def lines(files: Mapping[str, Arrays]) -> Iterator[Line]:
     """Every quantity that the files hold."""
-    known = {"metrics", "attributions", *LATER}
+    known = {"metrics", "attributions"}
     for name in networks(files):
         found = network(name, files[name])
         known |= {name, *(name + part for part in PARTS)}
@@ -56,9 +55,7 @@ def lines(files: Mapping[str, Arrays]) -> Iterator[Line]:
     if "metrics" in files:
         yield from list_lines(files["metrics"])
     for name in files:
-        if name in LATER:
-            yield not_compared(name, "all", "of the masking model, not compared")
-        elif name in TESTED:
+        if name in TESTED:
             yield not_compared(name, "all", "compared by the test suite")
         elif name not in known:
             yield not_compared(name, "all", "an unknown file, not compared")
