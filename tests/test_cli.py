@@ -4,9 +4,11 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from flax import nnx
 from PIL import Image
 
 from case_jax.data.digit_scenes import CLASS_NAMES
+from case_jax.models import save_weights
 from case_jax.results import RunFolder
 
 
@@ -65,6 +67,16 @@ def test_evaluate_runs_on_photographs_and_names_a_truncated_one(shell, photos, t
     assert RunFolder(tmp_path / "run").rows()["name"].unique().tolist() == ["china.jpg", "flower.jpg"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "half.jpg" in page
+
+
+def test_explain_says_where_logits_are_not_finite(shell, classifier, tmp_path):
+    module = nnx.clone(classifier.module)
+    module.head.kernel[...] = module.head.kernel[...] * 1e38
+    save_weights(tmp_path / "huge.safetensors", module)
+    words = ("--methods", "grad_cam", "--weights", tmp_path / "huge.safetensors", "--contrast", "topk_logits:2")
+    status, out, err = shell("explain", "digit_scenes:3", *words)
+    assert status == 0, err
+    assert "scene-000003: the classifier's logits are not finite" in out + err
 
 
 def test_explain_draws_photographs_and_scenes(shell, photos, tmp_path):

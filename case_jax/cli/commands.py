@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 from tabulate import tabulate
 
@@ -83,6 +84,10 @@ def explain(
         names = (out / f"explain-{stem}{suffix}.png" for suffix in ("", *(f"-{n}" for n in range(2, len(images) + 1))))
         file = next(name for name in names if name not in written)  # two images of one name in two folders
         written.add(file)
+        if not np.isfinite(found.probabilities).all():
+            say(
+                f"{found.example.name}: the classifier's logits are not finite, so that neither its classes nor its maps mean anything"
+            )
         print(draw_grid(found, titles, ready.classifier.class_names, file))
 
 
