@@ -63,6 +63,14 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Example: ...
 
 
+class Photographs(Source, Protocol):
+    """A source that shows its images in random views, too, as classifiers are trained on."""
+
+    def random_view(self, index: int, rng: np.random.Generator, /) -> Example:
+        """Image `index` in a view that `rng` decides; raises as `source[index]`."""
+        ...
+
+
 class Truth(NamedTuple):
     """Where the object is that an image's label names; in pixels of the image that the source gives."""
 

@@ -9,13 +9,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from scipy import stats
 
 from case_jax.evaluation.run import session
 from case_jax.report.figures import DPI, plain_style, rendered
 from case_jax.results import write_atomically, write_json
 
-Verdict = Literal["reproduced", "in part", "not reproduced", "not testable offline", "answered"]
-"""Of a claim of the papers one of the first four; `answered` is for questions that they leave open."""
+Verdict = Literal["reproduced", "in part", "undecided", "not reproduced", "not testable offline", "answered"]
+"""Of a claim of the papers one of the first five; `undecided`: the intervals hold both answers; `answered` is for questions that they leave open."""
 
 
 class Finding(NamedTuple):
@@ -47,8 +49,58 @@ class Answer(NamedTuple):
 FINDINGS, SESSION = "findings.json", "session.json"
 
 
-def keep(answer: Answer, config: Any, out: Path) -> None:
-    """Write an answer below `out`: `findings.json`, `NAME.csv`, `NAME.md`, `NAME.png`, `session.json`; and print it."""
+class Gain(NamedTuple):
+    """How much larger one number is than another, with Student's 95% interval; NaN ends where there are too few values for one."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """In percentage points."""
+        if np.isnan(self.low):
+            return f"{100 * self.mean:+.1f}"
+        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
+
+def paired_gain(first: ArrayLike, second: ArrayLike) -> Gain:
+    """Of `first` over `second`, which belong together one by one (the same seeds, the same images)."""
+    difference = np.asarray(first, float) - np.asarray(second, float)
+    if len(difference) < 2:
+        return Gain(float(difference.mean()), np.nan, np.nan)
+    half = stats.sem(difference) * stats.t.ppf(0.975, len(difference) - 1)
+    return Gain(float(difference.mean()), float(difference.mean() - half), float(difference.mean() + half))
+
+
+def unpaired_gain(first: ArrayLike, second: ArrayLike) -> Gain:
+    """Of the mean of `first` over that of `second`, independent samples (Welch)."""
+    mean = float(np.mean(first) - np.mean(second))
+    if min(np.size(first), np.size(second)) < 2:
+        return Gain(mean, np.nan, np.nan)
+    found: Any = stats.ttest_ind(first, second, equal_var=False)
+    return Gain(mean, *map(float, found.confidence_interval()))
+
+
+def judged(gains: Sequence[Gain], *, margin: float = 0.0) -> Verdict:
+    """Whether all gains are above the margin: `reproduced` when all intervals are, `in part` when some are, else `not reproduced` when one
+    interval lies below it, and `undecided` when none does, or there are no intervals."""
+    above = [gain.low > margin for gain in gains]
+    if gains and all(above):
+        return "reproduced"
+    if any(above):
+        return "in part"
+    return "not reproduced" if any(gain.high < margin for gain in gains) else "undecided"
+
+
+def keep(answer: Answer, config: Any, out: Path, *, anew: bool = True) -> None:
+    """Write an answer below `out`: `findings.json`, `NAME.csv`, `NAME.md`, `NAME.png`, `session.json`; and print it.
+
+    Args:
+        answer: to write.
+        config: the experiment's, kept with the session.
+        out: the folder.
+        anew: whether this session made the numbers; else `session.json` stays as it is.
+    """
     out.mkdir(parents=True, exist_ok=True)
     shown = {}
     for name, table in answer.tables.items():
@@ -62,8 +114,9 @@ def keep(answer: Answer, config: Any, out: Path) -> None:
         write_atomically(out / f"{name}.png", rendered(figure)[0])
     findings = [finding._asdict() for finding in answer.findings]
     write_json(out / FINDINGS, {"findings": findings, "tables": shown, "figures": list(answer.figures)})
-    facts = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    write_json(out / SESSION, {**session(), "config": facts})
+    if anew:
+        facts = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+        write_json(out / SESSION, {**session(), "config": facts})
     for finding in answer.findings:
         print(f"\n{finding.claim}\n  {finding.verdict}: {finding.evidence}")
 

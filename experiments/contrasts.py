@@ -17,7 +17,7 @@ import tyro
 
 from case_jax import METHODS
 from case_jax.methods import MapFunction
-from case_jax.stats import summarise
+from case_jax.stats import ranked, summarise
 from experiments.claim import Answer, Finding, Table, heat, keep, percent
 from experiments.subjects import Where, asked, subjects
 
@@ -25,7 +25,6 @@ OPERATORS = {"case": "mean-orthogonal (CASE)", "case_span": "span-orthogonal", "
 FREE = {"grad_cam": "none (Grad-CAM)", "softmax_contrast": "softmax"}
 SETS = ("confusion", "topk_logits", "random")
 SIZES = (1, 3, 5, 10)
-NETWORKS = ("ResNet", "VGG", "ConvNeXt", "digit_resnet")
 PERCENTS = (5.0, 20.0, 50.0)
 
 
@@ -68,10 +67,15 @@ def measured(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     return table[columns].assign(degenerate=degenerate)
 
 
+def named(row: pd.Series) -> str:
+    """A contrast in words."""
+    return f"{row['operator']} with {row['set']}, k = {row['k']}" if row["set"] else str(row["operator"])
+
+
 def answer(config: Config) -> Answer:
     """All contrasts on all networks, and their mean ranks."""
     frames = []
-    for subject in subjects(config.where, small=NETWORKS):
+    for subject in subjects(config.where):
         classes = len(subject.classifier.class_names)
         for kind in (*SETS, "all"):
             sizes = (classes - 1,) if kind == "all" else tuple(k for k in SIZES if k < classes)
@@ -83,15 +87,12 @@ def answer(config: Config) -> Answer:
                 options={"fidelity": {"percents": PERCENTS}},
             )
             frames.append(measured(rows, kind).assign(network=subject.name))
-    table = pd.concat(frames)
+    table = pd.concat(frames, ignore_index=True)
     table["k"] = table["k"].where(table["set"] != "all", "all")
     keys = ["operator", "set", "k"]
-    better = {"F_mean": True, "sweep_mean": False, "own_mean": False}
-    better = {column: low for column, low in better.items() if table[column].notna().any()}
-    ranks = pd.DataFrame(
-        {c: table.groupby("network")[c].rank(ascending=low, na_option="bottom") for c, low in better.items()}
-    )
-    table["rank"] = ranks.mean(axis=1)
+    better = {"F_mean": "low", "sweep_mean": "high", "own_mean": "high"}
+    better = {column: good for column, good in better.items() if table[column].notna().any()}
+    table["rank"] = pd.concat([ranked(group, better)["mean_rank"] for _, group in table.groupby("network")])
     mean = table.groupby(keys, sort=False).mean(numeric_only=True).sort_values("rank")
     shown = mean.reset_index()[
         [*keys, "F_mean", "sweep_mean", "own_mean", "shared_mean", "pointing_mean", "degenerate", "rank"]
@@ -104,7 +105,7 @@ def answer(config: Config) -> Answer:
             "shared_mean": "on shared", "pointing_mean": "both peak on their own", "rank": "mean rank",
         }
     )  # fmt: skip
-    first = shown.iloc[0]
+    first, *next_ = (row for _, row in shown.head(4).iterrows())
     of = mean.reset_index().set_index("operator")
     plain = of.loc[FREE["grad_cam"]]
     spread = {words: of.loc[words].groupby("set")["own_mean"].mean() for words in OPERATORS.values()}
@@ -120,9 +121,8 @@ def answer(config: Config) -> Answer:
         Finding(
             "Which contrast should a user take?",
             "answered",
-            f"By mean rank over networks and over sensitivity, fidelity and evidence: {first['operator']}"
-            + (f" with {first['set']}, k = {first['k']}" if first["set"] else "")
-            + f" (mean F {percent(first['F_mean'])}, own evidence {percent(first['own_mean'])}; without contrast {percent(plain['F_mean'])}, {percent(plain['own_mean'])}).",
+            f"By mean rank over networks and over sensitivity, fidelity and evidence: {named(first)}, then {', '.join(map(named, next_))}"
+            + f" (first: mean F {percent(first['F_mean'])}, own evidence {percent(first['own_mean'])}; without contrast {percent(plain['F_mean'])}, {percent(plain['own_mean'])}).",
         ),
         Finding("Does the kind of set matter?", "answered", f"Mass on the class's own evidence, mean over k and networks. {say}."),
         Finding("Does its size matter?", "answered", f"The same with confused classes. {sizes}."),

@@ -8,15 +8,16 @@ Expected   no method is good at everything: localisation of the whole object rew
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import tyro
+from jaxtyping import Array
 
 from case_jax import METHODS, top_class_maps
 from case_jax.evaluation.localise import localise
@@ -25,7 +26,7 @@ from case_jax.methods import MapFunction
 from case_jax.models.initial import initial_params
 from case_jax.report.sanity import summarise as summarise_sanity
 from case_jax.results import RunFolder
-from case_jax.stats import summarise
+from case_jax.stats import RANK_DECIMALS, ranked, summarise
 from experiments import masking
 from experiments.benchmarks.core import interleaved
 from experiments.claim import Answer, Finding, Table, heat, keep, percent
@@ -115,16 +116,18 @@ def checked(subject: Subject, methods: dict[str, MapFunction], run: str, images:
     return summarise_sanity(found.rows, resamples=50).set_index("method")["cascading_spearman_abs"]
 
 
-def costs(subject: Subject, methods: dict[str, MapFunction]) -> pd.Series:
-    """Time of the likeliest class's map of one image, in units of a forward pass."""
+def costs(subject: Subject, methods: dict[str, MapFunction], batch: int) -> pd.Series:
+    """Time of the likeliest classes' maps of a batch of images, in units of a forward pass."""
     model = subject.model()
     contrast = subject.contrast("topk_logits:5", model).sets
-    image, key = jnp.zeros(model.image_shape), jax.random.key(0)
-    calls = {"forward": partial(jax.jit(model.apply), model.params, image)}
+    images, key = jax.random.normal(jax.random.key(1), (batch, *model.image_shape)), jax.random.key(0)
+
+    def of_batch(one: Callable[..., Array]) -> Callable[[], Array]:
+        return partial(jax.jit(jax.vmap(one, (None, 0))), model.params, images)
+
+    calls = {"forward": of_batch(model.apply)}
     for name, maps in methods.items():
-        calls[name] = partial(
-            jax.jit(partial(top_class_maps, maps, model, top=1, contrast=contrast, key=key)), model.params, image
-        )
+        calls[name] = of_batch(partial(top_class_maps, maps, model, top=1, contrast=contrast, key=key))
     interleaved(calls, 1)
     seconds = interleaved(calls, 5)
     return pd.Series({name: seconds[name] / seconds["forward"] for name in methods})
@@ -145,7 +148,7 @@ def measured(subject: Subject, methods: dict[str, MapFunction], run: str, images
     for truth in ("marker", "union"):
         table[f"pxap_{truth}"] = localised(subject, methods, run, images, truth)
     table["sanity"] = checked(subject, methods, run, max(4, images // 5))
-    table["cost"] = costs(subject, methods)
+    table["cost"] = costs(subject, methods, 2 if set(methods) <= set(SLOW) else 16)
     return table.assign(images=images)
 
 
@@ -164,10 +167,9 @@ def answer(config: Config) -> Answer:
     table.index.name = "method"
     titles = [METHODS[name].title if name in METHODS else name for name in table.index]
     signed = pd.DataFrame({words: table[c] * (1 if better == "high" else -1) for c, (words, better) in TESTS.items()})
-    proper = signed[[name not in CONTROLS for name in table.index]]
-    agreement = proper.corr(method="spearman", min_periods=4)
-    ranks = signed.drop(columns=TESTS["cost"][0]).rank(ascending=False, na_option="bottom")
-    table["mean_rank"] = ranks.mean(axis=1)
+    proper = table.index[[name not in CONTROLS for name in table.index]]
+    agreement = signed.loc[proper].round(RANK_DECIMALS).corr(method="spearman", min_periods=4)
+    table["mean_rank"] = ranked(table, {c: better for c, (_, better) in TESTS.items() if c != "cost"})["mean_rank"]
     order = np.argsort(table["mean_rank"].to_numpy(), kind="stable")
     shown = pd.DataFrame({"method": titles, "images": table["images"].to_numpy()})
     for c, (words, _) in TESTS.items():
@@ -191,14 +193,14 @@ def answer(config: Config) -> Answer:
         ),
     ]
     if config.maskers:
-        sensitivity = table["F"].rank()
-        faithful = table["drop"].rank(ascending=False)
+        sensitivity = table.loc[proper, "F"].rank()
+        faithful = table.loc[proper, "drop"].rank(ascending=False)
         place = "contrastive masker"
         findings.append(
             Finding(
                 "Is a contrastive masker the most class-sensitive faithful method?",
                 "answered",
-                f"Mean F {percent(table.loc[place, 'F'])} (place {sensitivity[place]:.0f} of {len(table)}), drop {percent(table.loc[place, 'drop'])} (place "
+                f"Mean F {percent(table.loc[place, 'F'])} (place {sensitivity[place]:.0f} of {len(proper)} methods), drop {percent(table.loc[place, 'drop'])} (place "
                 f"{faithful[place]:.0f}), mass on own evidence {percent(table.loc[place, 'own'])}; the class-agnostic masker: {percent(table.loc['masker', 'F'])}, "
                 f"{percent(table.loc['masker', 'drop'])}, {percent(table.loc['masker', 'own'])}; CASE: {percent(table.loc['case', 'F'])}, "
                 f"{percent(table.loc['case', 'drop'])}, {percent(table.loc['case', 'own'])}.",

@@ -1,16 +1,18 @@
 """The CASE paper's four families of networks at small width, trained here on digit scenes.
 
 As usual for small images, a residual or dense network's first convolution is 3×3 and no pool follows it; the residual network's last stage
-keeps its resolution. Last maps have 6×6 positions, about as many as the large networks' have on ImageNet.
+keeps its resolution; ConvNeXt has patches of 2×2 pixels and 3×3 depthwise convolutions. Last maps have 6×6 positions, about as many as the
+large networks' have on ImageNet.
 """
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from case_jax.data import DigitScenes
@@ -25,7 +27,7 @@ from case_jax.models.resnet import Bottleneck, ResNet
 from case_jax.models.vgg import VGG
 from case_jax.results import RunFolder
 from case_jax.training import Examples, Network, Recipe, train
-from case_jax.training.classifier import classifier_task
+from case_jax.training.classifier import adamw, classifier_task
 
 SHIPPED = "digit_resnet"
 WEIGHTS = "classifier.safetensors"
@@ -50,7 +52,7 @@ class Family(NamedTuple):
 RESNET: dict[str, Any] = {"block": Bottleneck, "depths": (1, 1, 1, 1), "widths": (8, 16, 24, 32), "stem": 16}
 VGG_SIZES: dict[str, Any] = {"stages": ((16,), (32,), (48, 48), (64, 64)), "hidden": (128, 128)}
 DENSENET: dict[str, Any] = {"depths": (4, 4, 4), "growth": 12, "stem": 24, "bottleneck": 2}
-CONVNEXT: dict[str, Any] = {"depths": (2, 2), "widths": (32, 64)}
+CONVNEXT: dict[str, Any] = {"depths": (1, 2, 2), "widths": (24, 48, 96), "patch": 2, "kernel": 3}
 
 
 def _resnet(num_classes: int, *, rngs: nnx.Rngs) -> ResNet:
@@ -96,9 +98,9 @@ def _entry(large: str, build: Callable[..., nnx.Module], sizes: dict[str, Any]) 
 
 FAMILIES: dict[str, Family] = {
     "ResNet": Family(_entry("resnet50", _resnet, RESNET), Training(3000)),
-    "VGG": Family(_entry("vgg19_bn", _vgg, VGG_SIZES), Training(2500, rate=1e-3)),
+    "VGG": Family(_entry("vgg19_bn", _vgg, VGG_SIZES), Training(4000, rate=1e-3)),
     "DenseNet": Family(_entry("densenet201", _densenet, DENSENET), Training(1000)),
-    "ConvNeXt": Family(_entry("convnext_large", _convnext, CONVNEXT), Training(4000, rate=3e-3)),
+    "ConvNeXt": Family(_entry("convnext_large", _convnext, CONVNEXT), Training(3500, rate=3e-3)),
     SHIPPED: Family(MODELS[SHIPPED]._replace(build=DigitResNet), Training(3000)),
 }
 
@@ -113,26 +115,43 @@ def small_network(
 ) -> Classifier:
     """A classifier of this family, from the folder where it was trained before, or trained there now; the same call resumes."""
     entry = FAMILIES[family].entry
-    file = folder / WEIGHTS
-    net: nnx.Module = entry.build(entry.num_classes, rngs=nnx.Rngs(seed))
-    facts = entry.default_preprocessing
-    if not file.exists():
-        task = classifier_task(net, mean=facts.mean, std=facts.std, steps=training.steps, rate=training.rate)
-        examples = Examples(DigitScenes("train", training.scenes), seed=seed, shuffled_labels=shuffled_labels)
-        recipe = Recipe(training.steps, training.batch, seed, log_every=min(100, training.steps))
-        config = {
-            "family": family,
-            "sizes": repr(entry.sizes),
-            "training": training._asdict(),
-            "shuffled_labels": shuffled_labels,
-        }
-        state = train(task, examples, recipe, RunFolder(folder), config=config, facts=session(), progress=False)
-        save_weights(file, Network(net).module(state.classifier), metadata={"architecture": family})
-    load_weights(file, net)
-    net.eval()
-    words = f"trained here, seed {seed}"
     assert entry.class_names is not None
-    return Classifier(family, entry, net, words, {}, facts, "as digit scenes are made", entry.class_names)
+    net: nnx.Module = entry.build(entry.num_classes, rngs=nnx.Rngs(seed))
+    words, facts = f"trained here, seed {seed}", "as digit scenes are made"
+    fresh = Classifier(family, entry, net, words, {}, entry.default_preprocessing, facts, entry.class_names)
+    examples = Examples(DigitScenes("train", training.scenes), seed=seed, shuffled_labels=shuffled_labels)
+    recipe = Recipe(training.steps, training.batch, seed, log_every=min(100, training.steps))
+    config = {
+        "family": family,
+        "sizes": repr(entry.sizes),
+        "training": training._asdict(),
+        "shuffled_labels": shuffled_labels,
+    }
+    return trained(fresh, adamw(training.steps, rate=training.rate), examples, recipe, folder, config)
+
+
+def trained(
+    fresh: Classifier,
+    optimiser: optax.GradientTransformation,
+    examples: Examples,
+    recipe: Recipe,
+    folder: Path,
+    config: Mapping[str, Any],
+) -> Classifier:
+    """This classifier after a training that is kept in the folder, done now or before; the same call resumes.
+
+    Raises:
+        CaseJaxError: when the folder holds another training.
+    """
+    facts, file, run = fresh.preprocessing, folder / WEIGHTS, RunFolder(folder)
+    if not file.exists():
+        task = classifier_task(fresh.module, mean=facts.mean, std=facts.std, optimiser=optimiser)
+        state = train(task, examples, recipe, run, config=config, facts=session(), progress=False)
+        save_weights(file, Network(fresh.module).module(state.classifier))
+    run.require_same({**config, "recipe": recipe._asdict()})
+    load_weights(file, fresh.module)
+    fresh.module.eval()
+    return fresh
 
 
 def trained_beforehand(

@@ -8,7 +8,6 @@ Expected   the paper's: both objectives beat either, training alongside beats a 
 """
 
 import dataclasses
-import json
 import math
 import multiprocessing
 from collections.abc import Mapping, Sequence
@@ -33,20 +32,22 @@ from case_jax.evaluation.run import session
 from case_jax.imageops import normalise_image
 from case_jax.masking import InfillNet, Ingredients, TrainedMasker, infiller, masker_task, networks
 from case_jax.masking.infill import as_infiller, infill_task
-from case_jax.masking.task import CONTRAST_IN, CONTRAST_OUT, OUT
+from case_jax.masking.task import CONTRAST_IN, CONTRAST_OUT, OUT, described
 from case_jax.masking.trained import digest, still
-from case_jax.models import Classifier, load_classifier, tap_classifier
+from case_jax.models import Classifier, load_classifier, load_weights, save_weights, tap_classifier
 from case_jax.report.figures import COLOURS, plain_style
-from case_jax.results import RunFolder, write_json
+from case_jax.results import RunFolder
 from case_jax.stats import correct_rows, mean_drop
 from case_jax.training import Examples, Network, Recipe, few_shot, train
-from experiments.claim import Answer, Finding, Table, Verdict, keep
+from experiments.claim import Answer, Finding, Gain, Table, Verdict, judged, keep, paired_gain
 
 BASELINES = ("grad_cam", "case", "finer_cam", "guided_backprop", "centre_gaussian", "random")
 TRAINED_OUT = OUT._replace(size_weight=15.0)
 OBJECTIVES = {"in": {"masked_out": None}, "out": {"masked_in": None}, "both": {}}
 SHOTS = (1, 2, 5, 10, 20, 50)
-MAIN, RESULT = 9, "result.json"
+MAIN, RUNS = 9, "runs"
+Row = tuple[str, int | None]
+"""A masker by name, and its images a class; None: all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +63,9 @@ class Config:
     """Test scenes."""
     processes: int = 2
     collect: bool = False
-    """Train nothing: tables of what has been trained."""
+    """Train nothing: tables and findings again, from the single runs that `out` holds."""
     quick: bool = False
-    """One seed, five steps, twenty-five scenes and the first rows, to prove that it runs."""
+    """One seed, four steps, 25 test scenes and the first rows, to prove that it runs."""
     runs: Path = Path("runs/masking")
     """Checkpoints and single results; the same command goes on."""
     out: Path = Path("experiments/results/masking")
@@ -72,7 +73,8 @@ class Config:
 
 def quick(config: Config) -> Config:
     """The same at sizes that prove that it runs."""
-    return dataclasses.replace(config, seeds=1, steps=4, batch=10, scenes=200, tested=25, processes=1)
+    sizes = {"seeds": 1, "steps": 4, "batch": 10, "scenes": 200, "tested": 25, "processes": 1}
+    return dataclasses.replace(config, **sizes, runs=config.runs / "quick")
 
 
 def table_rows() -> dict[str, dict[str, Any]]:
@@ -102,13 +104,16 @@ def bridge_rows() -> dict[str, dict[str, Any]]:
 
 def trained_fill(config: Config) -> Any:
     """The convolutional infiller, trained once."""
-    facts, net = load_classifier().preprocessing, InfillNet(rngs=nnx.Rngs(0))
-    task = infill_task(net, mean=facts.mean, std=facts.std)
-    recipe = Recipe(config.steps, config.batch)
-    examples = Examples(DigitScenes("train", config.scenes))
-    folder = RunFolder(config.runs / "infiller")
-    state = train(task, examples, recipe, folder, config={"infiller": True}, facts=session(), progress=False)
-    return as_infiller(Network(net).module(state[0]))  # type: ignore[arg-type]
+    folder, net = RunFolder(config.runs / "infiller"), InfillNet(rngs=nnx.Rngs(0))
+    file = folder.path / "infiller.safetensors"
+    if not file.exists():
+        facts = load_classifier().preprocessing
+        task = infill_task(net, mean=facts.mean, std=facts.std)
+        recipe, examples = Recipe(config.steps, config.batch), Examples(DigitScenes("train", config.scenes))
+        state = train(task, examples, recipe, folder, config={"infiller": True}, facts=session(), progress=False)
+        save_weights(file, Network(net).module(state[0]))
+    load_weights(file, net)
+    return as_infiller(net)
 
 
 def folder_of(name: str, seed: int, shots: int | None, config: Config) -> Path:
@@ -132,22 +137,18 @@ def trained(
     indices = None if shots is None else few_shot(source, shots, seed=seed)
     recipe = Recipe(config.steps, config.batch, seed=seed, log_every=min(50, config.steps))
     examples = Examples(source, indices, seed=seed)
-    state = train(task, examples, recipe, RunFolder(folder), config={"name": name}, facts=session(), progress=False)
+    described_as = {"name": name, **described(made_of), "scenes": config.scenes, "shots": shots}
+    state = train(task, examples, recipe, RunFolder(folder), config=described_as, facts=session(), progress=False)
     found: Any = nets.masker.module(state.masker)
     judge = classifier._replace(module=nets.classifier.module(state.classifier))
     return TrainedMasker(still(found), made_of.gumbel, digest(judge.module), name, digest(found)), judge
 
 
 def one_run(name: str, options: dict[str, Any], seed: int, shots: int | None, config: Config) -> dict[str, Any]:
-    """Train one masker and score it, or read what that gave."""
-    folder = folder_of(name, seed, shots, config)
-    file = folder / RESULT
-    if file.exists():
-        return json.loads(file.read_text())
+    """Train one masker and score it, or read from its folder what is done of that."""
     masker, judge = trained(name, options, seed, shots, config)
-    result = {"name": name, "seed": seed, "shots": shots, **scores(masker, judge, folder, config)}
-    write_json(file, result)
-    return result
+    folder = folder_of(name, seed, shots, config)
+    return {"name": name, "seed": seed, "shots": shots, **scores(masker, judge, folder, config)}
 
 
 def scores(maps: Any, classifier: Classifier, folder: Path, config: Config) -> dict[str, float]:
@@ -174,9 +175,8 @@ def scores(maps: Any, classifier: Classifier, folder: Path, config: Config) -> d
     return found
 
 
-def summary(results: list[dict[str, Any]]) -> pd.DataFrame:
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds of every number, and half of Student's 95% interval."""
-    frame = pd.DataFrame(results)
     rows = []
     for (name, shots), group in frame.groupby(["name", "shots"], sort=False, dropna=False):
         n = len(group)
@@ -221,19 +221,24 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
     return text
 
 
-def compared(
-    table: pd.DataFrame, better: str, worse: Sequence[str], column: str = "pxap", *, high: bool = True
-) -> Verdict | None:
-    """Whether a row beats others: in the mean and without overlap of the intervals (`reproduced`), in the mean (`in part`) or not."""
-    rows: Any = table[table["shots"].isna()].set_index("name")
-    if better not in rows.index or not set(worse) <= set(rows.index):
-        return None
-    sign = 1 if high else -1
-    ahead = [sign * (rows.loc[better, column] - rows.loc[other, column]) for other in worse]
-    room = [np.nansum([rows.loc[better, f"{column}_half"], rows.loc[other, f"{column}_half"]]) for other in worse]
-    if min(ahead) <= 0:
-        return "not reproduced"
-    return "reproduced" if all(a > r for a, r in zip(ahead, room, strict=True)) else "in part"
+def gain(runs: pd.DataFrame, better: Row, worse: Row, column: str) -> Gain:
+    """How far one masker is ahead of another, paired by seed: of localisation errors the smaller one is ahead."""
+    first, second = (
+        runs[(runs["name"] == name) & (runs["shots"].isna() if shots is None else runs["shots"] == shots)].set_index("seed")[column]
+        for name, shots in (better, worse)
+    )  # fmt: skip
+    both = pd.concat([first, second], axis=1, join="inner").to_numpy()
+    return paired_gain(*(both.T[::-1] if column == "le" else both.T))
+
+
+def compared(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> tuple[list[Gain], str]:
+    """All gains of the first masker of each pair over the second, and the same in words, by metric."""
+    gains = {title: [gain(runs, (a, None), (b, None), column) for a, b in pairs] for column, title in PLACE.items()}
+    words = "; ".join(
+        f"{title}: " + ", ".join(f"{a} − {b} {g}" for (a, b), g in zip(pairs, found, strict=True))
+        for title, found in gains.items()
+    )
+    return [g for found in gains.values() for g in found], words
 
 
 def numbers(table: pd.DataFrame, names: Sequence[str], columns: Mapping[str, str]) -> str:
@@ -251,60 +256,51 @@ def numbers(table: pd.DataFrame, names: Sequence[str], columns: Mapping[str, str
     return "; ".join(said)
 
 
-def overall(verdicts: Sequence[Verdict | None]) -> Verdict:
-    """Of several comparisons that belong to one claim."""
-    known = [v for v in verdicts if v is not None]
-    if known and all(v == "reproduced" for v in known):
-        return "reproduced"
-    return "in part" if any(v != "not reproduced" for v in known) else "not reproduced"
-
-
 MODES = ("fixed", "alongside", "history")
-PLACE = {"pxap": "PxAP", "le": "LE"}
+PLACE = {"pxap": "PxAP", "le": "1 − LE", "f1": "F1"}
 TESTS = {"F_median": "F", "drop": "drop", "mass_own": "own evidence"}
+HOW = "Points ahead, mean over seeds [95%], paired by seed."
+LITTLE = 0.02
+"""A localisation error that is next to nothing; the paper's: 0.007."""
 
 
-def findings(table: pd.DataFrame) -> list[Finding]:
-    """What the table says of the paper's claims, of those parts that have been trained."""
+def findings(table: pd.DataFrame, runs: pd.DataFrame) -> list[Finding]:
+    """What was found of the paper's claims, by three metrics of localisation, of those parts that have been trained."""
     names = set(table[table["shots"].isna()]["name"])
-    both = [f"{mode}, both" for mode in MODES]
-    found = [
-        Finding(
-            "A masker needs both objectives (masking paper, table 1).",
-            overall([compared(table, f"{m}, both", [f"{m}, in", f"{m}, out"]) for m in MODES]),
-            "Percent, mean over seeds ± half of the 95% interval. "
-            + numbers(table, [f"{m}, {o}" for m in MODES for o in ("in", "out", "both")], PLACE) + ".",
-        ),
-        Finding(
-            "Training the classifier alongside helps (masking paper).",
-            overall([compared(table, name, ["fixed, both"]) for name in both[1:]]),
-            numbers(table, both, PLACE | {"accuracy": "accuracy"}) + ".",
-        ),
-    ]  # fmt: skip
-    fills = [
-        f"{mode}, both, {fill}"
-        for mode in ("fixed", "history")
-        for fill in ("blur", "cnn")
-        if f"{mode}, both, {fill}" in names
-    ]
-    if fills:
-        verdicts: list[Verdict | None] = [compared(table, name, [name.rpartition(", ")[0]]) for name in fills]
-        found.append(Finding("Infilling helps.", overall(verdicts), numbers(table, [*both, *fills], PLACE) + "."))
-    gumbel = [f"{mode}, both, gumbel" for mode in ("fixed", "history") if f"{mode}, both, gumbel" in names]
-    if gumbel:
-        verdicts: list[Verdict | None] = [compared(table, name, [name.rpartition(", ")[0]]) for name in gumbel]
-        found.append(Finding("Binary masks help.", overall(verdicts), numbers(table, [*both, *gumbel], PLACE) + "."))
+    there = [mode for mode in MODES if {f"{mode}, {o}" for o in OBJECTIVES} <= names]
+    found = []
+    if there:
+        gains, words = compared(runs, [(f"{m}, both", f"{m}, {o}") for m in there for o in ("in", "out")])
+        found.append(Finding("A masker needs both objectives (masking paper).", judged(gains), f"{HOW} {words}."))
+    trained = [f"{mode}, both" for mode in there if mode != "fixed"]
+    if "fixed" in there and trained:
+        gains, words = compared(runs, [(name, "fixed, both") for name in trained])
+        price = numbers(table, ["fixed, both", *trained], {"accuracy": "right"})
+        text = f"{HOW} {words}. The classifier's price, percent: {price}."
+        found.append(Finding("Training the classifier alongside helps (masking paper).", judged(gains), text))
+    for claim, extras in (("Infilling", ("blur", "cnn")), ("Making masks binary (Gumbel)", ("gumbel",))):
+        pairs = [(f"{m}, both, {e}", f"{m}, both") for m in MODES for e in extras if f"{m}, both, {e}" in names]
+        if pairs:
+            gains, words = compared(runs, pairs)
+            helps = [g.low > 0 for g in gains]
+            verdict: Verdict = "not reproduced" if all(helps) else "in part" if any(helps) else "reproduced"
+            if any(np.isnan(g.low) for g in gains):
+                verdict = "undecided"
+            text = f"{HOW} {words}. Ahead beyond its interval in {sum(helps)} of {len(gains)}."
+            found.append(Finding(f"{claim} adds nothing (masking paper).", verdict, text))
     few = table[(table["name"] == "fixed, both") & table["shots"].notna()].sort_values("shots")
     if 10 in few["shots"].to_numpy():
-        ten = few[few["shots"] == 10].iloc[0]
-        every = table[(table["name"] == "fixed, both") & table["shots"].isna()].iloc[0]
-        lost = ten["le"] - every["le"]
+        kept = gain(runs, ("fixed, both", 10), ("fixed, both", None), "le")
         curve = ", ".join(f"{r['shots']:.0f}: {100 * r['le']:.0f} and {100 * r['pxap']:.0f}" for _, r in few.iterrows())
+        text = (
+            f"1 − LE gained with ten instead of all, in points, paired by seed: {kept}; with one: {gain(runs, ('fixed, both', 1), ('fixed, both', None), 'le')}. "
+            f"LE and PxAP by images a class: {curve}."
+        )
         found.append(
             Finding(
                 "Ten images a class lose next to nothing (masking paper: 0.7 points of LE).",
-                "reproduced" if lost <= 0.02 else "not reproduced",
-                f"LE {100 * ten['le']:.1f}% with ten, {100 * every['le']:.1f}% with all. LE and PxAP by images a class: {curve}.",
+                judged([kept], margin=-LITTLE),
+                text,
             )
         )
     bridge = [name for name in bridge_rows() if name in names]
@@ -331,17 +327,12 @@ def jobs_of(config: Config) -> list[tuple[str, dict[str, Any], int, int | None, 
     further += [("fixed, both", {}, number) for number in shots]
     jobs = [(name, options, seed, None, config) for name, options in main_rows.items() for seed in range(config.seeds)]
     jobs += [(name, options, seed, number, config) for seed in range(config.seeds) for name, options, number in further]
-    if config.collect:
-        jobs = [job for job in jobs if (folder_of(job[0], job[2], job[3], config) / RESULT).exists()]
     return jobs
 
 
-def answer(config: Config) -> Answer:
-    """Train and score everything, or collect what there is."""
-    if config.quick:
-        config = quick(config)
-    if not config.collect:
-        trained_fill(config)  # once, before several processes want it
+def made(config: Config) -> pd.DataFrame:
+    """Train and score everything; one row per masker, and per baseline."""
+    trained_fill(config)  # once, before several processes want it
     with ProcessPoolExecutor(config.processes, multiprocessing.get_context("spawn")) as pool:
         waiting = [pool.submit(one_run, *job) for job in jobs_of(config)]
         results = [future.result() for future in tqdm(waiting, desc="maskers")]
@@ -349,19 +340,26 @@ def answer(config: Config) -> Answer:
     for name in BASELINES[: 1 if config.quick else None]:
         found = scores(METHODS[name].maps, classifier, config.runs / f"baseline-{name}", config)
         results.append({"name": METHODS[name].title, "seed": 0, "shots": None, **found})
-    table = summary(results)
+    return pd.DataFrame(results)
+
+
+def answer(config: Config) -> Answer:
+    """The tables, from new runs or from those that are kept."""
+    runs = pd.read_csv(config.out / f"{RUNS}.csv") if config.collect else made(config)
+    table = summary(runs)
     curve = table[table["name"] == "fixed, both"].sort_values("shots", na_position="last")
     figures = {"few_shot": draw_few_shot(curve, config.scenes)}
     title = (
         "Maskers, in percent: mean over seeds ± half of Student's 95% interval; truth: body and bright marker together"
     )
-    tables = {"summary": Table(title, table, printed(table)), "runs": Table("Single runs", pd.DataFrame(results))}
-    return Answer(findings(table), tables, figures)
+    tables = {"summary": Table(title, table, printed(table)), RUNS: Table("Single runs", runs)}
+    return Answer(findings(table, runs), tables, figures)
 
 
 def main(config: Config) -> None:
     """Answer, and keep it."""
-    keep(answer(config), config, config.out)
+    config = quick(config) if config.quick else config
+    keep(answer(config), config, config.out, anew=not config.collect)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,17 @@ class Subject(NamedTuple):
         return evaluate(planned, folder, progress=False).rows().assign(network=self.name)
 
 
+def weights_of(where: Where, names: Sequence[str]) -> Sequence[str | None]:
+    """The weights of each network; None where its default is meant.
+
+    Raises:
+        CaseJaxError: when their numbers differ.
+    """
+    given = f"{len(where.weights)} for {len(names)} networks"
+    require(len(where.weights) in (0, len(names)), "weights", given, "one for each network, or none")
+    return where.weights or (None,) * len(names)
+
+
 def subjects(where: Where, *, small: Sequence[str] = (*FAMILIES,)) -> Iterator[Subject]:
     """The networks with their images, small ones trained where that has not been done.
 
@@ -157,14 +168,7 @@ def subjects(where: Where, *, small: Sequence[str] = (*FAMILIES,)) -> Iterator[S
             yield Subject(name, network, source, DigitScenes("confusion", scenes), where)
         return
     names = where.networks or LARGE
-    weights = where.weights or (None,) * len(names)
-    require(
-        len(weights) == len(names),
-        "weights",
-        f"{len(weights)} for {len(names)} networks",
-        "one for each network, or none",
-    )
-    for name, file in zip(names, weights, strict=True):
+    for name, file in zip(names, weights_of(where, names), strict=True):
         network = load_classifier(name, weights=file)
         facts = network.preprocessing
         sizes = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation}

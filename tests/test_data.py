@@ -9,6 +9,7 @@ from PIL import Image, ImageFile
 
 from case_jax._checks import CaseJaxError
 from case_jax.data import ImageFolder, TfdsImages, open_source, preprocess
+from case_jax.data.preprocess import random_view
 from case_jax.source import UnreadableImageError
 
 NAMES = ("cat", "dog")
@@ -82,6 +83,47 @@ def test_bicubic_resizing_is_pils():
     expected = np.asarray(image.resize((45, 30), Image.Resampling.BICUBIC))[3:27, 10:34]
     np.testing.assert_array_equal(pixels, expected)
     assert (pixels != preprocess(encoded(image), "x", resize=30, crop=24)).any()
+
+
+def test_random_views_are_rectangles_of_the_image():
+    """Of an image whose red is the column and whose green the row: 8% to 100% of it, half of them mirrored, the ratio of sides within 3:4 and 4:3."""
+    rows, columns = np.mgrid[0:200, 0:250].astype(np.uint8)
+    image = encoded(Image.fromarray(np.stack([columns, rows, rows], -1)))
+    views = np.stack([random_view(image, "x", crop=32, rng=np.random.default_rng(i)) for i in range(200)]).astype(float)
+    assert views.shape == (200, 32, 32, 3)
+    width, height = np.abs(views[:, 16, -1, 0] - views[:, 16, 0, 0]), views[:, -1, 16, 1] - views[:, 0, 16, 1]
+    assert (height > 0).all()
+    assert 70 < (views[:, 16, -1, 0] > views[:, 16, 0, 0]).sum() < 130
+    shares = width * height / (200 * 250) * (32 / 31) ** 2
+    assert 0.06 < shares.min() < 0.2
+    assert 0.8 < shares.max() <= 1.02
+    ratios = width / height
+    assert ratios.min() > 0.7
+    assert ratios.max() < 1.4
+    again = random_view(image, "x", crop=32, rng=np.random.default_rng(7))
+    np.testing.assert_array_equal(again, views[7])
+
+
+def test_where_no_rectangle_fits_the_largest_central_one_is_taken():
+    strip = np.zeros((10, 400, 3), np.uint8)
+    strip[:, 193:206] = 200  # 13 × 10 pixels, the widest of 4:3
+    for seed in range(30):
+        view = random_view(encoded(Image.fromarray(strip)), "x", crop=12, rng=np.random.default_rng(seed))
+        if (view == 200).all():
+            return
+    raise AssertionError("never the central one")
+
+
+def test_a_folder_shows_random_views_and_names_its_own_classes(folder):
+    source = ImageFolder(folder, None, resize=12, crop=12)
+    assert source.class_names == ("cat", "dog")
+    example = source.random_view(1, np.random.default_rng(0))
+    assert (example.name, example.label, example.image.shape) == ("dog/a.JPG", 1, (12, 12, 3))
+    raw = (folder / "dog" / "a.JPG").read_bytes()
+    np.testing.assert_array_equal(example.image, random_view(raw, "x", crop=12, rng=np.random.default_rng(0)))
+    (folder / "dog" / "a.JPG").write_bytes(raw[:50])
+    with pytest.raises(UnreadableImageError, match=r"dog/a\.JPG"):
+        source.random_view(1, np.random.default_rng(0))
 
 
 def test_an_unknown_interpolation_is_refused():

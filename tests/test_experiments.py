@@ -11,13 +11,30 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from archives import cifar_files, write_tar
 from flax import nnx
+from random_weights import write_random_weights
+from scipy import stats as scipy_stats
 
+from case_jax.data import prepare_cifar100
 from case_jax.metrics import Scored
 from case_jax.models import Classifier, tap_classifier
 from experiments import all as everything
 from experiments import contrasts, crossover, fidelity, masking, seeds, sensitivity, ties
-from experiments.claim import FINDINGS, Answer, Finding, Table, heat, keep, percent
+from experiments.cifar100 import fine_tuned, shaken
+from experiments.claim import (
+    FINDINGS,
+    Answer,
+    Finding,
+    Gain,
+    Table,
+    heat,
+    judged,
+    keep,
+    paired_gain,
+    percent,
+    unpaired_gain,
+)
 from experiments.families import FAMILIES, SHIPPED
 from experiments.subjects import Where, subjects
 
@@ -140,7 +157,51 @@ def test_channels_and_places_by_hand():
     assert found["jaccard"] == 0  # {0, 1} and {2, 3}
     assert found["active"] == pytest.approx(2 / 20)  # 6 + 3 of 10
     assert found["rank"] == 2
-    assert {k: float(v) for k, v in seeds.spatial_columns(view).items()} == {"row": 1.0, "column": 0.5}
+
+
+def test_channels_and_places_of_classes_by_hand():
+    pooled = np.zeros((4, 20))
+    pooled[[0, 0, 1, 1], [3, 4, 4, 5]] = 1.0  # class 0 uses channels 3, 4 and 5
+    pooled[[2, 2, 3, 3], [5, 6, 5, 6]] = 1.0  # class 1 uses 5 and 6: one of four in common
+    assert seeds.channel_overlap(pooled, np.array([0, 0, 1, 1])) == 0.25
+    maps = np.zeros((3, 2, 2, 1))
+    maps[0, 0, 0], maps[1, 1, 1], maps[2, 0, 1] = (
+        1,
+        1,
+        5,
+    )  # two places of one class, 45° from their mean; one of another
+    labels = np.array([0, 0, 1])
+    assert seeds.spatial_consistency(maps, labels) == pytest.approx((2 * np.sqrt(0.5) + 1) / 3)
+
+
+def test_the_paper_s_views_of_cifar100():
+    image = np.full((32, 32, 3), 200, np.uint8)
+    image[:, :16] = 100
+    views = np.stack([shaken(image, np.random.default_rng(i)) for i in range(64)])
+    assert views.shape == (64, 32, 32, 3)
+    centres = views[:, 16, [8, 23], 0]
+    assert {(100, 200), (200, 100)} <= set(map(tuple, centres.tolist()))
+    assert (views[:, 0, 0] == 0).all(-1).mean() > 0.3  # black comes in at the corners
+    np.testing.assert_array_equal(views[5], shaken(image, np.random.default_rng(5)))
+
+
+@pytest.mark.slow
+def test_seeds_on_cifar100(tmp_path, monkeypatch):
+    """A miniature of it through the real archive, ImageNet's weights made up: two steps of fine-tuning, then every number."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    archive = write_tar(tmp_path / "c.tar.gz", cifar_files(), mode="w:gz")
+    prepare_cifar100(archive, data_dir=tmp_path / "data", any_archive=True)
+    sizes = {"pretrained_cfg": {"input_size": [3, 224, 224], "interpolation": "bilinear", "crop_pct": 0.875}}
+    file = write_random_weights(tmp_path, "resnet18", 1000, sizes)
+    where = Where("tfds:cifar100:test", ("resnet18",), (str(file),), quick=True, runs=tmp_path / "runs")
+    seeds.main(seeds.Config(where, out=tmp_path / "out"))
+    facts = pd.read_csv(tmp_path / "out" / "networks.csv").iloc[0]
+    assert facts["network"] == "resnet18"
+    assert 0 <= facts["overlap"] <= 1
+    network = fine_tuned("resnet18", str(file), 0, tmp_path / "runs" / "quick" / "networks" / "resnet18-0", quick=True)
+    assert len(network.class_names) == 100  # read again, not trained again
+    with pytest.raises(ValueError, match="data: got folder:x"):
+        next(seeds.networks_of(seeds.Config(dataclasses.replace(where, data="folder:x")), 0))
 
 
 def test_verdicts_against_case_need_the_right_pairs():
@@ -161,18 +222,52 @@ def test_verdicts_against_case_need_the_right_pairs():
     assert wrong["p_holm"] > 0.05
 
 
-def test_a_claim_is_reproduced_in_the_mean_or_beyond_the_intervals():
-    table = pd.DataFrame(
-        {"name": ["a", "b", "c"], "shots": np.nan, "pxap": [0.6, 0.5, 0.2], "pxap_half": [0.08, 0.08, 0.01]}
+def test_gains_have_student_s_intervals():
+    found = paired_gain([0.5, 0.7, 0.9], [0.4, 0.5, 0.6])  # 0.1, 0.2, 0.3: mean 0.2, standard error 0.1/√3, t = 4.303
+    assert found == pytest.approx((0.2, 0.2 - 0.2484, 0.2 + 0.2484), abs=1e-4)
+    assert np.isnan(paired_gain([1.0], [0.5])[1:]).all()
+    expected = scipy_stats.ttest_ind([1, 2, 4], [0, 1, 1, 0], equal_var=False).confidence_interval()
+    assert unpaired_gain([1, 2, 4], [0, 1, 1, 0]) == pytest.approx((7 / 3 - 0.5, *expected))
+
+
+def test_a_claim_is_as_good_as_its_intervals():
+    ahead, behind, open_, alone = (
+        Gain(0.2, 0.1, 0.3),
+        Gain(-0.2, -0.3, -0.1),
+        Gain(0.1, -0.1, 0.3),
+        Gain(0.2, np.nan, np.nan),
     )
-    assert masking.compared(table, "a", ["c"]) == "reproduced"
-    assert masking.compared(table, "a", ["b", "c"]) == "in part"
-    assert masking.compared(table, "c", ["a"]) == "not reproduced"
-    assert masking.compared(table, "c", ["a"], high=False) == "reproduced"
-    assert masking.compared(table, "a", ["absent"]) is None
-    assert masking.overall(["reproduced", None]) == "reproduced"
-    assert masking.overall(["reproduced", "not reproduced"]) == "in part"
-    assert masking.overall([]) == "not reproduced"
+    assert judged([ahead, ahead]) == "reproduced"
+    assert judged([ahead, behind]) == judged([ahead, open_]) == "in part"
+    assert judged([behind, open_]) == "not reproduced"
+    assert judged([open_]) == judged([alone]) == judged([]) == "undecided"
+    assert judged([behind], margin=-0.4) == "reproduced"
+    assert judged([ahead], margin=0.15) == "undecided"
+
+
+def masker_runs(**pxap):
+    rows = [
+        {"name": name, "seed": seed, "shots": np.nan, "pxap": value, "le": 1 - value, "f1": value, "accuracy": 0.9}
+        for name, values in pxap.items() for seed, value in enumerate(values)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_maskers_are_compared_seed_by_seed():
+    """Seeds differ by more than the maskers do; every seed has the same order, but where masks are filled."""
+    seeds_ = np.array([0.2, 0.5, 0.8])
+    rows = {"fixed, in": seeds_ - 0.02, "fixed, out": seeds_ - 0.1, "fixed, both": seeds_}
+    runs = masker_runs(
+        **rows, **{"fixed, both, blur": seeds_ - (0.1, -0.1, 0), "fixed, both, gumbel": seeds_ - (-0.1, -0.11, -0.1)}
+    )
+    runs["pxap"] += np.tile([0.001, 0, -0.001], 5) * runs["name"].eq("fixed, in")
+    found = {f.claim.partition(" (")[0]: f for f in masking.findings(masking.summary(runs), runs)}
+    assert found["A masker needs both objectives"].verdict == "reproduced"
+    assert "fixed, both − fixed, in +2.0 [+1.8, +2.2]" in found["A masker needs both objectives"].evidence
+    assert found["Infilling adds nothing"].verdict == "reproduced"
+    assert found["Making masks binary"].verdict == "not reproduced"
+    one = runs[runs["seed"] == 0]
+    assert {f.verdict for f in masking.findings(masking.summary(one), one)} == {"undecided"}
 
 
 @pytest.fixture
@@ -220,7 +315,11 @@ def test_seeds(small, tmp_path):
 @pytest.mark.slow
 def test_the_masking_table(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    masking.main(masking.Config(quick=True, runs=tmp_path / "runs", out=tmp_path / "out"))
+    config = masking.Config(quick=True, runs=tmp_path / "runs", out=tmp_path / "out")
+    masking.main(config)
+    said = (tmp_path / "out" / FINDINGS).read_bytes()
+    masking.main(dataclasses.replace(config, collect=True))
+    assert (tmp_path / "out" / FINDINGS).read_bytes() == said
     table = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert table["name"].tolist() == ["fixed, in", "contrastive", "fixed, both", "Grad-CAM"]
     assert table[["le", "F_median", "drop", "mass_own"]].notna().all(axis=None)

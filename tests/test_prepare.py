@@ -3,13 +3,13 @@
 import io
 import subprocess
 import sys
-import tarfile
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from archives import cifar_bytes, cifar_files, write_tar
 from PIL import Image
 
 from case_jax import tag, tap_function
@@ -46,22 +46,6 @@ def encoded(image, kind="JPEG"):
 
 def name_of(number, suffix="JPEG"):
     return f"ILSVRC2012_val_{number:08d}.{suffix}"
-
-
-def write_tar(file, files, mode="w", folders=(), links=()):
-    """An archive of (name, bytes) pairs; `file` is a path or a buffer."""
-    where = {"fileobj": file} if isinstance(file, io.BytesIO) else {"name": file}
-    with tarfile.open(mode=mode, **where) as archive:
-        for names, kind in ((folders, tarfile.DIRTYPE), (links, tarfile.SYMTYPE)):
-            for name in names:
-                entry = tarfile.TarInfo(name)
-                entry.type = kind
-                archive.addfile(entry)
-        for name, data in files:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return file
 
 
 def annotation(boxes, width=80, height=60):
@@ -497,24 +481,6 @@ def test_an_evaluation_on_boxes_scores_evidence_where_the_class_is_right(boxed, 
     assert len(wrong) > 0
     assert wrong[["mass_own", "points_1"]].isna().to_numpy().all()
     assert write_report(folder.path).stat().st_size > 1000
-
-
-def cifar_bytes(count, seed):
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(0, 256, (count, 3074), np.uint8)
-    rows[:, 0] %= 20
-    rows[:, 1] %= 100
-    return rows
-
-
-def cifar_files(**changes):
-    files = {
-        "train.bin": cifar_bytes(9, 0).tobytes(),
-        "test.bin": cifar_bytes(6, 1).tobytes(),
-        "coarse_label_names.txt": "\n".join(f"coarse_{i}" for i in range(20)).encode() + b"\n\n",
-        "fine_label_names.txt": "\n".join(f"fine_{i}" for i in range(100)).encode() + b"\n",
-    } | {name.replace("__", "."): data for name, data in changes.items()}
-    return [(f"cifar-100-binary/{name}", data) for name, data in files.items() if data is not None]
 
 
 def test_cifar100_is_prepared_and_read(tmp_path):

@@ -8,14 +8,19 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from processes import cpu_environment, end, start, succeed
 from safetensors.numpy import load_file
 
 from case_jax import CaseJaxError
+from case_jax.cli.train import Data
+from case_jax.data import ImageFolder
 from case_jax.masking import load_masker
 from case_jax.masking.trained import digest
 from case_jax.models import load_classifier
+from case_jax.models.weights import flat_state
 from case_jax.results import RunFolder
+from case_jax.training import few_shot
 from case_jax.training.loop import read_curves
 
 SHORT = ("--limit", 40, "--epochs", 2, "--share", 0.5, "--batch", 10)
@@ -74,6 +79,56 @@ def test_masks_are_the_masker_s_own(masker, tapped, images):
     np.testing.assert_array_equal(hard, (maps > 0.5).astype(np.float32))
     with pytest.raises(CaseJaxError, match="model: a masker reads several layers"):
         trained(dataclasses.replace(view, stages=None), query)
+
+
+def photographs(folder, *names):
+    rng = np.random.default_rng(0)
+    for name in names:
+        for i in range(4):
+            file = folder / name / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).save(file)
+    return f"folder:{folder}"
+
+
+def test_a_classifier_learns_the_classes_of_other_data(shell, tmp_path):
+    data = photographs(tmp_path / "photos", "cat", "dog", "owl")
+    words = ("train", "classifier", "--data", data, "--epochs", 2, "--share", 1, "--batch", 4, "--augment")
+    status, _, err = shell(*words, "--out", tmp_path / "run")
+    assert status == 2
+    assert "3 sub-folders for a classifier of 25 classes" in err
+    status, _, err = shell(*words, "--new-head", "--out", tmp_path / "run")
+    assert status == 0, err
+    found = load_classifier(weights=tmp_path / "run" / "classifier.safetensors")
+    assert found.class_names == ("cat", "dog", "owl")
+    before, after = (flat_state(c.module) for c in (load_classifier(), found))
+    assert after["head.kernel"].shape == (before["head.kernel"].shape[0], 3)
+    assert {name for name in before if before[name].shape != after[name].shape} == {"head.kernel", "head.bias"}
+    assert RunFolder(tmp_path / "run").config()["augment"]
+    flat = photographs(tmp_path / "flat", ".")
+    status, _, err = shell("train", "classifier", "--new-head", "--data", flat, "--out", tmp_path / "other")
+    assert status == 2
+    assert "data: got folder" in err
+    assert "a sub-folder for each class" in err
+
+
+def test_augmenting_scenes_is_refused(shell, tmp_path):
+    status, _, err = shell("train", "classifier", "--augment", *SHORT, "--out", tmp_path / "run")
+    assert status == 2
+    assert "augment: got True for digit_scenes/train; accepted: photographs" in err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_limit_draws_images_by_the_seed(tmp_path):
+    """Not the first ones, which of a folder are the first classes'; few of each class are taken of them."""
+    source = ImageFolder(
+        photographs(tmp_path, *"abcdefgh").removeprefix("folder:"), tuple("abcdefgh"), resize=8, crop=8
+    )
+    drawn = Data(limit=30).chosen(source)
+    assert len(drawn) == 30
+    assert drawn.max() > 29  # of 32
+    few = few_shot(source, 1, seed=0, indices=drawn)
+    assert set(few) <= set(drawn)
 
 
 def test_a_classifier_trained_alongside_goes_with_its_masker(shell, tmp_path):

@@ -1,5 +1,6 @@
 """Training: which images come when, the resumable loop, classifiers, infillers and maskers on tiny data."""
 
+import shutil
 import subprocess
 import sys
 
@@ -14,12 +15,11 @@ from case_jax import CaseJaxError
 from case_jax.data import DigitScenes
 from case_jax.masking import InfillNet, Ingredients, Side, infiller, masked_in, masked_out, masker_task, networks
 from case_jax.masking.infill import INFILLERS, as_infiller, infill_task, random_holes
-from case_jax.masking.task import CLASSIFIER_MODES, CONTRAST_IN, CONTRAST_OUT, check
+from case_jax.masking.task import CLASSIFIER_MODES, CONTRAST_IN, CONTRAST_OUT, IN, check
 from case_jax.results import RunFolder
 from case_jax.source import Example, UnreadableImageError
-from case_jax.training import Examples, Network, Recipe, few_shot, train
-from case_jax.training.augment import random_view
-from case_jax.training.classifier import classifier_task
+from case_jax.training import Batch, Examples, Keys, Network, Recipe, few_shot, train
+from case_jax.training.classifier import adamw, classifier_task
 from case_jax.training.loop import read_curves
 
 PIXELS = {"mean": (0.1, 0.1, 0.1), "std": (0.2, 0.2, 0.2)}
@@ -124,7 +124,7 @@ def test_bad_images_are_named(call, message):
 
 
 def run(folder, *, recipe=SMALL, source=None, seed=0, rate=1e-2):
-    task = classifier_task(Dot(rngs=nnx.Rngs(seed)), **PIXELS, steps=recipe.steps, rate=rate)
+    task = classifier_task(Dot(rngs=nnx.Rngs(seed)), **PIXELS, optimiser=adamw(recipe.steps, rate=rate))
     examples = Examples(source or Cards(), seed=0)
     return train(task, examples, recipe, RunFolder(folder), config={"seed": seed}, facts={}, progress=False)
 
@@ -182,17 +182,24 @@ def test_a_classifier_learns(tmp_path):
     assert curves[-1]["accuracy"] > 0.9
 
 
-def test_views_of_photographs_stay_within_them():
-    image = jnp.arange(20 * 30, dtype=jnp.float32).reshape(20, 30, 1)
-    views = jax.jit(jax.vmap(random_view, (0, None)))(jax.random.split(jax.random.key(0), 64), image)
-    assert views.shape == (64, 20, 30, 1)
-    assert views.min() >= -1e-3
-    assert views.max() <= 599 + 1e-2
-    rising = (views[:, :, -1] > views[:, :, 0]).all((1, 2))
-    assert 16 < rising.sum() < 48  # half of them mirrored
-    spans = views.max((1, 2, 3)) - views.min((1, 2, 3))
-    assert spans.min() < 350  # some are small pieces
-    assert spans.max() > 500
+class Photos(Cards):
+    """Cards of which a random view shows the number that it was given first."""
+
+    def random_view(self, index, rng, /):
+        example = self[index]
+        return example._replace(image=np.full((16, 16, 3), rng.integers(256), np.uint8))
+
+
+def test_random_views_depend_on_the_place_alone():
+    """Every image is shown in another view each time; a training that goes on shows what an unbroken one would."""
+    examples = Examples(Photos(6, broken=4), seed=2, augment=True)
+    whole = [batch.images[:, 0, 0, 0] for batch in examples.batches(0, 6, 3)]
+    later = [batch.images[:, 0, 0, 0] for batch in Examples(Photos(6, broken=4), seed=2, augment=True).batches(4, 6, 3)]
+    np.testing.assert_array_equal(whole[4:], later)
+    assert len(np.unique(whole)) > 10
+    assert list(examples.unreadable) == ["card 4"]
+    with pytest.raises(CaseJaxError, match="augment: got True for cards; accepted: photographs"):
+        Examples(Cards(), augment=True)
 
 
 IMAGES = jax.random.normal(jax.random.key(1), (3, 16, 16, 3))
@@ -295,12 +302,56 @@ def test_a_step_moves_what_it_should(tmp_path, mode):
     assert {"loss", "in_loss", "out_loss", "mask_mean", "clean_accuracy"} <= last.keys()
 
 
+@pytest.mark.parametrize("mode", ["alongside", "history"])
+def test_a_masker_goes_on_with_its_classifier_and_its_past(tmp_path, mode):
+    """From the last checkpoint but one: optimisers, statistics, past classifiers and random numbers are an unbroken run's."""
+    made_of = Ingredients(classifier=mode, history_size=2, history_every=2, width=8)
+
+    def trained():
+        recipe = Recipe(6, 4, log_every=1, save_every=2)
+        task = masker_parts(made_of)[1]
+        return train(task, Examples(Cards()), recipe, RunFolder(tmp_path), config={}, facts={}, progress=False)
+
+    whole, log = trained(), read_curves(tmp_path / "log.csv")
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    jax.tree.map(np.testing.assert_array_equal, trained(), whole)
+    again = read_curves(tmp_path / "log.csv")
+    assert [{**line, "seconds": 0} for line in again] == [{**line, "seconds": 0} for line in log]
+
+
+@pytest.mark.parametrize("mode", ["history", "history-reference"])
+def test_a_past_classifier_judges_as_the_paper_says_and_not_as_its_code_does(mode):
+    """The past one knows nothing, so its cross-entropy is log 3; asked, neither it nor the current one learns from masked images."""
+    made_of = Ingredients(IN._replace(size_weight=0.0), None, classifier=mode, width=8, tv_weight=0.0)
+    task = masker_parts(made_of)[1]
+    state = task.state
+    if mode == "history":
+        nothing = jax.tree.map(jnp.zeros_like, state.history)
+        state = state._replace(history=nothing, held=jnp.int32(1))
+    batch = Batch(*next(Examples(Cards()).batches(0, 1, 4)))
+    one_device = jax.vmap(task.step, (None, 0, None), axis_name="devices")
+    step = jax.jit(lambda *arguments: jax.tree.map(lambda a: a[0], one_device(*arguments)))
+    batch = jax.tree.map(lambda a: a[None], batch)
+    losses, heads = {True: [], False: []}, {True: [], False: []}
+    for key in jax.random.split(jax.random.key(0), 6):
+        past = bool(jax.random.bernoulli(jax.random.split(key, 3)[1]))
+        after, numbers = step(state, batch, Keys(key, key))
+        losses[past].append(float(numbers["in_loss"]))
+        heads[past].append(np.asarray(after.classifier.params["head"]["bias"][...]))
+    assert losses[True]
+    assert losses[False]
+    assert (np.abs(np.array(losses[True]) - np.log(3)) < 1e-6).all() == (mode == "history")
+    assert (np.abs(np.array(losses[False]) - np.log(3)) > 1e-3).all()
+    np.testing.assert_array_equal(np.ptp(heads[True], axis=0), 0)  # the clean step alone
+    assert np.abs(heads[True][0] - heads[False][0]).max() > 0
+
+
 @pytest.mark.parametrize(
     "made_of",
     [
         Ingredients(masked_out=None, gumbel=True, width=8),
         Ingredients(masked_in=None, infill="blur", width=8, tv_per_side=True),
-        Ingredients(size_conditional=True, infill="noise", width=8, stages=(0, 1), augment=True),
+        Ingredients(size_conditional=True, infill="noise", width=8, stages=(0, 1)),
         Ingredients(CONTRAST_IN, CONTRAST_OUT, class_conditional=True, targets="two", infill="mean", width=8),
     ],
 )
@@ -365,7 +416,7 @@ from flax import nnx
 from case_jax.data import DigitScenes
 from case_jax.results import RunFolder
 from case_jax.training import Examples, Recipe, train
-from case_jax.training.classifier import classifier_task
+from case_jax.training.classifier import adamw, classifier_task
 
 class Plain(nnx.Module):
     def __init__(self, rngs):
@@ -374,7 +425,7 @@ class Plain(nnx.Module):
     def __call__(self, x):
         return self.head(jax.nn.relu(self.conv(x)).mean((1, 2)))
 
-task = classifier_task(Plain(nnx.Rngs(0)), mean=(0.1,) * 3, std=(0.2,) * 3, steps=4, rate=1e-2)
+task = classifier_task(Plain(nnx.Rngs(0)), mean=(0.1,) * 3, std=(0.2,) * 3, optimiser=adamw(4, rate=1e-2))
 examples = Examples(DigitScenes("train", 32))
 state = train(task, examples, Recipe(4, 16), RunFolder(sys.argv[1]), config={}, facts={}, progress=False)
 np.savez(sys.argv[1] + "/state.npz", *jax.tree.leaves(state))

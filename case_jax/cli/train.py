@@ -4,23 +4,25 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 from flax import nnx
 
-from case_jax._checks import require
+from case_jax._checks import require, require_seed
 from case_jax.cli.ready import run_folder, say
 from case_jax.data import open_source
 from case_jax.evaluation.run import session
+from case_jax.evaluation.stream import select
 from case_jax.masking.infill import INFILLERS, Infiller, InfillNet, as_infiller, infill_task, infiller
 from case_jax.masking.losses import TV_WEIGHT
 from case_jax.masking.masker import WIDTH
 from case_jax.masking.task import ClassifierMode, Ingredients, Side, check, described, masker_task, networks
 from case_jax.masking.trained import CLASSIFIER, FILE, digest, save_masker
-from case_jax.models import Classifier, load_classifier, load_weights, save_weights
+from case_jax.models import Classifier, load_classifier, load_weights, save_weights, with_new_head
 from case_jax.results import RunFolder
 from case_jax.source import Source
 from case_jax.training import Examples, Network, Recipe, few_shot, train
-from case_jax.training.classifier import classifier_task
+from case_jax.training.classifier import adamw, classifier_task
 from case_jax.training.loop import Task
 
 INFILLER = "infiller.safetensors"
@@ -48,7 +50,7 @@ class Data:
     data: str = "digit_scenes:train"
     """Labelled images, as in `case-jax evaluate`."""
     limit: int | None = None
-    """Number of images; all of a folder, and 20,000 scenes, by default."""
+    """Number of images, drawn by the seed; all of a folder, and 20,000 scenes, by default."""
     out: Path | None = None
     """Run folder; by default one below runs/."""
     epochs: int = 60
@@ -62,29 +64,37 @@ class Data:
     save_every: int = 500
     """Steps between checkpoints, which a killed run loses at most."""
     augment: bool = False
-    """Random crops and mirror images, for photographs."""
+    """Random crops of whole images, and mirror images, for photographs."""
 
-    def open(self, classifier: Classifier) -> Source:
-        """The images, as the classifier sees them."""
+    def open(self, classifier: Classifier, *, own_classes: bool = False) -> Source:
+        """The images, as the classifier sees them; of its classes, unless the data may have their own."""
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "a number of images of at least 1")
+        require_seed(self.seed)
         require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         require(self.batch >= 1, "batch", self.batch, "a multiple of the number of devices, of at least 1")
         require(0 < self.share <= 1, "share", self.share, "a share of the images above 0 and at most 1")
         facts = classifier.preprocessing
-        return open_source(
+        source = open_source(
             self.data,
-            classifier.class_names,
+            None if own_classes else classifier.class_names,
             resize=facts.resize,
             crop=facts.crop,
             interpolation=facts.interpolation,
             size=self.limit or SCENES,
             seed=self.seed,
         )
+        given, known = len(source.class_names or ()), len(classifier.class_names)
+        accepted = f"the classifier's {known} (`train classifier --new-head` makes a classifier of the data's classes)"
+        require(own_classes or given in (0, known), "data", f"{source.name} of {given} classes", accepted)
+        return source
+
+    def chosen(self, source: Source) -> np.ndarray:
+        """Which images are trained on."""
+        return select(source, self.limit, self.seed)
 
     def epoch_steps(self, source: Source) -> int:
-        """Steps of an epoch: its share of all images, whichever are trained on."""
-        count = len(source) if self.limit is None else min(self.limit, len(source))
-        return max(1, round(self.share * count / self.batch))
+        """Steps of an epoch: its share of the chosen images, also where few of each class are taken of them."""
+        return max(1, round(self.share * len(self.chosen(source)) / self.batch))
 
     def recipe(self, source: Source) -> Recipe:
         """How long."""
@@ -164,7 +174,6 @@ class MaskerRun:
             size_conditional=self.size_conditional,
             tv_weight=self.tv_weight,
             tv_per_side=self.tv_per_side,
-            augment=self.data.augment,
             masker_rate=self.masker_rate,
             classifier_rate=self.classifier_rate,
             decay_every=self.decay_epochs * epoch_steps,
@@ -180,6 +189,8 @@ class ClassifierRun:
     data: DataArgs
     fresh: bool = False
     """Start from random parameters instead of the weights."""
+    new_head: bool = False
+    """Put a fresh last layer in place of the classifier's, for the classes of the data."""
     shuffled_labels: bool = False
     """Give every image a random class, always the same one: for the sanity check of data randomisation."""
     rate: float = 4e-3
@@ -219,6 +230,8 @@ def train_(
 
         case-jax train classifier --shuffled-labels --fresh --limit 1000 --share 1 --out runs/shuffled
 
+        case-jax train classifier --model densenet201 --new-head --data tfds:cifar100:train --augment --out runs/cifar
+
     Args:
         what: which one; each has its own --help.
     """
@@ -252,7 +265,9 @@ def _masker(run: MaskerRun) -> None:
         seed=run.data.seed,
     )
     folder.require_writable()
-    indices = None if run.per_class is None else few_shot(source, run.per_class, seed=run.data.seed)
+    indices = run.data.chosen(source)
+    if run.per_class is not None:
+        indices = few_shot(source, run.per_class, seed=run.data.seed, indices=indices)
     task = masker_task(nets, made_of, mean=facts.mean, std=facts.std, fill=fill)
     made = described(made_of) | {"per_class": run.per_class, "classifier_digest": digest(classifier.module)}
     state = _run(task, run.data, source, folder, indices, {"masker": made})
@@ -285,25 +300,25 @@ def _special(run: MaskerRun) -> list[str]:
 def _classifier(run: ClassifierRun) -> None:
     require(run.rate > 0, "rate", run.rate, "a number above 0")
     classifier = load_classifier(run.data.model, weights=run.data.weights)
+    source = run.data.open(classifier, own_classes=run.new_head)
+    if run.new_head:
+        wanted = "labelled images, in a sub-folder for each class"
+        require(source.class_names, "data", source.name, wanted)
+        assert source.class_names is not None
+        classifier = with_new_head(classifier, source.class_names, seed=run.data.seed)
     say(f"model: {classifier}")
     module: Any = classifier.module
     if run.fresh:
         module = classifier.entry.build(len(classifier.class_names), rngs=nnx.Rngs(run.data.seed))
-    source, folder = run.data.open(classifier), run_folder(run.data.out, "classifier", run.data.model)
+    folder = run_folder(run.data.out, "classifier", run.data.model)
     folder.require_writable()
     facts, steps = classifier.preprocessing, run.data.recipe(source).steps
-    task = classifier_task(
-        module,
-        mean=facts.mean,
-        std=facts.std,
-        steps=steps,
-        rate=run.rate,
-        weight_decay=run.weight_decay,
-        augment=run.data.augment,
-    )
+    optimiser = adamw(steps, rate=run.rate, weight_decay=run.weight_decay)
+    task = classifier_task(module, mean=facts.mean, std=facts.std, optimiser=optimiser)
     made = {"rate": run.rate, "weight_decay": run.weight_decay, "shuffled_labels": run.shuffled_labels}
-    made |= {"fresh": run.fresh, "start": None if run.fresh else digest(classifier.module)}
-    state = _run(task, run.data, source, folder, None, {"classifier": made}, shuffled_labels=run.shuffled_labels)
+    made |= {"fresh": run.fresh, "new_head": run.new_head, "start": None if run.fresh else digest(classifier.module)}
+    indices = run.data.chosen(source)
+    state = _run(task, run.data, source, folder, indices, {"classifier": made}, shuffled_labels=run.shuffled_labels)
     _save(folder.path / CLASSIFIER, Network(module).module(state.classifier), classifier)
     model = "" if run.data.model == "digit_resnet" else f" --model {run.data.model}"
     _finish(folder, CLASSIFIER, f"case-jax evaluate{model} --weights {folder.path / CLASSIFIER}")
@@ -317,7 +332,8 @@ def _infiller(run: InfillerRun) -> None:
     facts = classifier.preprocessing
     net = InfillNet(rngs=nnx.Rngs(run.data.seed))
     task = infill_task(net, mean=facts.mean, std=facts.std, rate=run.rate)
-    state = _run(task, run.data, source, folder, None, {"infiller": {"rate": run.rate, "pixels": facts._asdict()}})
+    made = {"infiller": {"rate": run.rate, "pixels": facts._asdict()}}
+    state = _run(task, run.data, source, folder, run.data.chosen(source), made)
     save_weights(folder.path / INFILLER, Network(net).module(state[0]))
     _finish(folder, INFILLER, f"case-jax train masker --infill {folder.path}")
 
@@ -337,14 +353,12 @@ def _run(
     data: Data,
     source: Source,
     folder: RunFolder,
-    indices: Any,
+    indices: np.ndarray,
     made: dict[str, Any],
     *,
     shuffled_labels: bool = False,
 ) -> Any:
-    if indices is None and data.limit is not None:
-        indices = range(min(data.limit, len(source)))
-    examples = Examples(source, indices, seed=data.seed, shuffled_labels=shuffled_labels)
+    examples = Examples(source, indices, seed=data.seed, shuffled_labels=shuffled_labels, augment=data.augment)
     recipe = data.recipe(source)
     config = {
         **made,

@@ -8,7 +8,17 @@ from case_jax.data.folder import ImageFolder, read_image
 from case_jax.data.imagenet import add_boxes, prepare_imagenet
 from case_jax.data.preprocess import INTERPOLATIONS, box_region, preprocess
 from case_jax.data.tfds_images import TfdsImages
-from case_jax.source import NOBODY, SHARED, Evidence, Example, Located, Source, Truth, UnreadableImageError
+from case_jax.source import (
+    NOBODY,
+    SHARED,
+    Evidence,
+    Example,
+    Located,
+    Photographs,
+    Source,
+    Truth,
+    UnreadableImageError,
+)
 
 DATASETS: dict[str, str] = {
     "digit_scenes": "real handwritten digits arranged in scenes with known class evidence; digit_scenes:SPLIT for another split",
@@ -19,7 +29,7 @@ DATASETS: dict[str, str] = {
 
 def open_source(
     data: str,
-    class_names: tuple[str, ...],
+    class_names: tuple[str, ...] | None,
     *,
     resize: int,
     crop: int,
@@ -31,7 +41,7 @@ def open_source(
 
     Args:
         data: `digit_scenes`, `digit_scenes:SPLIT`, `folder:PATH` or `tfds:NAME:SPLIT`.
-        class_names: the classifier's classes.
+        class_names: the classifier's classes; None takes the data's own.
         resize: shorter side in pixels.
         crop: side of the central crop in pixels.
         interpolation: `bilinear` or `bicubic`.
@@ -78,6 +88,7 @@ __all__ = [
     "Example",
     "ImageFolder",
     "Located",
+    "Photographs",
     "Source",
     "TfdsImages",
     "Truth",

@@ -2,13 +2,15 @@
 
 import hashlib
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from case_jax._checks import CaseJaxError, nearest
-from case_jax.data.preprocess import preprocess
+from case_jax.data.preprocess import preprocess, random_view
 from case_jax.source import Example, UnreadableImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
@@ -23,11 +25,14 @@ def read_image(
         UnreadableImageError: when the file is missing, truncated or no image; `name` (by default the file's) says which.
     """
     name = path.name if name is None else name
+    return preprocess(_encoded(path, name), name, resize=resize, crop=crop, interpolation=interpolation)
+
+
+def _encoded(path: Path, name: str) -> bytes:
     try:
-        encoded = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UnreadableImageError(name, f"{type(error).__name__}: {error.strerror}") from error
-    return preprocess(encoded, name, resize=resize, crop=crop, interpolation=interpolation)
 
 
 def labels_from_folders(folders: list[str], class_names: tuple[str, ...]) -> dict[str, int]:
@@ -54,7 +59,7 @@ class ImageFolder:
 
     Args:
         root: the folder. With sub-folders, the first level is the label.
-        class_names: the classifier's classes.
+        class_names: the classifier's classes; None takes the names of the sub-folders, in sorted order.
         resize: shorter side in pixels.
         crop: side of the central crop in pixels.
         interpolation: `bilinear` or `bicubic`.
@@ -67,7 +72,7 @@ class ImageFolder:
     def __init__(
         self,
         root: str | Path,
-        class_names: tuple[str, ...],
+        class_names: tuple[str, ...] | None,
         *,
         resize: int,
         crop: int,
@@ -88,6 +93,7 @@ class ImageFolder:
                 f"data: {self.root} has images both in sub-folders (labels: {', '.join(folders[:3])}, …) and beside them "
                 f"({flat[0]}, …); move them so that all or none have a label."
             )
+        class_names = tuple(folders) if class_names is None else class_names
         index = labels_from_folders(folders, class_names) if folders else {}
         self.labels = [index.get(p[0], -1) for p in parts]
         self.class_names = class_names if folders else None
@@ -113,7 +119,14 @@ class ImageFolder:
 
     def __getitem__(self, index: int) -> Example:
         """Image `index`; raises `UnreadableImageError` when it cannot be read."""
+        return self._example(index, partial(preprocess, resize=self.resize, crop=self.crop))
+
+    def random_view(self, index: int, rng: np.random.Generator, /) -> Example:
+        """Image `index` in a random view."""
+        return self._example(index, partial(random_view, crop=self.crop, rng=rng))
+
+    def _example(self, index: int, decode: Callable[..., UInt8[np.ndarray, "crop crop 3"]]) -> Example:
         path = self.files[index]
         name = path.relative_to(self.root).as_posix().encode("utf-8", "backslashreplace").decode()
-        pixels = read_image(path, resize=self.resize, crop=self.crop, interpolation=self.interpolation, name=name)
+        pixels = decode(_encoded(path, name), name, interpolation=self.interpolation)
         return Example(index, name, pixels, self.labels[index])

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +15,7 @@ from case_jax.source import UnreadableImageError
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 LARGEST = 2**26
 """Pixels of a resized image; at 256 pixels for the shorter side an image may be 1,024 times as long as wide."""
 
@@ -37,16 +39,62 @@ def preprocess(
             it would be resized to more than `LARGEST` pixels.
         CaseJaxError: for an unknown interpolation, or when PIL has been told to pad truncated images in silence.
     """
-    if interpolation not in INTERPOLATIONS:
-        raise unknown("interpolation", interpolation, INTERPOLATIONS)
+    chosen = _filter(interpolation)
     with _opened(encoded, name) as opened:
         size, (left, top) = _resized(*opened.size, resize=resize, crop=crop)
         if size[0] * size[1] > LARGEST:
             reason = "{}×{} pixels would be resized to {}×{}, which is too much".format(*opened.size, *size)
             raise UnreadableImageError(name, reason)
         image = _rgb(opened)
-    image = image.resize(size, INTERPOLATIONS[interpolation])
+    image = image.resize(size, chosen)
     return np.asarray(image.crop((left, top, left + crop, top + crop)))
+
+
+def random_view(
+    encoded: bytes, name: str, *, crop: int, rng: np.random.Generator, interpolation: str = "bilinear"
+) -> UInt8[np.ndarray, "crop crop 3"]:
+    """Decode a random rectangle of an image, resized to a square and mirrored half of the time, as classifiers are trained on.
+
+    The rectangle has 8% to 100% of the image's area and an aspect ratio of 3:4 to 4:3, log-uniform; after ten that do not fit, it is the
+    largest central one of such a ratio: torchvision's `RandomResizedCrop` and `RandomHorizontalFlip`.
+
+    Args:
+        encoded: the bytes of an image file.
+        name: names the image in errors.
+        crop: side of the square in pixels.
+        rng: decides everything.
+        interpolation: `bilinear` or `bicubic`.
+
+    Raises:
+        UnreadableImageError, CaseJaxError: as `preprocess`.
+
+    Szegedy et al., *Going deeper with convolutions*, CVPR 2015.
+    """
+    chosen = _filter(interpolation)
+    with _opened(encoded, name) as opened:
+        image = _rgb(opened)
+    image = image.crop(_rectangle(*image.size, rng)).resize((crop, crop), chosen)
+    return np.asarray(image)[:, :: -1 if rng.random() < 0.5 else 1]
+
+
+def _rectangle(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Edges (left, top, right, bottom) of a random rectangle of an image."""
+    low, high = RATIO
+    for _ in range(10):
+        area, ratio = width * height * rng.uniform(*AREA), math.exp(rng.uniform(math.log(low), math.log(high)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * high)), min(height, round(width / low))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _filter(interpolation: str) -> Image.Resampling:
+    if interpolation not in INTERPOLATIONS:
+        raise unknown("interpolation", interpolation, INTERPOLATIONS)
+    return INTERPOLATIONS[interpolation]
 
 
 def box_region(

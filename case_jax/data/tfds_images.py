@@ -1,6 +1,8 @@
 """Images of a data set that tensorflow-datasets has prepared, read without TensorFlow."""
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 from case_jax._checks import CaseJaxError, unknown
 from case_jax.data.boxes import read_boxes
 from case_jax.data.ilsvrc import validation_labels, validation_number
-from case_jax.data.preprocess import box_region, boxes_in_crop, preprocess
+from case_jax.data.preprocess import box_region, boxes_in_crop, preprocess, random_view
 from case_jax.source import NOBODY, Evidence, Example, Truth
 
 HOW_TO_PREPARE = {
@@ -113,13 +115,21 @@ class TfdsImages:
 
     def __getitem__(self, index: int) -> Example:
         """Image `index`; raises `UnreadableImageError` when it cannot be decoded."""
+        found = self._example(index, partial(preprocess, resize=self.resize, crop=self.crop))
+        return found._replace(evidence=self._evidence(found.image_id, found.label))
+
+    def random_view(self, index: int, rng: np.random.Generator, /) -> Example:
+        """Image `index` in a random view, of which no evidence is known."""
+        return self._example(index, partial(random_view, crop=self.crop, rng=rng))
+
+    def _example(self, index: int, decode: Callable[..., np.ndarray]) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         record = self.records[index]
         name, label = self._name(record, index), int(record["label"])
         image_id = self._number(name, label) if self.numbered else index
-        pixels = preprocess(record["image"], name, resize=self.resize, crop=self.crop, interpolation=self.interpolation)
-        return Example(image_id, name, pixels, label, self._evidence(image_id, label))
+        pixels = decode(record["image"], name, interpolation=self.interpolation)
+        return Example(image_id, name, pixels, label)
 
     def truth(self, index: int, kind: str, /) -> Truth | None:
         """The boxes of image `index`; None where it has none, or nothing of them is left in the crop.

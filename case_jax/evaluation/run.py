@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import logging
+import os
 import platform
 import sys
 import threading
@@ -49,7 +50,7 @@ def session() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "devices": parallel.device_names(),
-        "machine": platform.machine(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": versions(),
     }
 

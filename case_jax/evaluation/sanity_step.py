@@ -23,6 +23,7 @@ from case_jax.evaluation.step import (
     view_for_targets,
 )
 from case_jax.imageops import normalise_image, resize_map
+from case_jax.methods import described
 from case_jax.metrics.similarity import TwoForms, map_similarities
 from case_jax.tap.parameters import ParameterLayers, with_layers_of
 from case_jax.tap.view import Params, TappedModel, at_least_float32
@@ -140,7 +141,7 @@ def _explain(
     raws, maps, degenerate = [], [], []
     for name, method in protocol.methods.items():
         raw = at_least_float32(raw_maps(name, method, view, query))
-        shown, flat = finished(raw, shape, finite_logits(view))
+        shown, flat = finished(raw, shape, finite_logits(view), rescaled=not described(name, method).mask)
         raws.append(resize_map(raw, shape)[0])
         maps.append(shown[0])
         degenerate.append(flat[0])

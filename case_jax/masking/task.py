@@ -28,7 +28,6 @@ from case_jax.masking.losses import (
 from case_jax.masking.masker import WIDTH, Masker, binary_concrete, to_image
 from case_jax.tap.canonical import canonical_convolutions
 from case_jax.training import Batch, Network, Task, Variables
-from case_jax.training.augment import random_view
 from case_jax.training.loop import Keys
 from case_jax.training.optimise import updated
 
@@ -74,8 +73,6 @@ class Ingredients(NamedTuple):
     tv_weight: float = TV_WEIGHT
     tv_per_side: bool = False
     """Add total variation once per side, as the public code does, instead of once."""
-    augment: bool = False
-    """Random crops and mirror images, for photographs."""
     masker_rate: float = 1e-3
     classifier_rate: float = 1e-3
     decay_every: int | None = None
@@ -226,10 +223,8 @@ def masker_task(
 
     def step(state: MaskerState, batch: Batch, keys: Keys) -> tuple[MaskerState, dict[str, Array]]:
         drawn, chosen, old = jax.random.split(keys.shared, 3)
-        views, questions, masks = jax.random.split(keys.own, 3)
+        questions, masks = jax.random.split(keys.own)
         images = normalise_image(batch.images, mean, std)
-        if made_of.augment:
-            images = jax.vmap(random_view)(jax.random.split(views, len(images)), images)
         state, clean, maps = _clean_step(nets, made_of, state, images, batch.targets)
         state = _remember(made_of, state, drawn) if keeps else state
         question = _question(made_of, clean, batch, questions)
@@ -284,7 +279,9 @@ def _remember(made_of: Ingredients, state: MaskerState, key: Array) -> MaskerSta
     size = made_of.history_size
     due = (state.steps % made_of.history_every == made_of.history_every - 1) | (state.held == 0)
     slot = jnp.where(state.held < size, state.held, jax.random.randint(key, (), 0, size))
-    history = jax.tree.map(lambda h, c: jnp.where(due, h.at[slot].set(c), h), state.history, state.classifier)
+    history = jax.tree.map(
+        lambda h, c: h.at[slot].set(jnp.where(due, c, h[slot])), state.history, state.classifier
+    )  # one slot is written, never the whole copied
     return state._replace(history=history, held=jnp.minimum(state.held + due.astype(jnp.int32), size))
 
 

@@ -1,6 +1,6 @@
 """Classifiers: bundled networks, filled with weights from the package, a file or the hub; `MODELS` is the only dispatch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -93,7 +93,8 @@ def load_classifier(
             _require_same_network(name, entry, config, found.config)
         preprocessing, source = _preprocessing(entry, found, file, config)
         module = _filled(name, entry, file)
-    classes = _head_width(module, entry)
+    owner, last = _head(module, entry)
+    classes = getattr(owner, last).out_features
     given, given_in = file.metadata.get("class_names"), f"the metadata of {file.path}"
     if given is None and config.get("label_names") is not None:
         given, given_in = config["label_names"], str(found.config)
@@ -101,6 +102,21 @@ def load_classifier(
         given = entry.class_names
     names = class_names(given, classes, source=given_in)
     return Classifier(name, entry, module, found.words, file.metadata, preprocessing, source, names)
+
+
+def with_new_head(classifier: Classifier, class_names: Sequence[str], *, seed: int = 0) -> Classifier:
+    """The same network with a fresh last layer, for other classes; the rest keeps its weights.
+
+    Args:
+        classifier: left untouched.
+        class_names: one name per class.
+        seed: of the fresh layer's initial values.
+    """
+    module = nnx.clone(classifier.module)
+    owner, name = _head(module, classifier.entry)
+    setattr(owner, name, nnx.Linear(getattr(owner, name).in_features, len(class_names), rngs=nnx.Rngs(seed)))
+    words = f"{classifier.weights}, and a fresh last layer"
+    return classifier._replace(module=module, weights=words, metadata={}, class_names=tuple(class_names))
 
 
 def tap_classifier(classifier: Classifier, image: Array, *, layer: str | None = None, chunk: int = 64) -> TappedModel:
@@ -221,11 +237,13 @@ def _preprocessing(
     return entry.default_preprocessing, f"as usual for {entry.default_weights} (no facts came with the file)"
 
 
-def _head_width(module: nnx.Module, entry: ModelEntry) -> int:
-    found: Any = module
-    for part in entry.head.split("."):
-        found = getattr(found, part)
-    return found.out_features
+def _head(module: nnx.Module, entry: ModelEntry) -> tuple[Any, str]:
+    """The module that the last layer is an attribute of, and the attribute's name."""
+    owner: Any = module
+    *path, name = entry.head.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    return owner, name
 
 
 __all__ = [
@@ -238,4 +256,5 @@ __all__ = [
     "model",
     "save_weights",
     "tap_classifier",
+    "with_new_head",
 ]

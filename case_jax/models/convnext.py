@@ -11,20 +11,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from case_jax.models.parts import GELU, Chain, Identity, LayerNorm, conv, require_size
+from case_jax.models.parts import GELU, Chain, DepthwiseConv, Identity, LayerNorm, conv, require_size
 from case_jax.models.torch_names import Family, Layout, Shape, numbered, shape_of
 
 
 class ConvNeXtBlock(nnx.Module):
-    """Depthwise 7×7 convolution, layer normalisation and a two-layer perceptron per position, scaled, plus the input.
+    """Depthwise convolution, layer normalisation and a two-layer perceptron per position, scaled, plus the input.
 
     `block` counts as torchvision does, whose entries 1 and 6 move the channels.
     """
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, kernel: int = 7, rngs: nnx.Rngs):
         self.block = Chain(
             [
-                conv(channels, channels, 7, groups=channels, bias=True, rngs=rngs),
+                DepthwiseConv(channels, kernel, rngs=rngs),
                 Identity(),
                 LayerNorm(channels),
                 nnx.Linear(channels, 4 * channels, rngs=rngs),
@@ -41,7 +41,7 @@ class ConvNeXtBlock(nnx.Module):
 
 
 class ConvNeXt(nnx.Module):
-    """A 4×4 patch stem, four stages with 2×2 downsampling between them, average pool, and the head `classifier.2`.
+    """A patch stem, stages with 2×2 downsampling between them, average pool, and the head `classifier.2`.
 
     Even entries of `features` are the stem and the downsamplings, odd ones the stages. The last normalisation, behind the
     pool, mixes channels: class weights have no closed form.
@@ -49,18 +49,29 @@ class ConvNeXt(nnx.Module):
     Args:
         depths: blocks in each stage.
         widths: channels of each stage.
+        patch: side of the stem's patches; the published networks': 4.
+        kernel: side of the depthwise convolutions; the published networks': 7.
         num_classes: number of logits.
         rngs: for the initial parameters.
     """
 
-    def __init__(self, depths: Sequence[int], widths: Sequence[int], *, num_classes: int = 1000, rngs: nnx.Rngs):
-        first = conv(3, widths[0], 4, stride=4, padding=0, bias=True, rngs=rngs)
+    def __init__(
+        self,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        *,
+        patch: int = 4,
+        kernel: int = 7,
+        num_classes: int = 1000,
+        rngs: nnx.Rngs,
+    ):
+        first = conv(3, widths[0], patch, stride=patch, padding=0, bias=True, rngs=rngs)
         features = [Chain([first, LayerNorm(widths[0])])]
         for i, (depth, width) in enumerate(zip(depths, widths, strict=True)):
             if i > 0:
                 down = conv(widths[i - 1], width, 2, stride=2, padding=0, bias=True, rngs=rngs)
                 features.append(Chain([LayerNorm(widths[i - 1]), down]))
-            features.append(Chain([ConvNeXtBlock(width, rngs=rngs) for _ in range(depth)]))
+            features.append(Chain([ConvNeXtBlock(width, kernel=kernel, rngs=rngs) for _ in range(depth)]))
         self.features = Chain(features)
         self.classifier = Chain([LayerNorm(widths[-1]), Identity(), nnx.Linear(widths[-1], num_classes, rngs=rngs)])
 

@@ -10,7 +10,6 @@ from jaxtyping import Array
 
 from case_jax import parallel
 from case_jax.imageops import normalise_image
-from case_jax.training.augment import random_view
 from case_jax.training.loop import Batch, Keys, Task
 from case_jax.training.network import Network, Variables
 from case_jax.training.optimise import updated
@@ -28,30 +27,20 @@ def classifier_task(
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    steps: int,
-    rate: float,
-    weight_decay: float = 1e-3,
-    augment: bool = False,
+    optimiser: optax.GradientTransformation,
 ) -> Task:
-    """Cross-entropy by AdamW; the learning rate rises for a twentieth of the steps and falls to zero as a cosine.
+    """Cross-entropy by an optimiser.
 
     Args:
         module: the classifier, from its initial parameters or others; left untouched.
         mean: of the pixels.
         std: the same.
-        steps: how many there will be.
-        rate: the highest learning rate.
-        weight_decay: of AdamW.
-        augment: random crops and mirror images.
+        optimiser: from optax, learning rate included; `adamw` gives the usual one.
     """
     network = Network(module)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), max(steps, 2))
-    optimiser = optax.adamw(schedule, weight_decay=weight_decay)
 
     def step(state: ClassifierState, batch: Batch, keys: Keys) -> tuple[ClassifierState, dict[str, Array]]:
         images = normalise_image(batch.images, mean, std)
-        if augment:
-            images = jax.vmap(random_view)(jax.random.split(keys.own, len(images)), images)
 
         def loss_of(params: Any) -> tuple[Array, Any]:
             logits, _, after = network(Variables(params, state.classifier.stats), images, train=True)
@@ -64,3 +53,15 @@ def classifier_task(
         return ClassifierState(Variables(params, stats), memory), numbers
 
     return Task(ClassifierState(network.variables, optimiser.init(network.variables.params)), step)
+
+
+def adamw(steps: int, *, rate: float, weight_decay: float = 1e-3) -> optax.GradientTransformation:
+    """AdamW whose learning rate rises for a twentieth of the steps and falls to zero as a cosine.
+
+    Args:
+        steps: how many there will be.
+        rate: the highest learning rate.
+        weight_decay: of AdamW.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), max(steps, 2))
+    return optax.adamw(schedule, weight_decay=weight_decay)

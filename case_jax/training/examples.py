@@ -1,17 +1,17 @@
 """Labelled images of a source for training: which come when is a pure function of the step, so that a killed run goes on exactly."""
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.source import Source, UnreadableImageError
+from case_jax.source import Example, Source, UnreadableImageError
 
 MEMORY = 2 * 10**9
 THREADS = 8
@@ -34,10 +34,11 @@ class Examples:
         indices: which images; None takes all.
         seed: of the order.
         shuffled_labels: give every image a random class, always the same one, for the sanity check of data randomisation.
+        augment: show images in random views, another one each time; the source must be `Photographs`.
         memory: bytes of images kept after their first reading.
 
     Raises:
-        CaseJaxError: without images or labels.
+        CaseJaxError: without images or labels, or random views of a source that has none.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Examples:
         *,
         seed: int = 0,
         shuffled_labels: bool = False,
+        augment: bool = False,
         memory: int = MEMORY,
     ):
         require(source.class_names is not None, "data", source.name, "labelled images, in a sub-folder for each class")
@@ -54,7 +56,13 @@ class Examples:
         self.source, self.seed, self.classes = source, seed, len(source.class_names)
         self.indices = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
         require(len(self.indices) > 0, "data", f"{source.name} without images", "at least one image")
-        self._shuffled_labels = shuffled_labels
+        require(
+            not augment or hasattr(source, "random_view"),
+            "augment",
+            f"True for {source.name}",
+            "photographs: a folder, or a data set of tensorflow-datasets",
+        )
+        self._shuffled_labels, self._augment = shuffled_labels, augment
         self.unreadable: dict[str, str] = {}
         """Images that were met and could not be read, and why; others of their batch took their places."""
         self._kept: dict[int, LabelledImages] = {}
@@ -82,8 +90,23 @@ class Examples:
         with self._lock:
             if index in self._kept:
                 return self._kept[index]
+        found = self._labelled(index, self.source.__getitem__)
+        with self._lock:
+            if found is not None and index not in self._kept and found.images.nbytes <= self._room:
+                self._kept[index] = found
+                self._room -= found.images.nbytes
+        return found
+
+    def drawn(self, index: int, place: int) -> LabelledImages | None:
+        """The same as it is shown at a place of the endless order: in the view that the seed and the place decide, where there are views."""
+        if not self._augment:
+            return self.read(index)
+        source: Any = self.source
+        return self._labelled(index, lambda i: source.random_view(i, np.random.default_rng([self.seed, 1, place])))
+
+    def _labelled(self, index: int, read: Callable[[int], Example]) -> LabelledImages | None:
         try:
-            example = self.source[index]
+            example = read(index)
         except UnreadableImageError as error:
             with self._lock:
                 self.unreadable[error.name] = error.reason
@@ -94,12 +117,7 @@ class Examples:
         if self._shuffled_labels:
             label, target = int(np.random.default_rng([self.seed, index]).integers(self.classes)), None
         answer = np.eye(self.classes, dtype=np.float32)[label] if target is None else target
-        found = LabelledImages(example.image[None], np.array([label], np.int32), answer[None])
-        with self._lock:
-            if index not in self._kept and found.images.nbytes <= self._room:
-                self._kept[index] = found
-                self._room -= found.images.nbytes
-        return found
+        return LabelledImages(example.image[None], np.array([label], np.int32), answer[None])
 
     def batches(self, first: int, last: int, batch: int, *, ahead: int = 2) -> Generator[LabelledImages, None, None]:
         """The batches of steps `first` to `last − 1`, read in advance by threads."""
@@ -107,7 +125,8 @@ class Examples:
         pool = ThreadPoolExecutor(THREADS)
         try:
             for step in range(first, last):
-                waiting.append([pool.submit(self.read, int(i)) for i in self.chosen(step, batch)])
+                chosen = enumerate(self.chosen(step, batch), step * batch)
+                waiting.append([pool.submit(self.drawn, int(i), place) for place, i in chosen])
                 if len(waiting) > ahead:
                     yield _joined(waiting.popleft())
             while waiting:
@@ -124,8 +143,16 @@ def _joined(futures: list[Future[LabelledImages | None]]) -> LabelledImages:
     return LabelledImages(*map(np.concatenate, zip(*whole, strict=True)))
 
 
-def few_shot(source: Source, per_class: int, *, seed: int) -> Int[np.ndarray, " n"]:
+def few_shot(
+    source: Source, per_class: int, *, seed: int, indices: Sequence[int] | np.ndarray | None = None
+) -> Int[np.ndarray, " n"]:
     """Indices of `per_class` images of every class, drawn by the seed; a larger number keeps a smaller one's images.
+
+    Args:
+        source: with labels.
+        per_class: number of images of each class.
+        seed: of the drawing.
+        indices: draw from these images; None draws from all.
 
     Raises:
         CaseJaxError: for a number below 1, a source without labels, or classes with fewer images; names them.
@@ -137,7 +164,7 @@ def few_shot(source: Source, per_class: int, *, seed: int) -> Int[np.ndarray, " 
     everything = Examples(source, seed=seed, memory=0)
     taken: dict[int, list[int]] = {c: [] for c in range(len(names))}
     lacking = len(names)
-    for index in np.random.default_rng([seed, 0]).permutation(len(source)):
+    for index in np.random.default_rng([seed, 0]).permutation(len(source) if indices is None else indices):
         if not lacking:
             break
         found = everything.read(int(index))

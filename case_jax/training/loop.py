@@ -174,7 +174,9 @@ class _Training:
         return line
 
     def save(self) -> None:
-        """Write a checkpoint of the last step, and the log up to it."""
+        """Write a checkpoint of the last step, and the log up to it; nothing that is not finite becomes a checkpoint."""
+        if self._recent:
+            self._logged()
         if self.done > self._saved:
             self._manager.save(self.done, args=ocp.args.StandardSave(self.state()))
             self._manager.wait_until_finished()
