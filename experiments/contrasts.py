@@ -97,8 +97,11 @@ def answer(config: Config) -> Answer:
     shown = mean.reset_index()[
         [*keys, "F_mean", "sweep_mean", "own_mean", "shared_mean", "pointing_mean", "degenerate", "rank"]
     ]
+    ends = table.groupby(keys, sort=False)[[*better]].agg(["min", "max"]).loc[mean.index]
+    cells = {c: shown[c].map(percent) for c in shown.columns[3:-1]}
+    cells |= {c: [*map(percent, shown[c], ends[c]["min"], ends[c]["max"])] for c in better}
     text = shown.assign(
-        **{c: shown[c].map(percent) for c in shown.columns[3:-1]}, rank=shown["rank"].map("{:.1f}".format)
+        **cells, rank=shown["rank"].map("{:.1f}".format)
     ).rename(
         columns={
             "F_mean": "mean F", "sweep_mean": "drop over 5, 20, 50%", "own_mean": "mass on own evidence",
@@ -132,7 +135,7 @@ def answer(config: Config) -> Answer:
     )
     figure = wide.pivot_table(index="row", columns="network", values="own_mean", sort=False)
     figures = {} if figure.empty else {"own": heat(figure, "map's mass on its own class's evidence, %")}
-    tables = {"contrasts": Table("Means over networks, best mean rank first", table, text)}
+    tables = {"contrasts": Table("Means over networks [smallest, largest], best mean rank first", table, text)}
     return Answer(findings, tables, figures)
 
 

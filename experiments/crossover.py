@@ -182,11 +182,13 @@ def answer(config: Config) -> Answer:
     low, high = upper.idxmin(), upper.idxmax()
     say = f"{high[0]} and {high[1]} agree most (ρ = {upper.max():.2f}), {low[0]} and {low[1]} least (ρ = {upper.min():.2f})"
     best = [titles[i] for i in order[:3]]
+    missing = [METHODS[name].title for name in METHODS if name not in table.index]
+    omitted = f" Not in the table, as they need hundreds of passes an image: {', '.join(missing)}." if missing else ""
     findings = [
         Finding(
             "Do the tests agree about which methods are good?",
             "answered",
-            f"Spearman correlation of the methods' order, better first, controls left out: mean {upper.mean():.2f} over pairs of tests; {say}.",
+            f"Spearman correlation of the methods' order, better first, controls left out: mean {upper.mean():.2f} over pairs of tests; {say}.{omitted}",
         ),
         Finding(
             "Which methods are good at most tests?", "answered", f"By mean rank over all but cost: {', '.join(best)}."

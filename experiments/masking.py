@@ -32,7 +32,7 @@ from case_jax.evaluation.run import session
 from case_jax.imageops import normalise_image
 from case_jax.masking import InfillNet, Ingredients, TrainedMasker, infiller, masker_task, networks
 from case_jax.masking.infill import as_infiller, infill_task
-from case_jax.masking.task import CONTRAST_IN, CONTRAST_OUT, OUT, described
+from case_jax.masking.task import CONTRAST_IN, CONTRAST_OUT, OUT_TRAINED, described
 from case_jax.masking.trained import digest, still
 from case_jax.models import Classifier, load_classifier, load_weights, save_weights, tap_classifier
 from case_jax.report.figures import COLOURS, plain_style
@@ -42,7 +42,6 @@ from case_jax.training import Examples, Network, Recipe, few_shot, train
 from experiments.claim import Answer, Finding, Gain, Table, Verdict, judged, keep, paired_gain
 
 BASELINES = ("grad_cam", "case", "finer_cam", "guided_backprop", "centre_gaussian", "random")
-TRAINED_OUT = OUT._replace(size_weight=15.0)
 OBJECTIVES = {"in": {"masked_out": None}, "out": {"masked_in": None}, "both": {}}
 SHOTS = (1, 2, 5, 10, 20, 50)
 MAIN, RUNS = 9, "runs"
@@ -81,7 +80,7 @@ def table_rows() -> dict[str, dict[str, Any]]:
     """Ingredients of the central table, by name."""
     rows: dict[str, dict[str, Any]] = {}
     for mode in ("fixed", "alongside", "history"):
-        trained = {} if mode == "fixed" else {"masked_out": TRAINED_OUT}
+        trained = {} if mode == "fixed" else {"masked_out": OUT_TRAINED}
         for name, sides in OBJECTIVES.items():
             rows[f"{mode}, {name}"] = {"classifier": mode, **trained, **sides}
     for mode in ("fixed", "history"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from case_jax.data import prepare_cifar100
 from case_jax.metrics import Scored
 from case_jax.models import Classifier, tap_classifier
 from experiments import all as everything
-from experiments import contrasts, crossover, fidelity, masking, seeds, sensitivity, ties
+from experiments import contrasts, crossover, fidelity, masking, sanity, seeds, sensitivity, ties
 from experiments.cifar100 import fine_tuned, shaken
 from experiments.claim import (
     FINDINGS,
@@ -44,6 +45,7 @@ class Nothing:
     size: int = 3
 
 
+FEW_METHODS = ("Grad-CAM", fidelity.CASE, "random map", "Sobel edges")
 FINDING = Finding("<b>Bold</b> claim.", "in part", "1 of 2.")
 
 
@@ -75,6 +77,12 @@ def test_an_answer_is_kept_and_shown(tmp_path, capsys):
     assert 'src="ties/heat.png"' in page
     assert "not run: torch not installed" in page
     assert page.count("not run yet") == len(everything.EXPERIMENTS) - 2
+
+
+def test_the_page_is_that_of_the_answers_beside_it(tmp_path):
+    kept = everything.HERE / "results"
+    shutil.copytree(kept, tmp_path / "results")
+    assert everything.write_index(tmp_path / "results", {}).read_text() == (kept / "index.html").read_text()
 
 
 def test_what_fails_is_named_and_the_rest_runs(tmp_path, monkeypatch, capsys):
@@ -310,6 +318,32 @@ def test_seeds(small, tmp_path):
     assert 1 < facts["rank"] <= 25
     assert 0 < facts["jaccard"] < 1
     assert (tmp_path / "out" / "mean_agreement.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_fidelity(small, tmp_path, monkeypatch):
+    chosen = {name: maps for name, maps in fidelity.tested().items() if name in FEW_METHODS}
+    monkeypatch.setattr(fidelity, "tested", lambda: chosen)
+    fidelity.main(fidelity.Config(small, tmp_path / "out"))
+    drops = pd.read_csv(tmp_path / "out" / "drops.csv").set_index(["protocol", "removed", "method"])["drop"]
+    assert drops["mean", 5, fidelity.CASE] > drops["mean", 5, "random map"] + 0.3
+    assert drops["mean", 20, fidelity.CASE] > drops["transposed", 20, fidelity.CASE]
+    against = pd.read_csv(tmp_path / "out" / "tests.csv").set_index(["paired", "method"]).loc["same images"]
+    assert (against["low"] < against["case_minus_method"]).all()
+    found = json.loads((tmp_path / "out" / FINDINGS).read_text())["findings"][0]
+    assert "of 1 comparisons with 8 maps on 1 networks" in found["evidence"]
+
+
+@pytest.mark.slow
+def test_sanity(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.subjects.QUICK_IMAGES", 8)
+    sanity.main(sanity.Config(small, tmp_path / "out"))
+    table = pd.read_csv(tmp_path / "out" / "sanity.csv").set_index("method")
+    assert set(table.index) == set(sanity.TESTED[:4])
+    assert (table["cascading_spearman_abs_low"] <= table["cascading_spearman_abs"]).all()
+    found = json.loads((tmp_path / "out" / FINDINGS).read_text())["findings"]
+    assert [f["verdict"] for f in found[:2]] == ["not reproduced", "answered"]  # no guided backprop among the four
+    assert "of its 500 shuffled labels" in found[2]["evidence"]
 
 
 @pytest.mark.slow

@@ -16,7 +16,17 @@ from case_jax.evaluation.stream import select
 from case_jax.masking.infill import INFILLERS, Infiller, InfillNet, as_infiller, infill_task, infiller
 from case_jax.masking.losses import TV_WEIGHT
 from case_jax.masking.masker import WIDTH
-from case_jax.masking.task import ClassifierMode, Ingredients, Side, check, described, masker_task, networks
+from case_jax.masking.task import (
+    OUT,
+    OUT_TRAINED,
+    ClassifierMode,
+    Ingredients,
+    Side,
+    check,
+    described,
+    masker_task,
+    networks,
+)
 from case_jax.masking.trained import CLASSIFIER, FILE, digest, save_masker
 from case_jax.models import Classifier, load_classifier, load_weights, save_weights, with_new_head
 from case_jax.results import RunFolder
@@ -36,7 +46,6 @@ Words = Literal[
     "minimise-contrast",
     "none",
 ]
-LAMBDA_OUT_FIXED, LAMBDA_OUT_TRAINED = 10.0, 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +168,8 @@ class MaskerRun:
     def ingredients(self, epoch_steps: int) -> Ingredients:
         """As the training takes them."""
         require(self.decay_epochs >= 1, "decay_epochs", self.decay_epochs, "at least 1")
-        usual = LAMBDA_OUT_FIXED if self.classifier == "fixed" else LAMBDA_OUT_TRAINED
-        out = usual if self.lambda_out is None else self.lambda_out
+        usual = OUT if self.classifier == "fixed" else OUT_TRAINED
+        out = usual.size_weight if self.lambda_out is None else self.lambda_out
         return Ingredients(
             masked_in=_side(self.masked_in, self.lambda_in, self.weight_in),
             masked_out=_side(self.masked_out, out, self.weight_out),

@@ -47,6 +47,8 @@ class Side(NamedTuple):
 
 
 IN, OUT = Side("classification", "maximise", 1.0), Side("entropy", "maximise", 10.0)
+OUT_TRAINED = OUT._replace(size_weight=15.0)
+"""The paper's where the classifier learns, too."""
 CONTRAST_IN, CONTRAST_OUT = Side("contrast", "maximise", 1.0), Side("contrast", "minimise", 1.0)
 
 
