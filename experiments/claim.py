@@ -74,8 +74,9 @@ def paired_gain(first: ArrayLike, second: ArrayLike) -> Gain:
 
 def unpaired_gain(first: ArrayLike, second: ArrayLike) -> Gain:
     """Of the mean of `first` over that of `second`, independent samples (Welch)."""
-    mean = float(np.mean(first) - np.mean(second))
-    if min(np.size(first), np.size(second)) < 2:
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    mean = float(first.mean() - second.mean())
+    if min(len(first), len(second)) < 2:
         return Gain(mean, np.nan, np.nan)
     found: Any = stats.ttest_ind(first, second, equal_var=False)
     return Gain(mean, *map(float, found.confidence_interval()))

@@ -1,7 +1,7 @@
 """Every method through every test: do the tests agree about which methods are good?
 
 Question   Sensitivity, fidelity, evidence, localisation, sanity and cost of every method on one page; which tests rank methods alike?
-Command    python -m experiments.crossover [--quick]
+Command    python -m experiments.crossover [--quick] [--data tfds:imagenet2012:validation --networks resnet50]
 Cost       about 25 minutes on 2 CPU cores, 20 of them the methods that need hundreds of passes an image (`--slow-images 0` leaves them out); two maskers of two minutes on top unless
            `python -m experiments.masking` has trained them
 Expected   no method is good at everything: localisation of the whole object rewards what class sensitivity punishes
@@ -44,6 +44,7 @@ TESTS = {
     "drop": ("fidelity: drop over 5 to 90%", "high"),
     "pxap_marker": ("localisation of the marker: PxAP", "high"),
     "pxap_union": ("localisation of the object: PxAP", "high"),
+    "boxes": ("localisation of the boxes: MaxBoxAcc", "high"),
     "sanity": ("sanity: |ρ| over the cascade", "low"),
     "cost": ("cost: forward passes", "low"),
 }
@@ -59,7 +60,7 @@ class Config:
     slow_images: int = 20
     """Images for the methods that need hundreds of passes; 0 leaves these methods out."""
     maskers: bool = True
-    """Train maskers, or take those of `experiments.masking`."""
+    """On digit scenes: train maskers, or take those of `experiments.masking`."""
     masking: Path = Path("runs/masking")
     """Where these are."""
     out: Path = Path("experiments/results/crossover")
@@ -75,11 +76,11 @@ def evaluated(subject: Subject, methods: dict[str, MapFunction], run: str, image
         "sweep_mean": "drop",
         "degenerate": "degenerate",
     }
-    return table[list(names)].rename(columns=names)
+    return table.reindex(columns=[*names]).rename(columns=names)
 
 
-def localised(subject: Subject, methods: dict[str, MapFunction], run: str, images: int, truth: str) -> pd.Series:
-    """PxAP."""
+def localised(subject: Subject, methods: dict[str, MapFunction], run: str, images: int, truth: str) -> pd.DataFrame:
+    """PxAP, where pixels are known, and MaxBoxAcc."""
     model = subject.model()
     found = localise(
         subject.source,  # type: ignore[arg-type]
@@ -93,7 +94,7 @@ def localised(subject: Subject, methods: dict[str, MapFunction], run: str, image
         thresholds=20,
         progress=False,
     )
-    return found.overall.loc[list(methods), "pxap"]
+    return found.overall.loc[list(methods)]
 
 
 def checked(subject: Subject, methods: dict[str, MapFunction], run: str, images: int) -> pd.Series:
@@ -145,8 +146,11 @@ def maskers(config: Config) -> dict[str, MapFunction]:
 def measured(subject: Subject, methods: dict[str, MapFunction], run: str, images: int) -> pd.DataFrame:
     """All numbers of these methods."""
     table = evaluated(subject, methods, run, images)
-    for truth in ("marker", "union"):
-        table[f"pxap_{truth}"] = localised(subject, methods, run, images, truth)
+    if subject.where.offline:
+        for truth in ("marker", "union"):
+            table[f"pxap_{truth}"] = localised(subject, methods, run, images, truth)["pxap"]
+    elif getattr(subject.source, "truths", ()):
+        table["boxes"] = localised(subject, methods, run, images, "boxes")["max_box_acc"]
     table["sanity"] = checked(subject, methods, run, max(4, images // 5))
     table["cost"] = costs(subject, methods, 2 if set(methods) <= set(SLOW) else 16)
     return table.assign(images=images)
@@ -161,18 +165,20 @@ def answer(config: Config) -> Answer:
     if config.slow_images and not where.quick:
         groups["crossover-slow"] = (SLOW, min(images, config.slow_images))
     tables = [measured(subject, asked_by_name(names), run, count) for run, (names, count) in groups.items()]
-    if config.maskers:
+    maskers_too = config.maskers and where.offline
+    if maskers_too:
         tables.append(measured(subject, maskers(config), "crossover-maskers", images))
     table: Any = pd.concat(tables)
     table.index.name = "method"
     titles = [METHODS[name].title if name in METHODS else name for name in table.index]
-    signed = pd.DataFrame({words: table[c] * (1 if better == "high" else -1) for c, (words, better) in TESTS.items()})
+    tests = {c: test for c, test in TESTS.items() if c in table and table[c].notna().any()}
+    signed = pd.DataFrame({words: table[c] * (1 if better == "high" else -1) for c, (words, better) in tests.items()})
     proper = table.index[[name not in CONTROLS for name in table.index]]
     agreement = signed.loc[proper].round(RANK_DECIMALS).corr(method="spearman", min_periods=4)
-    table["mean_rank"] = ranked(table, {c: better for c, (_, better) in TESTS.items() if c != "cost"})["mean_rank"]
+    table["mean_rank"] = ranked(table, {c: better for c, (_, better) in tests.items() if c != "cost"})["mean_rank"]
     order = np.argsort(table["mean_rank"].to_numpy(), kind="stable")
     shown = pd.DataFrame({"method": titles, "images": table["images"].to_numpy()})
-    for c, (words, _) in TESTS.items():
+    for c, (words, _) in tests.items():
         shown[words] = (
             table[c].map("{:.1f}".format if c == "cost" else "{:.2f}".format if c == "sanity" else percent).to_numpy()
         )
@@ -194,7 +200,7 @@ def answer(config: Config) -> Answer:
             "Which methods are good at most tests?", "answered", f"By mean rank over all but cost: {', '.join(best)}."
         ),
     ]
-    if config.maskers:
+    if maskers_too:
         sensitivity = table.loc[proper, "F"].rank()
         faithful = table.loc[proper, "drop"].rank(ascending=False)
         place = "contrastive masker"

@@ -2,7 +2,8 @@
 
 Question   Does a masker need both objectives? Does training the classifier alongside help? Do infilling, binary masks and more images? Is a
            masker class-sensitive, and can it be made so?
-Command    python -m experiments.masking [--quick] [--seeds 3] [--out experiments/results/masking]
+Command    python -m experiments.masking [--quick] [--seeds 3] [--collect]; on ImageNet `case-jax train masker --model resnet50
+           --data tfds:imagenet2012:train --augment`, then `case-jax localise` and `evaluate` with `--methods masker:RUN`
 Cost       about 75 minutes on 2 CPU cores
 Expected   the paper's: both objectives beat either, training alongside beats a fixed classifier, ten images a class lose next to nothing
 """
