@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import tyro
 
 from case_jax._checks import unknown
 from case_jax.results import write_atomically
-from experiments.claim import FINDINGS, SESSION
+from experiments.claim import FINDINGS, SESSION, from_shell
 
 HERE = Path(__file__).parent
 EXPERIMENTS = ("sensitivity", "fidelity", "ties", "contrasts", "seeds", "masking", "sanity", "crossover", "peers")
@@ -144,4 +143,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    from_shell(main, Config)

@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+import tyro
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from case_jax._checks import CaseJaxError
 from case_jax.evaluation.run import session
 from case_jax.report.figures import DPI, plain_style, rendered
 from case_jax.results import write_atomically, write_json
@@ -47,6 +50,15 @@ class Answer(NamedTuple):
 
 
 FINDINGS, SESSION = "findings.json", "session.json"
+
+
+def from_shell(main: Callable[[Any], None], kind: type) -> None:
+    """Run an experiment as the command line says; what the user can mend is a message and status 2, not a trace."""
+    try:
+        main(tyro.cli(kind))
+    except CaseJaxError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 class Gain(NamedTuple):

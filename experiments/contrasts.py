@@ -18,7 +18,7 @@ import tyro
 from case_jax import METHODS
 from case_jax.methods import MapFunction
 from case_jax.stats import ranked, summarise
-from experiments.claim import Answer, Finding, Table, heat, keep, percent
+from experiments.claim import Answer, Finding, Table, from_shell, heat, keep, percent
 from experiments.subjects import Where, asked, subjects
 
 OPERATORS = {"case": "mean-orthogonal (CASE)", "case_span": "span-orthogonal", "finer_cam": "difference (Finer-CAM)"}
@@ -145,4 +145,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    from_shell(main, Config)

@@ -20,6 +20,7 @@ import tyro
 from jaxtyping import Array
 
 from case_jax import METHODS, top_class_maps
+from case_jax._checks import require
 from case_jax.evaluation.localise import localise
 from case_jax.evaluation.sanity import sanity
 from case_jax.methods import MapFunction
@@ -29,7 +30,7 @@ from case_jax.results import RunFolder
 from case_jax.stats import RANK_DECIMALS, ranked, summarise
 from experiments import masking
 from experiments.benchmarks.core import interleaved
-from experiments.claim import Answer, Finding, Table, heat, keep, percent
+from experiments.claim import Answer, Finding, Table, from_shell, heat, keep, percent
 from experiments.families import SHIPPED
 from experiments.subjects import Subject, Where, asked_by_name, subjects
 
@@ -159,6 +160,7 @@ def measured(subject: Subject, methods: dict[str, MapFunction], run: str, images
 def answer(config: Config) -> Answer:
     """One row per method, one column per test."""
     where = config.where
+    require(config.slow_images >= 0, "slow_images", config.slow_images, "a number of images, or 0 for none")
     subject = next(subjects(where))
     images = min(where.images, len(subject.source))
     groups = {"crossover": (FAST[:5] if where.quick else FAST, images)}
@@ -233,4 +235,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    from_shell(main, Config)

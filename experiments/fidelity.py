@@ -24,7 +24,7 @@ from case_jax.methods import MapFunction
 from case_jax.metrics import METRICS, PERCENTS, Metric, Scored
 from case_jax.metrics.fidelity import Region, fidelity_columns
 from case_jax.stats import RANK_DECIMALS, bootstrap, correct_rows, drops, paired_tests
-from experiments.claim import Answer, Finding, Table, heat, keep, percent
+from experiments.claim import Answer, Finding, Table, from_shell, heat, keep, percent
 from experiments.sensitivity import CAMS, CONTROLS, methods
 from experiments.subjects import Where, subjects
 
@@ -231,4 +231,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    from_shell(main, Config)

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import tyro
 from flax import nnx
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 from tqdm import tqdm
 
 from case_jax import METHODS
+from case_jax._checks import require
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
 from case_jax.evaluation import Pixels, evaluate, plan
@@ -40,7 +40,7 @@ from case_jax.report.figures import COLOURS, plain_style
 from case_jax.results import RunFolder
 from case_jax.stats import correct_rows, mean_drop
 from case_jax.training import Examples, Network, Recipe, few_shot, train
-from experiments.claim import Answer, Finding, Gain, Table, Verdict, judged, keep, paired_gain
+from experiments.claim import Answer, Finding, Gain, Table, Verdict, from_shell, judged, keep, paired_gain
 
 BASELINES = ("grad_cam", "case", "finer_cam", "guided_backprop", "centre_gaussian", "random")
 OBJECTIVES = {"in": {"masked_out": None}, "out": {"masked_in": None}, "both": {}}
@@ -345,7 +345,11 @@ def made(config: Config) -> pd.DataFrame:
 
 def answer(config: Config) -> Answer:
     """The tables, from new runs or from those that are kept."""
-    runs = pd.read_csv(config.out / f"{RUNS}.csv") if config.collect else made(config)
+    for name in ("seeds", "steps", "batch", "scenes", "tested", "processes"):
+        require(getattr(config, name) >= 1, name, getattr(config, name), "at least 1")
+    kept = config.out / f"{RUNS}.csv"
+    require(not config.collect or kept.is_file(), "out", config.out, f"a folder with {kept.name}, or no --collect")
+    runs = pd.read_csv(kept) if config.collect else made(config)
     table = summary(runs)
     curve = table[table["name"] == "fixed, both"].sort_values("shots", na_position="last")
     figures = {"few_shot": draw_few_shot(curve, config.scenes)}
@@ -363,4 +367,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    from_shell(main, Config)

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 from case_jax import METHODS
 from case_jax.imageops import normalise_image
 from experiments.benchmarks.torch_peers import digit_network
-from experiments.claim import Answer, Finding, Table, keep
+from experiments.claim import Answer, Finding, Table, from_shell, keep
 from experiments.families import SHIPPED
 from experiments.fidelity import kendall
 from experiments.subjects import Subject, Where, asked_by_name, subjects
@@ -148,4 +148,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    from_shell(main, Config)

@@ -20,7 +20,7 @@ from case_jax.report.loading import methods_of
 from case_jax.report.sanity import curves_figure, layer_table, summarise
 from case_jax.results import RunFolder
 from case_jax.training.loop import CURVES, read_curves
-from experiments.claim import Answer, Finding, Table, keep
+from experiments.claim import Answer, Finding, Table, from_shell, keep
 from experiments.families import SHIPPED, Training, small_network, training_of
 from experiments.subjects import Where, asked_by_name, subjects
 
@@ -149,4 +149,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    from_shell(main, Config)

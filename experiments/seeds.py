@@ -30,7 +30,7 @@ from case_jax.report.figures import COLOURS, PERCENT, plain_style
 from case_jax.source import UnreadableImageError
 from case_jax.stats import THETAS, both_usable, summarise
 from experiments.cifar100 import fine_tuned
-from experiments.claim import Answer, Finding, Table, judged, keep, percent, unpaired_gain
+from experiments.claim import Answer, Finding, Table, from_shell, judged, keep, percent, unpaired_gain
 from experiments.sensitivity import methods
 from experiments.subjects import Subject, Where, correct, subjects, weights_of
 
@@ -281,4 +281,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    from_shell(main, Config)

@@ -17,7 +17,7 @@ import tyro
 from case_jax import METHODS
 from case_jax.methods import MapFunction
 from case_jax.stats import RANK_DECIMALS, THETAS, summarise
-from experiments.claim import Answer, Finding, Table, heat, keep, percent
+from experiments.claim import Answer, Finding, Table, from_shell, heat, keep, percent
 from experiments.subjects import Subject, Where, asked, correct, subjects
 
 CAMS = (
@@ -119,4 +119,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    from_shell(main, Config)

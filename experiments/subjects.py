@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from case_jax._checks import require, unknown
+from case_jax._checks import require, require_seed, unknown
 from case_jax.contrast.choice import ContrastChoice, choose_contrast
 from case_jax.data import DigitScenes, open_source
 from case_jax.evaluation import Pixels, count_confusions, evaluate, plan
@@ -149,7 +149,13 @@ def subjects(where: Where, *, small: Sequence[str] = (*FAMILIES,)) -> Iterator[S
     Args:
         where: the user's choice.
         small: the small networks that are taken when none are named.
+
+    Raises:
+        CaseJaxError: for networks, weights, data or numbers that do not exist or fit.
     """
+    require(where.limit >= 1, "limit", where.limit, "a number of images of at least 1")
+    require(where.processes >= 1, "processes", where.processes, "at least 1")
+    require_seed(where.seed)
     if where.offline:
         names = where.networks or tuple(small[:2] if where.quick else small)
         for name in names:

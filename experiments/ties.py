@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Key
 from case_jax import METRICS
 from case_jax.metrics import Metric, Scored, agreement
 from case_jax.stats import THETAS, below, both_usable, holm
-from experiments.claim import Answer, Finding, Table, keep, percent
+from experiments.claim import Answer, Finding, Table, from_shell, keep, percent
 from experiments.sensitivity import methods
 from experiments.subjects import Where, subjects
 
@@ -144,4 +144,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    from_shell(main, Config)

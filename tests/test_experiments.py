@@ -374,6 +374,16 @@ def test_networks_and_weights_must_be_known_and_match(tmp_path):
         next(subjects(Where(networks=("Resnet",), runs=tmp_path)))
     with pytest.raises(ValueError, match=r"weights.*1 for 4 networks"):
         next(subjects(Where(data="folder:somewhere", weights=("one.safetensors",), runs=tmp_path)))
+    with pytest.raises(ValueError, match="limit: got 0"):
+        next(subjects(Where(limit=0, runs=tmp_path)))
+    with pytest.raises(ValueError, match="slow_images: got -1"):
+        crossover.answer(crossover.Config(slow_images=-1))
+    with pytest.raises(ValueError, match="seeds: got 0"):
+        seeds.answer(seeds.Config(seeds=0))
+    with pytest.raises(ValueError, match="seeds: got 0"):
+        masking.answer(masking.Config(seeds=0))
+    with pytest.raises(ValueError, match=r"out: got .* a folder with runs\.csv"):
+        masking.answer(masking.Config(collect=True, out=tmp_path))
 
 
 def test_every_method_is_in_the_crossover():
