@@ -1,6 +1,7 @@
 """Errors that name the argument, what was given, what is accepted and what to do."""
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 
 
@@ -28,6 +29,15 @@ def require(condition: object, argument: str, given: object, accepted: str) -> N
     """Raise unless the condition holds."""
     if not condition:
         raise CaseJaxError(f"{argument}: got {given}; accepted: {accepted}.")
+
+
+def require_number(argument: str, given: float, *, above: float | None = None, least: float | None = None) -> None:
+    """Raise unless a number is finite, and above one bound or at least the other."""
+    words = (
+        "" if above is None and least is None else f" above {above:g}" if least is None else f" of at least {least:g}"
+    )
+    inside = (above is None or given > above) and (least is None or given >= least)
+    require(math.isfinite(given) and inside, argument, given, f"a finite number{words}")
 
 
 def require_seed(seed: int) -> None:

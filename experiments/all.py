@@ -19,7 +19,7 @@ import jinja2
 
 from case_jax._checks import unknown
 from case_jax.results import write_atomically
-from experiments.claim import FINDINGS, SESSION, from_shell
+from experiments.claim import FINDINGS, QUICK, SESSION, from_shell
 
 HERE = Path(__file__).parent
 EXPERIMENTS = ("sensitivity", "fidelity", "ties", "contrasts", "seeds", "masking", "sanity", "crossover", "peers")
@@ -43,7 +43,7 @@ class Config:
     @property
     def folder(self) -> Path:
         """Where answers go."""
-        return self.out or (Path("runs/experiments/quick/results") if self.quick else HERE / "results")
+        return self.out or (QUICK if self.quick else HERE / "results")
 
 
 def header(name: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from case_jax._checks import CaseJaxError
+from case_jax._checks import CaseJaxError, require
 from case_jax.evaluation.run import session
 from case_jax.report.figures import DPI, plain_style, rendered
 from case_jax.results import write_atomically, write_json
@@ -50,15 +50,28 @@ class Answer(NamedTuple):
 
 
 FINDINGS, SESSION = "findings.json", "session.json"
+QUICK = Path("runs/experiments/quick/results")
 
 
 def from_shell(main: Callable[[Any], None], kind: type) -> None:
-    """Run an experiment as the command line says; what the user can mend is a message and status 2, not a trace."""
+    """Run an experiment as the command line says; what the user can mend is a message and status 2, not a trace.
+
+    A quick run's answer goes below `runs/`, unless `--out` says otherwise: what `results` holds was run in full.
+    """
     try:
-        main(tyro.cli(kind))
+        config = tyro.cli(kind)
+        if quick_of(config) and config.out is not None and config.out == kind().out:
+            config = dataclasses.replace(config, out=QUICK / config.out.name)
+        require(config.out is None or not config.out.is_file(), "out", config.out, "a folder")
+        main(config)
     except CaseJaxError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def quick_of(config: Any) -> bool:
+    """Whether an experiment's configuration asks for a quick run."""
+    return getattr(config, "quick", False) or getattr(getattr(config, "where", None), "quick", False)
 
 
 class Gain(NamedTuple):

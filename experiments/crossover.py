@@ -32,7 +32,7 @@ from experiments import masking
 from experiments.benchmarks.core import interleaved
 from experiments.claim import Answer, Finding, Table, from_shell, heat, keep, percent
 from experiments.families import SHIPPED
-from experiments.subjects import Subject, Where, asked_by_name, subjects
+from experiments.subjects import Subject, Where, asked_by_name, only
 
 SLOW = tuple(name for name, entry in METHODS.items() if entry.slow)
 FAST = tuple(name for name, entry in METHODS.items() if not entry.slow)
@@ -161,7 +161,7 @@ def answer(config: Config) -> Answer:
     """One row per method, one column per test."""
     where = config.where
     require(config.slow_images >= 0, "slow_images", config.slow_images, "a number of images, or 0 for none")
-    subject = next(subjects(where))
+    subject = only(where)
     images = min(where.images, len(subject.source))
     groups = {"crossover": (FAST[:5] if where.quick else FAST, images)}
     if config.slow_images and not where.quick:

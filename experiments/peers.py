@@ -12,6 +12,7 @@ import warnings
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import as_file, files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ import tyro
 from safetensors.numpy import load_file
 
 from case_jax import METHODS
+from case_jax._checks import require
 from case_jax.imageops import normalise_image
 from experiments.benchmarks.torch_peers import digit_network
 from experiments.claim import Answer, Finding, Table, from_shell, keep
 from experiments.families import SHIPPED
 from experiments.fidelity import kendall
-from experiments.subjects import Subject, Where, asked_by_name, subjects
+from experiments.subjects import Subject, Where, asked_by_name, only
 
 PEERS = {
     "grad_cam": "GradCAM", "hires_cam": "HiResCAM", "grad_cam_plus_plus": "GradCAMPlusPlus", "xgrad_cam": "XGradCAM",
@@ -100,7 +102,10 @@ def ours(subject: Subject, names: list[str]) -> tuple[pd.DataFrame, float]:
 
 def answer(config: Config) -> Answer:
     """Both sides on the shipped classifier."""
-    subject = next(subjects(config.where))
+    lacking = [name for name in ("torch", "pytorch_grad_cam", "quantus") if find_spec(name) is None]
+    require(not lacking, "environment", f"no {', '.join(lacking)}", "the extra `bench`: pip install '.[bench]'")
+    require(config.where.offline, "data", config.where.data, "digit scenes; PyTorch's side has their classifier alone")
+    subject = only(config.where)
     names = list(PEERS)[: 3 if config.where.quick else None]
     mine, ms = ours(subject, names)
     table = mine.merge(theirs(subject, names), on="method").assign(ms_ours=ms)

@@ -22,7 +22,7 @@ from case_jax.results import RunFolder
 from case_jax.training.loop import CURVES, read_curves
 from experiments.claim import Answer, Finding, Table, from_shell, keep
 from experiments.families import SHIPPED, Training, small_network, training_of
-from experiments.subjects import Where, asked_by_name, subjects
+from experiments.subjects import Where, asked_by_name, only
 
 TESTED = (
     "grad_cam", "layer_cam", "eigen_grad_cam", "case", "finer_cam", "softmax_contrast", "guided_backprop", "saliency", "input_x_gradient",
@@ -53,7 +53,7 @@ def between(table: Any, method: str, part: str) -> str:
 def answer(config: Config) -> Answer:
     """All methods on the first network."""
     where = config.where
-    subject = next(subjects(where))
+    subject = only(where)
     model = subject.model()
     shuffled, known = None, 0.0
     if where.offline:

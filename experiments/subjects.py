@@ -12,6 +12,7 @@ import pandas as pd
 from case_jax._checks import require, require_seed, unknown
 from case_jax.contrast.choice import ContrastChoice, choose_contrast
 from case_jax.data import DigitScenes, open_source
+from case_jax.data.digit_scenes import CLASS_NAMES
 from case_jax.evaluation import Pixels, count_confusions, evaluate, plan
 from case_jax.methods import METHODS, MapFunction
 from case_jax.metrics import Metric
@@ -132,6 +133,16 @@ class Subject(NamedTuple):
         return evaluate(planned, folder, progress=False).rows().assign(network=self.name)
 
 
+def only(where: Where) -> Subject:
+    """The one network of an experiment that asks one.
+
+    Raises:
+        CaseJaxError: for several; otherwise as `subjects`.
+    """
+    require(len(where.networks) == 1, "networks", " ".join(where.networks) or "none", "one network")
+    return next(subjects(where))
+
+
 def weights_of(where: Where, names: Sequence[str]) -> Sequence[str | None]:
     """The weights of each network; None where its default is meant.
 
@@ -156,11 +167,17 @@ def subjects(where: Where, *, small: Sequence[str] = (*FAMILIES,)) -> Iterator[S
     require(where.limit >= 1, "limit", where.limit, "a number of images of at least 1")
     require(where.processes >= 1, "processes", where.processes, "at least 1")
     require_seed(where.seed)
+    twice = [name for name in where.networks if where.networks.count(name) > 1]
+    require(not twice, "networks", " ".join(where.networks), "each once")
     if where.offline:
         names = where.networks or tuple(small[:2] if where.quick else small)
         for name in names:
             if name not in FAMILIES:
                 raise unknown("networks", name, FAMILIES)
+        unused = {"weights": where.weights, "contrast_data": where.contrast_data}
+        given = [name for name, value in unused.items() if value]
+        require(not given, ", ".join(given), "a value", "none with digit scenes, whose networks are trained here")
+        source = open_source(where.data, CLASS_NAMES, resize=48, crop=48, size=where.images)
         fresh = [(name, where.seed) for name in names if name != SHIPPED]
         folders = trained_beforehand(fresh, where.kept / "networks", quick=where.quick, processes=where.processes)
         for name in names:
@@ -169,7 +186,6 @@ def subjects(where: Where, *, small: Sequence[str] = (*FAMILIES,)) -> Iterator[S
             else:
                 training = training_of(name, quick=where.quick)
                 network = small_network(name, where.seed, folders[name, where.seed], training=training)
-            source = open_source(where.data, network.class_names, resize=48, crop=48, size=where.images)
             scenes = CONFUSION_SCENES if not where.quick else 200
             yield Subject(name, network, source, DigitScenes("confusion", scenes), where)
         return

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from processes import cpu_environment, end, start, succeed
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from case_jax import CaseJaxError
 from case_jax.cli.train import Data
@@ -110,6 +110,61 @@ def test_a_classifier_learns_the_classes_of_other_data(shell, tmp_path):
     assert status == 2
     assert "data: got folder" in err
     assert "a sub-folder for each class" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("masker", "--save-every", 0), "save_every: got 0; accepted: a number of steps of at least 1"),
+        (("masker", "--masker-rate", "inf"), "masker_rate: got inf; accepted: a finite number above 0"),
+        (("masker", "--lambda-in", "nan"), "lambda_in: got nan; accepted: a finite number of at least 0"),
+        (("masker", "--weight-out", -1), "weight_out: got -1.0; accepted: a finite number of at least 0"),
+        (("masker", "--tv-weight", -1), "tv_weight: got -1.0"),
+        (("classifier", "--weight-decay", -1), "weight_decay: got -1.0"),
+        (("infiller", "--rate", "nan"), "rate: got nan"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(shell, tmp_path, words, message):
+    status, _, err = shell("train", *words, "--limit", 10, "--out", tmp_path / "run")
+    assert status == 2
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_among_the_images_and_an_unfinished_infiller_are_refused(shell, tmp_path):
+    data = photographs(tmp_path / "photos", "cat", "dog")
+    words = ("train", "classifier", "--new-head", "--data", data)
+    status, _, err = shell(*words, "--out", tmp_path / "photos" / "run")
+    assert status == 2
+    assert "inside the data folder" in err
+    (tmp_path / "begun").mkdir()
+    status, _, err = shell("train", "masker", "--infill", tmp_path / "begun", "--out", tmp_path / "run")
+    assert status == 2
+    assert "which has no infiller.safetensors; accepted: a folder of `case-jax train infiller`" in err
+
+
+def test_damaged_runs_are_named(shell, masker, tmp_path):
+    run = masker[0]
+    words = ("train", "masker", "--class-conditional", "--width", 8, *SHORT, "--out", run)
+    log = (run / "log.csv").read_text()
+    (run / "log.csv").write_text(log + "five,6\n")
+    status, _, err = shell(*words)
+    assert status == 2
+    assert "log.csv is damaged" in err
+    (run / "log.csv").write_text(log)
+    file = run / "masker.safetensors"
+    arrays = load_file(file)
+    save_file(arrays, file, metadata={"masker": '"text"', "gumbel": "false", "classifier": '""', "words": '""'})
+    status, _, err = shell("evaluate", "--methods", f"masker:{run}", "--limit", 5, "--out", tmp_path / "tests")
+    assert status == 2
+    assert "masker: the facts in" in err
+    for state in (run / "checkpoints" / "4").rglob("*"):
+        if state.is_file():
+            state.write_bytes(b"")
+    status, _, err = shell(*words)
+    assert status == 2
+    assert "checkpoints: that of step 4" in err
+    assert "delete the folder 4" in err
 
 
 def test_augmenting_scenes_is_refused(shell, tmp_path):

@@ -1,6 +1,7 @@
 """`case-jax train masker | classifier | infiller`."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,8 +9,8 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from case_jax._checks import require, require_seed
-from case_jax.cli.ready import run_folder, say
+from case_jax._checks import require, require_number, require_seed
+from case_jax.cli.ready import require_outside, run_folder, say
 from case_jax.data import open_source
 from case_jax.evaluation.run import session
 from case_jax.evaluation.stream import select
@@ -81,6 +82,7 @@ class Data:
         require_seed(self.seed)
         require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         require(self.batch >= 1, "batch", self.batch, "a multiple of the number of devices, of at least 1")
+        require(self.save_every >= 1, "save_every", self.save_every, "a number of steps of at least 1")
         require(0 < self.share <= 1, "share", self.share, "a share of the images above 0 and at most 1")
         facts = classifier.preprocessing
         source = open_source(
@@ -262,7 +264,8 @@ def _masker(run: MaskerRun) -> None:
     fill = _fill(run.infill)
     classifier = load_classifier(run.data.model, weights=run.data.weights)
     say(f"model: {classifier}")
-    source, folder = run.data.open(classifier), run_folder(run.data.out, "masker", run.data.model)
+    source = run.data.open(classifier)
+    folder = _folder(run.data, "masker", run.data.model, source=source)
     made_of, facts = run.ingredients(run.data.epoch_steps(source)), classifier.preprocessing
     shape = (facts.crop, facts.crop, 3)
     nets = networks(
@@ -279,6 +282,8 @@ def _masker(run: MaskerRun) -> None:
         indices = few_shot(source, run.per_class, seed=run.data.seed, indices=indices)
     task = masker_task(nets, made_of, mean=facts.mean, std=facts.std, fill=fill)
     made = described(made_of) | {"per_class": run.per_class, "classifier_digest": digest(classifier.module)}
+    if Path(run.infill).is_dir():
+        made |= {"infill_digest": hashlib.sha256((Path(run.infill) / INFILLER).read_bytes()).hexdigest()[:16]}
     state = _run(task, run.data, source, folder, indices, {"masker": made})
     trained: Any = nets.masker.module(state.masker)
     judge = nets.classifier.module(state.classifier)
@@ -307,19 +312,20 @@ def _special(run: MaskerRun) -> list[str]:
 
 
 def _classifier(run: ClassifierRun) -> None:
-    require(run.rate > 0, "rate", run.rate, "a number above 0")
+    require_number("rate", run.rate, above=0)
     classifier = load_classifier(run.data.model, weights=run.data.weights)
+    require_number("weight_decay", run.weight_decay, least=0)
     source = run.data.open(classifier, own_classes=run.new_head)
     if run.new_head:
-        wanted = "labelled images, in a sub-folder for each class"
-        require(source.class_names, "data", source.name, wanted)
+        given, wanted = source.class_names or (), "labelled images, in a sub-folder for each of at least 2 classes"
+        require(len(given) >= 2, "data", f"{source.name} of {len(given)} classes", wanted)
         assert source.class_names is not None
         classifier = with_new_head(classifier, source.class_names, seed=run.data.seed)
     say(f"model: {classifier}")
     module: Any = classifier.module
     if run.fresh:
         module = classifier.entry.build(len(classifier.class_names), rngs=nnx.Rngs(run.data.seed))
-    folder = run_folder(run.data.out, "classifier", run.data.model)
+    folder = _folder(run.data, "classifier", run.data.model, source=source)
     folder.require_writable()
     facts, steps = classifier.preprocessing, run.data.recipe(source).steps
     optimiser = adamw(steps, rate=run.rate, weight_decay=run.weight_decay)
@@ -334,9 +340,10 @@ def _classifier(run: ClassifierRun) -> None:
 
 
 def _infiller(run: InfillerRun) -> None:
-    require(run.rate > 0, "rate", run.rate, "a number above 0")
+    require_number("rate", run.rate, above=0)
     classifier = load_classifier(run.data.model, weights=run.data.weights)
-    source, folder = run.data.open(classifier), run_folder(run.data.out, "infiller")
+    source = run.data.open(classifier)
+    folder = _folder(run.data, "infiller", source=source)
     folder.require_writable()
     facts = classifier.preprocessing
     net = InfillNet(rngs=nnx.Rngs(run.data.seed))
@@ -347,11 +354,20 @@ def _infiller(run: InfillerRun) -> None:
     _finish(folder, INFILLER, f"case-jax train masker --infill {folder.path}")
 
 
+def _folder(data: Data, *names: str, source: Source) -> RunFolder:
+    """The run folder, which does not lie among the images."""
+    folder = run_folder(data.out, *names)
+    require_outside(folder.path, source)
+    return folder
+
+
 def _fill(name: str) -> Infiller | None:
     """An infiller by name, or from the folder where it was trained."""
     file = Path(name) / INFILLER
-    if name in INFILLERS or not file.is_file():
+    if name in INFILLERS or not Path(name).is_dir():
         return infiller(name)
+    accepted = "a folder of `case-jax train infiller` whose training has ended"
+    require(file.is_file(), "infill", f"{name}, which has no {INFILLER}", accepted)
     net = nnx.eval_shape(lambda: InfillNet(rngs=nnx.Rngs(0)))
     load_weights(file, net)
     return as_infiller(net)
@@ -379,10 +395,13 @@ def _run(
         f"train: {recipe.steps:,} steps of {recipe.batch} images, from {len(examples):,} of {source.name}, into {folder.path}"
     )
     state = train(task, examples, recipe, folder, config=config, facts=session())
-    for name, reason in list(examples.unreadable.items())[:UNREADABLE_SHOWN]:
-        print(f"Could not be read: {name} ({reason}); another image of its batch took its place")
-    if len(examples.unreadable) > UNREADABLE_SHOWN:
-        print(f"Could not be read either: {len(examples.unreadable) - UNREADABLE_SHOWN} more")
+    broken = examples.unreadable
+    if broken:
+        print(
+            f"Images that could not be read, others of their batches in their places: {len(broken):,} of {len(examples):,}"
+        )
+    for name, reason in list(broken.items())[:UNREADABLE_SHOWN]:
+        print(f"  {name} ({reason})")
     return state
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from case_jax import parallel
-from case_jax._checks import require, unknown
+from case_jax._checks import require, require_number, unknown
 from case_jax.imageops import normalise_image
 from case_jax.masking import infill
 from case_jax.masking.losses import (
@@ -123,9 +123,13 @@ def check(made_of: Ingredients) -> None:
     wanted = "--class-conditional, without which every class has the same mask"
     contrasts = any(side.objective == "contrast" for side in sides) or made_of.targets == "two"
     require(made_of.class_conditional or not contrasts, "class_conditional", False, wanted)
-    require(made_of.temperature > 0, "temperature", made_of.temperature, "a number above 0")
-    for name in ("masker_rate", "classifier_rate"):
-        require(getattr(made_of, name) > 0, name, getattr(made_of, name), "a number above 0")
+    for name, side in (("in", made_of.masked_in), ("out", made_of.masked_out)):
+        if side is not None:
+            require_number(f"lambda_{name}", side.size_weight, least=0)
+            require_number(f"weight_{name}", side.weight, least=0)
+    require_number("tv_weight", made_of.tv_weight, least=0)
+    for name in ("temperature", "masker_rate", "classifier_rate"):
+        require_number(name, getattr(made_of, name), above=0)
     require(made_of.history_size >= 1, "history_size", made_of.history_size, "at least 1")
     require(made_of.history_every >= 1, "history_every", made_of.history_every, "at least 1")
 
@@ -158,6 +162,7 @@ def networks(
         "a classifier with maps of one resolution only",
         "a ResNet, DenseNet, VGG, ConvNeXt or digit_resnet",
     )
+    require(num_classes >= 2, "model", f"a classifier of {num_classes} class", "at least 2 classes")
     taken = Network(classifier, stages)
     maps = jax.eval_shape(lambda v, x: taken(v, x, train=False)[1], taken.variables, jnp.zeros((1, *shape)))
     masker = Masker(

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from case_jax._checks import CaseJaxError, require
+from case_jax._checks import CaseJaxError, require, require_number
 from case_jax.contrast.sets import Query
 from case_jax.masking.masker import Masker, to_image
 from case_jax.models.weights import flat_state, load_weights, read_weight_file, save_weights
@@ -96,6 +96,10 @@ class TrainedMasker:
             raise CaseJaxError(
                 "model: a masker reads several layers; tap the model with stages=, as tap_classifier does."
             )
+        require_number("size", size, least=0)
+        require(size <= 1, "size", size, "a share of the image of at most 1")
+        usual = self.masker.size_conditional or size == SIZE
+        require(usual, "size", size, "no size, as this masker was not trained with --size-conditional")
         maps, count = view.stages(), len(query.targets)
         conditional = self.masker.num_classes is not None
         copies = count if conditional else 1
@@ -125,7 +129,12 @@ def load_masker(run: str | Path) -> TrainedMasker:
         )
     facts: Any = read_weight_file(file).metadata
     require("masker" in facts, "masker", f"{file}, which holds another network", "a file of `case-jax train masker`")
-    sizes = facts["masker"]
-    masker = nnx.eval_shape(lambda: Masker(**sizes, rngs=nnx.Rngs(0)))
+    try:
+        sizes, gumbel, classifier, words = (facts[key] for key in ("masker", "gumbel", "classifier", "words"))
+        masker = nnx.eval_shape(lambda: Masker(**sizes, rngs=nnx.Rngs(0)))
+    except (KeyError, TypeError) as error:
+        raise CaseJaxError(
+            f"masker: the facts in {file} are damaged ({type(error).__name__}: {error}); train again, or take another copy."
+        ) from error
     load_weights(file, masker)
-    return TrainedMasker(still(masker), facts["gumbel"], facts["classifier"], facts["words"], digest(masker))
+    return TrainedMasker(still(masker), gumbel, classifier, words, digest(masker))

@@ -1,5 +1,6 @@
 """Labelled images of a source for training: which come when is a pure function of the step, so that a killed run goes on exactly."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from case_jax._checks import CaseJaxError, require
 from case_jax.source import Example, Source, UnreadableImageError
 
+LOG = logging.getLogger(__name__)
 MEMORY = 2 * 10**9
 THREADS = 8
 
@@ -128,17 +130,20 @@ class Examples:
                 chosen = enumerate(self.chosen(step, batch), step * batch)
                 waiting.append([pool.submit(self.drawn, int(i), place) for place, i in chosen])
                 if len(waiting) > ahead:
-                    yield _joined(waiting.popleft())
+                    yield _joined(waiting.popleft(), self.unreadable)
             while waiting:
-                yield _joined(waiting.popleft())
+                yield _joined(waiting.popleft(), self.unreadable)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _joined(futures: list[Future[LabelledImages | None]]) -> LabelledImages:
+def _joined(futures: list[Future[LabelledImages | None]], unreadable: dict[str, str]) -> LabelledImages:
     found = [future.result() for future in futures]
     good = [one for one in found if one is not None]
-    require(good, "data", f"{len(found)} images of one batch that cannot be read", "images that can be read")
+    given = (
+        f"a batch of {len(found)} in which no image can be read, {', '.join(list(unreadable)[-3:])} the last of them"
+    )
+    require(good, "data", given, "a larger batch, or data without these images")
     whole = [good[place % len(good)] if one is None else one for place, one in enumerate(found)]
     return LabelledImages(*map(np.concatenate, zip(*whole, strict=True)))
 
@@ -175,5 +180,9 @@ def few_shot(
             members.append(int(index))
             lacking -= len(members) == per_class
     few = [f"{names[c]} ({len(m)})" for c, m in taken.items() if len(m) < per_class]
-    require(not few, "per_class", f"{per_class}, with fewer images of {', '.join(few[:10])}", "what every class has")
+    broken = f", and {len(everything.unreadable)} that cannot be read" if everything.unreadable else ""
+    given = f"{per_class}, with fewer images of {', '.join(few[:10])}{broken}"
+    require(not few, "per_class", given, "what every class has")
+    if everything.unreadable:
+        LOG.warning("few-shot: %d images could not be read and were passed over", len(everything.unreadable))
     return np.sort(np.concatenate([taken[c] for c in taken]))

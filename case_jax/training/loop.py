@@ -100,7 +100,8 @@ def train(
             another training, or a loss that is not finite.
     """
     devices, size = parallel.device_count(), recipe.batch
-    require(recipe.steps >= 1, "steps", recipe.steps, "at least 1")
+    for name in ("steps", "log_every", "save_every"):
+        require(getattr(recipe, name) >= 1, name, getattr(recipe, name), "at least 1")
     require(
         size >= devices and size % devices == 0, "batch", size, f"a multiple of the number of local devices, {devices}"
     )
@@ -132,7 +133,13 @@ class _Training:
         self.done = self._saved = manager.latest_step() or 0
         state = jax.tree.map(np.asarray, task.state)
         if self.done:
-            state = manager.restore(self.done, args=ocp.args.StandardRestore(state))
+            try:
+                state = manager.restore(self.done, args=ocp.args.StandardRestore(state))
+            except (OSError, ValueError) as error:  # JSON's errors are ValueErrors
+                raise CaseJaxError(
+                    f"checkpoints: that of step {self.done} in {manager.directory} cannot be read ({type(error).__name__}); delete the folder "
+                    f"{self.done} there to go on from the one before, or all of {manager.directory} to start anew."
+                ) from error
             LOG.info("train: goes on at step %d of %d", self.done, recipe.steps)
         self._state = parallel.replicate(state)
         self._rows = [row for row in read_curves(curves) if row["step"] <= self.done]
@@ -178,7 +185,12 @@ class _Training:
         if self._recent:
             self._logged()
         if self.done > self._saved:
-            self._manager.save(self.done, args=ocp.args.StandardSave(self.state()))
+            state = self.state()
+            if not all(np.isfinite(a).all() for a in jax.tree.leaves(state) if np.issubdtype(a.dtype, np.floating)):
+                raise CaseJaxError(
+                    f"train: parameters are not finite after step {self.done}. The last checkpoint is of step {self._saved}; take a lower learning rate."
+                )
+            self._manager.save(self.done, args=ocp.args.StandardSave(state))
             self._manager.wait_until_finished()
             self._saved = self.done
         if self._rows:
@@ -201,8 +213,11 @@ def read_curves(file: Path) -> list[dict[str, float]]:
     """The lines of a log; none where there is no file."""
     if not file.exists():
         return []
-    with file.open(newline="") as lines:
-        return [
-            {k: int(v) if k in ("step", "images") else float(v) for k, v in row.items()}
-            for row in csv.DictReader(lines)
-        ]
+    try:
+        with file.open(newline="") as lines:
+            return [
+                {k: int(v) if k in ("step", "images") else float(v) for k, v in row.items()}
+                for row in csv.DictReader(lines)
+            ]
+    except (TypeError, ValueError) as error:
+        raise CaseJaxError(f"log: {file} is damaged ({error}); delete it to go on without it.") from error
