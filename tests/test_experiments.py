@@ -196,7 +196,7 @@ def test_the_paper_s_views_of_cifar100():
 @pytest.mark.slow
 def test_seeds_on_cifar100(tmp_path, monkeypatch):
     """A miniature of it through the real archive, ImageNet's weights made up: two steps of fine-tuning, then every number."""
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path / "data"))
     archive = write_tar(tmp_path / "c.tar.gz", cifar_files(), mode="w:gz")
     prepare_cifar100(archive, data_dir=tmp_path / "data", any_archive=True)
     sizes = {"pretrained_cfg": {"input_size": [3, 224, 224], "interpolation": "bilinear", "crop_pct": 0.875}}

@@ -8,7 +8,7 @@ from flax import nnx
 
 from case_jax import CaseJaxError, tap_nnx
 from case_jax.models import convnext, densenet, resnet, vgg, vit
-from case_jax.models.parts import AvgPool, DepthwiseConv, MaxPool
+from case_jax.models.parts import AvgPool, MaxPool
 from case_jax.models.torch_names import MapLinear, from_torch, network_sizes
 from case_jax.models.vgg import AdaptiveAvgPool
 from case_jax.models.weights import abstract
@@ -181,37 +181,6 @@ def test_pools_drop_the_rest_and_count_padding_as_nothing():
     np.testing.assert_array_equal(MaxPool(3, stride=2, padding=1)(x)[0, :, :, 0], x[0, [0, 1, 3]][:, [0, 1, 3], 0])
     np.testing.assert_array_equal(MaxPool(2, stride=2)(x)[0, :, :, 0], x[0, 0:4:2, 0:4:2, 0])
     np.testing.assert_allclose(AvgPool()(x)[0, :, :, 0], [[-4.0, -6.0], [-14.0, -16.0]])
-
-
-@pytest.mark.parametrize("size", [3, 7])
-def test_shifted_maps_are_the_depthwise_convolution(size):
-    """On CPU: values, gradients of both arguments, forward mode, second derivatives and batches, against XLA's convolution."""
-    module = DepthwiseConv(6, size, rngs=nnx.Rngs(0))
-    module.bias[...] = jnp.arange(6.0)
-    graph, state = nnx.split(module)
-    x = jax.random.normal(jax.random.key(0), (2, 9, 7, 6))
-
-    def outputs(kind):
-        def apply(state, x):
-            return jnp.sin(kind.__call__(nnx.merge(graph, state), x)).sum()
-
-        def direction(state, x):
-            return jax.jvp(apply, (state, x), (state, jnp.ones_like(x)))[1]
-
-        one = jax.vmap(jax.grad(lambda x: apply(state, x[None])))
-        return jax.jit(
-            lambda s, x: (
-                apply(s, x),
-                jax.grad(apply, (0, 1))(s, x),
-                direction(s, x),
-                jax.grad(direction, 1)(s, x),
-                one(x),
-            )
-        )
-
-    found, expected = outputs(DepthwiseConv)(state, x), outputs(nnx.Conv)(state, x)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
-    assert module(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("name", ["vgg_bn", "densenet", "convnext"])

@@ -111,7 +111,7 @@ def test_a_few_images_of_each_class():
         (lambda: Examples(Cards(), []), "data: got cards without images"),
         (
             lambda: list(Examples(Cards(broken=2), [2]).batches(0, 1, 4)),
-            "data: got 4 images of one batch that cannot be read",
+            "data: got a batch of 4 in which no image can be read, card 2 the last",
         ),
         (lambda: Examples(Cards(nameless=4)).read(4), "data: card 4 has no label"),
         (lambda: few_shot(Cards(), 0, seed=0), "per_class: got 0"),

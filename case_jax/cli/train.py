@@ -317,7 +317,7 @@ def _classifier(run: ClassifierRun) -> None:
     require_number("weight_decay", run.weight_decay, least=0)
     source = run.data.open(classifier, own_classes=run.new_head)
     if run.new_head:
-        given, wanted = source.class_names or (), "labelled images, in a sub-folder for each of at least 2 classes"
+        given, wanted = source.class_names or (), "labelled images, in a sub-folder for each class, of at least 2"
         require(len(given) >= 2, "data", f"{source.name} of {len(given)} classes", wanted)
         assert source.class_names is not None
         classifier = with_new_head(classifier, source.class_names, seed=run.data.seed)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from case_jax.models.parts import GELU, Chain, DepthwiseConv, Identity, LayerNorm, conv, require_size
+from case_jax.models.parts import GELU, Chain, Identity, LayerNorm, conv, require_size
 from case_jax.models.torch_names import Family, Layout, Shape, numbered, shape_of
 
 
@@ -24,7 +24,7 @@ class ConvNeXtBlock(nnx.Module):
     def __init__(self, channels: int, *, kernel: int = 7, rngs: nnx.Rngs):
         self.block = Chain(
             [
-                DepthwiseConv(channels, kernel, rngs=rngs),
+                conv(channels, channels, kernel, groups=channels, bias=True, rngs=rngs),
                 Identity(),
                 LayerNorm(channels),
                 nnx.Linear(channels, 4 * channels, rngs=rngs),

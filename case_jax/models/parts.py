@@ -1,7 +1,6 @@
 """Pieces that several networks share, addressed as PyTorch addresses them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -100,63 +99,6 @@ class AvgPool(nnx.Module):
         return jax.lax.reduce_window(x, np.zeros((), x.dtype), jax.lax.add, window, window, "VALID") / 4
 
 
-class DepthwiseConv(nnx.Conv):
-    """A square convolution of each channel for itself, with a bias, padded to keep its size; the kernel's side is odd.
-
-    XLA's CPU back end runs grouped convolutions position by position. There it is a sum of shifted maps, 10 to 80 times as fast
-    forwards; elsewhere it is the convolution.
-    """
-
-    def __init__(self, channels: int, size: int, *, rngs: nnx.Rngs):
-        super().__init__(
-            channels, channels, (size, size), padding=size // 2, feature_group_count=channels, use_bias=True, rngs=rngs
-        )
-
-    def __call__(self, x: Float[Array, "B h w K"]) -> Float[Array, "B h w K"]:  # type: ignore[override]
-        """The map of the same shape."""
-        if jax.default_backend() != "cpu":
-            return super().__call__(x)
-        assert self.bias is not None
-        summed = _shifted_sum(at_least_float32(x), at_least_float32(self.kernel[...]))
-        return summed.astype(x.dtype) + self.bias[...].astype(x.dtype)
-
-
-@jax.custom_jvp
-def _shifted_sum(x: Float[Array, "B h w K"], kernel: Float[Array, "n n 1 K"]) -> Float[Array, "B h w K"]:
-    """`Σ_ij x[h + i − n//2, w + j − n//2] kernel[i, j]`."""
-    n, (height, width) = len(kernel), x.shape[1:3]
-    padded = _padded(x, n // 2)
-    shifts = [padded[:, i : i + height, j : j + width] * kernel[i, j, 0] for i in range(n) for j in range(n)]
-    return sum(shifts[1:], shifts[0])
-
-
-@partial(_shifted_sum.defjvp, symbolic_zeros=True)
-def _shifted_sum_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    (x, kernel), (dx, dkernel) = primals, tangents
-    still = jax.custom_derivatives.SymbolicZero
-    parts = [] if isinstance(dx, still) else [_shifted_sum.fun(dx, kernel)]
-    parts += [] if isinstance(dkernel, still) else [_by_kernel(x, dkernel)]
-    return _shifted_sum(x, kernel), sum(parts[1:], parts[0])
-
-
-def _by_kernel(x: Float[Array, "B h w K"], kernel: Float[Array, "n n 1 K"]) -> Float[Array, "B h w K"]:
-    """The same sum in a form whose transpose, the gradient of the kernel, is matrix products instead of sums over positions, which XLA's CPU
-    back end runs 30 times slower."""
-    n, channels = len(kernel), x.shape[-1]
-    padded, ones = _padded(x, n // 2), jnp.ones((x.size // channels, 1), x.dtype)
-
-    def add(total: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-        place, weights = at
-        shifted = jax.lax.dynamic_slice(padded, (0, place // n, place % n, 0), x.shape)
-        return total + shifted * (ones @ weights).reshape(x.shape), None
-
-    return jax.lax.scan(add, jnp.zeros_like(x), (jnp.arange(n * n), kernel.reshape(n * n, 1, channels)))[0]
-
-
-def _padded(x: Float[Array, "B h w K"], edge: int) -> Float[Array, "B H W K"]:
-    return jnp.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
-
-
 def require_size(images: Array, side: int) -> None:
     """Raise unless the images are large enough for a network that keeps at least one position at its end."""
     given = f"{images.shape[1]}×{images.shape[2]} pixels"
@@ -170,6 +112,7 @@ def conv(
     *,
     stride: int = 1,
     padding: int | None = None,
+    groups: int = 1,
     bias: bool = False,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
@@ -180,6 +123,7 @@ def conv(
         (size, size),
         strides=stride,
         padding=size // 2 if padding is None else padding,
+        feature_group_count=groups,
         use_bias=bias,
         rngs=rngs,
     )
