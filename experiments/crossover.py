@@ -224,7 +224,7 @@ def answer(config: Config) -> Answer:
             agreement.map("{:.2f}".format).reset_index(names="test"),
         ),
     }
-    picture = signed.rank(pct=True).iloc[order]
+    picture = signed.round(RANK_DECIMALS).rank(pct=True).iloc[order]
     picture.index = [titles[i] for i in order]
     return Answer(findings, tables_, {"ranks": heat(picture, "share of methods that are no better, %")})
 
