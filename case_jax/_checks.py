@@ -33,9 +33,7 @@ def require(condition: object, argument: str, given: object, accepted: str) -> N
 
 def require_number(argument: str, given: float, *, above: float | None = None, least: float | None = None) -> None:
     """Raise unless a number is finite, and above one bound or at least the other."""
-    words = (
-        "" if above is None and least is None else f" above {above:g}" if least is None else f" of at least {least:g}"
-    )
+    words = f" above {above:g}" if above is not None else f" of at least {least:g}" if least is not None else ""
     inside = (above is None or given > above) and (least is None or given >= least)
     require(math.isfinite(given) and inside, argument, given, f"a finite number{words}")
 

@@ -105,6 +105,7 @@ def against_case(rows: pd.DataFrame, *, mispaired: bool = False) -> pd.DataFrame
         rows.loc[case, "image_id"] = np.roll(rows.loc[case, "image_id"], case.sum() // 2)
     found = paired_tests(rows, CASE)
     half = (found["mean_difference"] / found["t"]).abs() * scipy_stats.t.ppf(0.975, found["n"] - 1)
+    half = half.mask(found["t"].isna() & (found["n"] > 1), 0.0)  # all images differ by the same
     return pd.DataFrame(
         {
             "method": found["method"],

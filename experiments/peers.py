@@ -12,7 +12,6 @@ import warnings
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import as_file, files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from safetensors.numpy import load_file
 from case_jax import METHODS
 from case_jax._checks import require
 from case_jax.imageops import normalise_image
+from experiments.all import lacking
 from experiments.benchmarks.torch_peers import digit_network
 from experiments.claim import Answer, Finding, Table, from_shell, keep
 from experiments.families import SHIPPED
@@ -102,8 +102,8 @@ def ours(subject: Subject, names: list[str]) -> tuple[pd.DataFrame, float]:
 
 def answer(config: Config) -> Answer:
     """Both sides on the shipped classifier."""
-    lacking = [name for name in ("torch", "pytorch_grad_cam", "quantus") if find_spec(name) is None]
-    require(not lacking, "environment", f"no {', '.join(lacking)}", "the extra `bench`: pip install '.[bench]'")
+    missing = lacking("peers")
+    require(not missing, "environment", f"no {', '.join(missing)}", "the extra `bench`: pip install '.[bench]'")
     require(config.where.offline, "data", config.where.data, "digit scenes; PyTorch's side has their classifier alone")
     subject = only(config.where)
     names = list(PEERS)[: 3 if config.where.quick else None]

@@ -228,6 +228,8 @@ def test_verdicts_against_case_need_the_right_pairs():
     assert right["p_holm"] < 1e-6
     assert right["case_minus_method"] == pytest.approx(0.01, abs=0.002)
     assert wrong["p_holm"] > 0.05
+    twin = pd.concat([rows, rows[rows["method"] == fidelity.CASE].assign(method="twin")])
+    assert fidelity.against_case(twin).set_index("method").loc["twin", ["low", "high"]].eq(0).all()
 
 
 def test_gains_have_student_s_intervals():

@@ -313,8 +313,8 @@ def _special(run: MaskerRun) -> list[str]:
 
 def _classifier(run: ClassifierRun) -> None:
     require_number("rate", run.rate, above=0)
-    classifier = load_classifier(run.data.model, weights=run.data.weights)
     require_number("weight_decay", run.weight_decay, least=0)
+    classifier = load_classifier(run.data.model, weights=run.data.weights)
     source = run.data.open(classifier, own_classes=run.new_head)
     if run.new_head:
         given, wanted = source.class_names or (), "labelled images, in a sub-folder for each class, of at least 2"
