@@ -19,6 +19,7 @@ from case_jax._checks import CaseJaxError
 
 EXCLUDED, TILES = b"case_jax.excluded", b"case_jax.tiles"
 PARTS = f"part-{'[0-9]' * 6}.parquet"
+UNREADABLE = "unreadable.json"
 POLL_SECONDS = 0.2
 BEGUN = f"begun-{'[0-9]' * 6}.parquet"
 
@@ -301,6 +302,22 @@ class RunFolder:
         for file in sorted(self.parts.glob(PARTS)):
             out += json.loads((self._read(file, metadata_only=True).metadata or {}).get(EXCLUDED, b"[]"))
         return out
+
+    def unreadable(self) -> dict[str, str]:
+        """The images that a training could not read so far, by name, and why.
+
+        Raises:
+            CaseJaxError: when their file is damaged.
+        """
+        file = self.path / UNREADABLE
+        try:
+            return json.loads(file.read_text()) if file.exists() else {}
+        except (OSError, ValueError) as error:
+            raise CaseJaxError(f"run: {file} cannot be read ({error}); delete it to go on without it.") from error
+
+    def write_unreadable(self, found: Mapping[str, str]) -> None:
+        """Keep what a training could not read."""
+        write_json(self.path / UNREADABLE, found)
 
 
 def _number(file: Path) -> int:

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from case_jax._checks import CaseJaxError
 from case_jax.measure import Measure
@@ -99,12 +98,16 @@ def below(values: Float[np.ndarray, " n"], theta: float) -> SignedRank:
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """Holm's correction over the tests of one family; NaN (an untestable method) stays NaN and does not count."""
+    """Holm's correction over the tests of one family; NaN (an untestable method) stays NaN and does not count.
+
+    `p'_(i) = min(1, max_{j ≤ i} (m − j + 1) · p_(j))` over the m known values in rising order.
+
+    Holm, Scandinavian Journal of Statistics 6 (1979).
+    """
     values = np.asarray(p, np.float64)
+    rising = np.argsort(values)[: np.count_nonzero(~np.isnan(values))]  # NaN is sorted to the end
     out = np.full(values.shape, np.nan)
-    known = ~np.isnan(values)
-    if known.any():
-        out[known] = multipletests(values[known], method="holm")[1]
+    out[rising] = np.minimum(1, np.maximum.accumulate(values[rising] * np.arange(len(rising), 0, -1)))
     return out
 
 

@@ -1,6 +1,7 @@
 """Which networks an experiment asks, about which images."""
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ class Where:
     contrast_data: str | None = None
     """Labelled images on which confusions are counted, with other data; without, the likeliest other classes are the contrast."""
     limit: int = 300
-    """Images."""
+    """Images; at most 40 of them in a quick run."""
     seed: int = 0
     """Of the small networks and of the drawing of images."""
     processes: int = 2
@@ -58,7 +59,7 @@ class Where:
     @property
     def images(self) -> int:
         """How many are evaluated."""
-        return QUICK_IMAGES if self.quick else self.limit
+        return min(self.limit, QUICK_IMAGES) if self.quick else self.limit
 
     @property
     def kept(self) -> Path:
@@ -113,7 +114,7 @@ class Subject(NamedTuple):
         options: Mapping[str, Mapping[str, Any]] | None = None,
         limit: int | None = None,
     ) -> pd.DataFrame:
-        """One row per image and method, computed now or read from `run` below the run folders."""
+        """One row per image and method, computed now or read from `run` below the run folders; says how many images could not be read."""
         model = self.model(layer)
         planned = plan(
             self.source,
@@ -130,7 +131,15 @@ class Subject(NamedTuple):
             model_name=self.name,
         )
         folder = RunFolder(self.where.kept / run / self.name)
-        return evaluate(planned, folder, progress=False).rows().assign(network=self.name)
+        found = evaluate(planned, folder, progress=False)
+        if excluded := found.excluded():
+            first, count = excluded[0], len(excluded)
+            print(
+                f"{self.name}: {count} of {len(planned.indices)} images could not be read and enter no number, "
+                f"the first {first['name']} ({first['reason']}); all of them: case-jax report {folder.path}",
+                file=sys.stderr,
+            )
+        return found.rows().assign(network=self.name)
 
 
 def only(where: Where) -> Subject:

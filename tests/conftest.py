@@ -1,6 +1,7 @@
 """What several test files share: strict settings, reference numbers, the shipped classifier, a toy classifier."""
 
 import atexit
+import gc
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_disable_most_optimizations", True)  # processes that tests start optimise as users' do
+gc.disable()  # a tenth of the time: traced programs are millions of objects; collected once a file, below
 # for experiments/ and processes.py; last: the installed case_jax is what is tested
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
@@ -39,6 +41,7 @@ def _forget_compiled_programs():
     """Gigabytes, over all files."""
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 @cache

@@ -16,11 +16,11 @@ def test_every_method_through_every_default_test(shell, tmp_path):
     budgets = ["rise.masks=12", "opti_cam.steps=2", "smooth_grad.samples=3", "integrated_gradients.steps=3"]
     budgets += ["meaningful_perturbation.steps=2", "extremal_perturbation.steps=2"]
     status, _out, err = shell(
-        "evaluate", "--limit", 40, "--methods", "all", "--set", *budgets, "--tile", 20, "--part", 20, "--out", "run"
+        "evaluate", "--limit", 20, "--methods", "all", "--set", *budgets, "--tile", 10, "--part", 10, "--out", "run"
     )
     assert status == 0, err
     rows = RunFolder(tmp_path / "run").rows()
-    assert rows.groupby("method").size().to_dict() == dict.fromkeys(METHODS, 40)
+    assert rows.groupby("method").size().to_dict() == dict.fromkeys(METHODS, 20)
     assert np.isfinite(rows["F"]).mean() > 0.99
     summary = pd.read_csv(tmp_path / "run" / "summary.csv", index_col="method")
     for name, entry in METHODS.items():

@@ -231,7 +231,7 @@ BAD = [
     ("explain nowhere.jpg", ["nowhere.jpg", "cannot be read"]),
     ("explain broken/a.png", ["broken/a.png", "cannot be read"]),
     ("explain digit_scenes:x", ["digit_scenes:INDEX"]),
-    ("explain plain/a.png --top 26 --contrast topk_logits:1", ["top", "got 26", "1 to 25"]),
+    ("explain plain/a.png --top 26", ["top", "got 26", "1 to 25"]),
     ("sweep --top 1 --limit 8", ["top", "got 1", "2 to 25"]),
     ("sweep --limit 8 --memory 0", ["memory", "at least", "48×48"]),
     ("sweep --limit 8 --class-shards 2", ["class_shards", "got 2", "local devices"]),

@@ -22,7 +22,7 @@ from case_jax import (
     top_class_maps,
     topk_logits,
 )
-from case_jax.methods import method
+from case_jax.methods import method, titles_of
 
 CLASSES = 5
 CONTRAST = topk_logits(2, CLASSES)
@@ -191,3 +191,16 @@ def test_a_class_that_the_model_does_not_have_has_no_map_in_a_trace(toy, toy_ima
         return
     found = compiled(name)(toy.params, toy_images[0], jnp.asarray([1, CLASSES]), jax.random.key(0))
     assert is_degenerate(found).tolist() == [False, True]
+
+
+def test_equal_titles_in_one_table_come_with_their_names():
+    def of_one_kind(view, query):
+        return case(view, query)
+
+    of_one_kind.title = "masker, fixed"
+    found = titles_of({"case": case, "masker:a": of_one_kind, "masker:b": partial(of_one_kind)})
+    assert found == {
+        "case": "CASE",
+        "masker:a": "masker, fixed (masker:a)",
+        "masker:b": "masker, fixed (masker:b)",
+    }

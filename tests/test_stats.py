@@ -34,6 +34,9 @@ def test_degenerate_samples_of_the_signed_rank_test():
 def test_holm_by_hand():
     np.testing.assert_allclose(stats.holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
     np.testing.assert_allclose(stats.holm([0.01, np.nan, 0.04]), [0.02, np.nan, 0.04])
+    np.testing.assert_allclose(
+        stats.holm([0.6, 0.5, 0.02, 0.02]), [1, 1, 0.08, 0.08]
+    )  # never above 1, equal ones alike
     assert stats.holm([]).shape == (0,)
 
 

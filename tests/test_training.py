@@ -133,6 +133,20 @@ def same(first, second, tolerance=0.0):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), first, second)
 
 
+def test_what_could_not_be_read_is_kept_when_a_training_goes_on(tmp_path):
+    """An image that only an interrupted session met is still in the folder's list, and in the caller's."""
+    folder = RunFolder(tmp_path / "run")
+    run(folder.path, source=Cards(broken=4))
+    assert folder.unreadable() == {"card 4": "torn"}
+    examples = Examples(Cards(), seed=0)
+    task = classifier_task(Dot(rngs=nnx.Rngs(0)), **PIXELS, optimiser=adamw(SMALL.steps, rate=1e-2))
+    train(task, examples, SMALL, folder, config={"seed": 0}, facts={}, progress=False)
+    assert examples.unreadable == folder.unreadable() == {"card 4": "torn"}
+    (folder.path / "unreadable.json").write_text("{")
+    with pytest.raises(CaseJaxError, match=r"unreadable.json cannot be read .*; delete it"):
+        run(folder.path)
+
+
 def test_a_training_that_dies_ends_as_an_unbroken_one(tmp_path):
     class Dying(Cards):
         reads = 0

@@ -49,6 +49,15 @@ def test_the_page_has_the_answer_the_numbers_and_the_curves(folder):
     assert "| mask mean | 0.5 | 0.1234 |" in (page.parent / "summary.md").read_text()
 
 
+def test_what_could_not_be_read_is_named(folder):
+    path = folder()
+    assert "could not be read" not in write_report(path).read_text()
+    RunFolder(path).write_unreadable({"<torn>.jpg": "not an image"})
+    text = write_report(path).read_text()
+    assert "1 of 1,000 images could not be read; others of their batches took their places." in text
+    assert "<li>&lt;torn&gt;.jpg: not an image</li>" in text
+
+
 def test_an_unfinished_training_says_so(folder):
     page = write_report(folder(steps=1000, kind="classifier"))
     assert "This training is unfinished: step 60 of 1,000 so far." in page.read_text()

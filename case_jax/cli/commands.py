@@ -12,7 +12,7 @@ from case_jax.cli.ready import Model, Names, make_ready, read_examples, say
 from case_jax.contrast.choice import CONTRASTS
 from case_jax.data import DATASETS
 from case_jax.evaluation.explain import explain_images
-from case_jax.methods import METHODS, described
+from case_jax.methods import METHODS, titles_of
 from case_jax.metrics import METRICS
 from case_jax.models import MODELS
 from case_jax.results import RunFolder, require_writable
@@ -34,7 +34,7 @@ def report(run: Annotated[Path, tyro.conf.Positional]) -> None:
     Args:
         run: the run folder.
     """
-    from case_jax.report import write_report  # matplotlib and statsmodels: a second that `--help` need not wait
+    from case_jax.report import write_report  # matplotlib: `--help` need not wait for it
 
     page = write_report(run)
     print((run / "summary.md").read_text())
@@ -74,11 +74,16 @@ def explain(
     ready = make_ready(model, methods=chosen)
     examples = read_examples(images, ready.classifier.preprocessing)
     require_writable(out)
-    contrast = ready.contrast(seed=seed).sets
-    titles = [described(name, function).title for name, function in chosen.items()]
+    titles = [*titles_of(chosen).values()]
     written: set[Path] = set()
     for found in explain_images(
-        examples, ready.model, chosen, contrast=contrast, pixels=ready.pixels, top=top, seed=seed
+        examples,
+        ready.model,
+        chosen,
+        contrast=lambda: ready.contrast(seed=seed).sets,
+        pixels=ready.pixels,
+        top=top,
+        seed=seed,
     ):
         stem = Path(found.example.name).stem
         names = (out / f"explain-{stem}{suffix}.png" for suffix in ("", *(f"-{n}" for n in range(2, len(images) + 1))))

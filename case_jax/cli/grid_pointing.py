@@ -10,7 +10,7 @@ import tyro
 from case_jax.cli.ready import Model, Names, make_ready, require_outside, say
 from case_jax.evaluation.grid_pointing import grid_pointing as play
 from case_jax.evaluation.grid_pointing import other_cells, require_game
-from case_jax.methods import described
+from case_jax.methods import titles_of
 from case_jax.models import tap_classifier
 from case_jax.results import require_writable, write_atomically, write_json
 
@@ -95,8 +95,8 @@ def grid_pointing(
         tile=tile,
     )
     names = ready.classifier.class_names
-    titles = {name: described(name, function).title for name, function in chosen.items()}
     summary = summarise(found.rows)
+    titles = titles_of(chosen)
     text = markdown(summary, titles, n) + (SCENES_NOTE if scenes else "")
     counts = "\n".join(f"- {what}: {number:,}" for what, number in found.counts.items())
     settings = {

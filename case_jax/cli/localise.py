@@ -11,7 +11,7 @@ from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, run_folder, say
 from case_jax.evaluation.localise import TILE, Localisation, Target, require_located
 from case_jax.evaluation.localise import localise as run_localisation
-from case_jax.methods import described
+from case_jax.methods import titles_of
 from case_jax.metrics.localisation_curves import THRESHOLDS
 from case_jax.results import write_atomically, write_json
 from case_jax.source import Source
@@ -92,8 +92,7 @@ def localise(
         )
         if first:
             settings = {"target": target, "truth": kind, "thresholds": thresholds, "reference_box": reference_box}
-            titles = {name: described(name, function).title for name, function in chosen.items()}
-            write_results(found, titles, settings | _facts(ready, source, seed), folder.path)
+            write_results(found, titles_of(chosen), settings | _facts(ready, source, seed), folder.path)
 
 
 def _facts(ready: Ready, source: Source, seed: int) -> dict[str, object]:

@@ -13,7 +13,7 @@ from case_jax.cli.ready import Model, Names, make_ready, require_outside, run_fo
 from case_jax.evaluation.superclasses import ALL, Hierarchy, blocks, read_hierarchy, superclass_table
 from case_jax.evaluation.sweep import MEMORY, SAVE_SECONDS, TILE, Sweep, confused_pairs
 from case_jax.evaluation.sweep import sweep as run_sweep
-from case_jax.methods import described
+from case_jax.methods import titles_of
 from case_jax.results import write_atomically, write_json
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
@@ -99,8 +99,7 @@ def sweep(
             model_name=model.model,
         )
         if first:
-            titles = {name: described(name, function).title for name, function in chosen.items()}
-            write_results(found, titles, names, groups, folder.path)
+            write_results(found, titles_of(chosen), names, groups, folder.path)
 
 
 def write_results(

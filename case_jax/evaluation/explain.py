@@ -1,6 +1,6 @@
 """Maps of single images, for looking at."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -34,7 +34,7 @@ def explain_images(
     model: TappedModel,
     methods: Mapping[str, MapFunction],
     *,
-    contrast: ContrastSet,
+    contrast: Callable[[], ContrastSet],
     pixels: Pixels,
     top: int = 3,
     seed: int = 0,
@@ -45,7 +45,7 @@ def explain_images(
         examples: the images.
         model: the classifier, tapped.
         methods: map functions by name.
-        contrast: contrast sets of the contrastive methods.
+        contrast: finds the contrast sets of the contrastive methods; called when the rest has been checked.
         pixels: how pixels are normalised.
         top: number of classes.
         seed: for random methods.
@@ -55,7 +55,7 @@ def explain_images(
     """
     require(1 <= top <= model.num_classes, "top", top, f"a number of classes from 1 to {model.num_classes}")
     require_seed(seed)
-    protocol = Protocol(methods, contrast, {}, {}, pixels, seed)
+    protocol = Protocol(methods, contrast(), {}, {}, pixels, seed)
 
     @jax.jit
     def maps(params, image, image_id):
@@ -64,6 +64,8 @@ def explain_images(
         key = image_key(seed, image_id)
         return targets, jax.nn.softmax(view.logits)[targets], *maps_of_view(protocol, view, targets, key)
 
-    for example in examples:
+    def explained(example: Example) -> Explanation:
         found = maps(model.params, jnp.asarray(example.image), example.image_id)
-        yield Explanation(example, tuple(methods), *(np.asarray(a) for a in found))
+        return Explanation(example, tuple(methods), *(np.asarray(a) for a in found))
+
+    return map(explained, examples)

@@ -17,7 +17,7 @@ from case_jax.evaluation.cost import largest_tile, memory_bound
 from case_jax.evaluation.step import Batch, Pixels, Protocol, make_step
 from case_jax.evaluation.stream import first_readable, select, template
 from case_jax.imageops import FILLS, normalise_image
-from case_jax.methods import METHODS, MapFunction, bare, described, method
+from case_jax.methods import METHODS, MapFunction, bare, described, method, titles_of
 from case_jax.metrics import METRICS, PERCENTS, Metric, metric
 from case_jax.ranking import pixel_count
 from case_jax.results import fingerprint
@@ -49,13 +49,13 @@ def quick(known: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, entry in known.items() if not entry.slow)
 
 
-def _method_facts(name: str, function: MapFunction) -> dict[str, Any]:
+def _method_facts(name: str, function: MapFunction, title: str) -> dict[str, Any]:
     """Title and options of a method; a function of one's own also with a digest, so that two are told apart."""
     found, source = described(name, function), bare(function)
     parameters = inspect.signature(function).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     facts = {
-        "title": found.title,
+        "title": title,
         "control": found.control,
         "contrastive": found.contrastive,
         "class_blind": found.class_blind,
@@ -252,7 +252,10 @@ def configuration(
             "class_weights": "pullback" if model.head_kernel is None else "closed form",
         },
         "pixels": protocol.pixels._asdict(),
-        "methods": {name: _method_facts(name, function) for name, function in protocol.methods.items()},
+        "methods": {
+            name: _method_facts(name, protocol.methods[name], title)
+            for name, title in titles_of(protocol.methods).items()
+        },
         "contrast": {
             "name": contrast.name,
             "table": None if table is None else fingerprint([np.asarray(table, np.int64)]),

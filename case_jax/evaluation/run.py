@@ -29,7 +29,6 @@ PACKAGES = (
     "flax",
     "numpy",
     "scipy",
-    "statsmodels",
     "pandas",
     "pyarrow",
     "scikit-learn",

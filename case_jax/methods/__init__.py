@@ -1,6 +1,7 @@
 """Saliency methods: each a pure function of one image's view and a query; `METHODS` is the only dispatch."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -104,6 +105,13 @@ def described(name: str, function: MapFunction) -> Method:
         return known
     flags = {flag: getattr(own, flag, False) for flag in ("class_blind", "mask")}
     return Method(function, getattr(own, "title", name), **flags)
+
+
+def titles_of(methods: Mapping[str, MapFunction]) -> dict[str, str]:
+    """The titles of map functions that stand in one table, by name; one that several have comes with the name."""
+    titles = {name: described(name, function).title for name, function in methods.items()}
+    count = Counter(titles.values())
+    return {name: title if count[title] == 1 else f"{title} ({name})" for name, title in titles.items()}
 
 
 def method(name: str) -> Method:

@@ -47,6 +47,7 @@ def template(name: str) -> jinja2.Template:
     loader = jinja2.PackageLoader("case_jax.report", package_path="")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["title_of"] = title_of
+    environment.globals["NAMES_SHOWN"] = NAMES_SHOWN
     return environment.get_template(f"{name}.html")
 
 
@@ -74,6 +75,7 @@ def render(run: Run, summary: Summary, *, sentence: str, tables: Tables, drawing
             None,
         ),
         left_out=left_out(run, summary),
+        unreadable=[(entry["name"], entry["reason"]) for entry in run.excluded],
         rerun=rerun_facts(run.config, run.sessions),
     )
 
@@ -151,8 +153,6 @@ def left_out(run: Run, summary: Summary) -> dict[str, Any]:
     ]
     return {
         "counts": [("images that could not be read", len(run.excluded)), *summary.counts.items()],
-        "unreadable": run.excluded[:NAMES_SHOWN],
-        "more": max(0, len(run.excluded) - NAMES_SHOWN),
         "degenerate": degenerate,
     }
 

@@ -60,6 +60,8 @@ def write_training_report(folder: RunFolder) -> Path:
         heads=heads,
         rows=rows,
         drawings=[drawing],
+        unreadable=[*folder.unreadable().items()],
+        images=config["data"]["images"],
         rerun=rerun_facts(config, sessions),
     )
     write_atomically(folder.path / "report.html", page.encode())

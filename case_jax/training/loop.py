@@ -87,7 +87,7 @@ def train(
         task: what is trained.
         examples: on what.
         recipe: how long.
-        folder: holds `config.json`, `log.csv` and `checkpoints`.
+        folder: holds `config.json`, `log.csv`, `unreadable.json` (images by name, and why they could not be read) and `checkpoints`.
         config: decides the result; a folder with another one is refused.
         facts: about this session, kept in `sessions.jsonl`.
         progress: show a bar; None shows it in a terminal.
@@ -110,7 +110,7 @@ def train(
         folder.open({**config, "recipe": recipe._asdict()}, facts)
         options = ocp.CheckpointManagerOptions(max_to_keep=2)
         with ocp.CheckpointManager((folder.path / "checkpoints").resolve(), options=options) as manager:
-            training = _Training(task, recipe, folder.path / CURVES, manager)
+            training = _Training(task, recipe, folder, examples.unreadable, manager)
             first = training.done
             hidden = None if progress is None else not progress
             bar = tqdm(total=recipe.steps, initial=first, unit=" steps", desc="train", disable=hidden)
@@ -128,8 +128,12 @@ def train(
 class _Training:
     """A training under way: its state on the devices, and what of it has been kept."""
 
-    def __init__(self, task: Task, recipe: Recipe, curves: Path, manager: ocp.CheckpointManager):
-        self.recipe, self._curves, self._manager = recipe, curves, manager
+    def __init__(
+        self, task: Task, recipe: Recipe, folder: RunFolder, unreadable: dict[str, str], manager: ocp.CheckpointManager
+    ):
+        self.recipe, self._folder, self._manager = recipe, folder, manager
+        unreadable |= folder.unreadable()
+        self._unreadable = unreadable
         self.done = self._saved = manager.latest_step() or 0
         state = jax.tree.map(np.asarray, task.state)
         if self.done:
@@ -142,7 +146,7 @@ class _Training:
                 ) from error
             LOG.info("train: goes on at step %d of %d", self.done, recipe.steps)
         self._state = parallel.replicate(state)
-        self._rows = [row for row in read_curves(curves) if row["step"] <= self.done]
+        self._rows = [row for row in read_curves(folder.path / CURVES) if row["step"] <= self.done]
         self._recent: list[Any] = []
         self._start = time.monotonic() - (self._rows[-1]["seconds"] if self._rows else 0.0)
 
@@ -181,7 +185,7 @@ class _Training:
         return line
 
     def save(self) -> None:
-        """Write a checkpoint of the last step, and the log up to it; nothing that is not finite becomes a checkpoint."""
+        """Write a checkpoint of the last step, the log up to it, and what could not be read; nothing that is not finite becomes a checkpoint."""
         if self._recent:
             self._logged()
         if self.done > self._saved:
@@ -198,7 +202,8 @@ class _Training:
             writer = csv.DictWriter(text, list(self._rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows)
-            write_atomically(self._curves, text.getvalue().encode())
+            write_atomically(self._folder.path / CURVES, text.getvalue().encode())
+        self._folder.write_unreadable(dict(self._unreadable))  # a copy: threads that read ahead may add to it
 
     def state(self) -> Any:
         """The state, as arrays of the host."""
