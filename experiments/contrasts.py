@@ -49,8 +49,6 @@ def measured(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     table = summarise(rows, resamples=500).table.reset_index()
     table[["operator", "k"]] = table["method"].str.split("|", expand=True)
     table["set"] = np.where(table["k"] == "", "", kind)
-    if "own_mean" not in table:
-        table = table.assign(own_mean=np.nan, shared_mean=np.nan, pointing_mean=np.nan)
     degenerate = table["degenerate"] / table["images"]
     columns = [
         "operator",
@@ -64,7 +62,9 @@ def measured(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
         "shared_mean",
         "pointing_mean",
     ]
-    return table[columns].assign(degenerate=degenerate)
+    return table.reindex(columns=columns).assign(
+        degenerate=degenerate
+    )  # NaN without evidence, or where no image is right
 
 
 def named(row: pd.Series) -> str:

@@ -2,7 +2,7 @@
 
 Question   Sensitivity, fidelity, evidence, localisation, sanity and cost of every method on one page; which tests rank methods alike?
 Command    python -m experiments.crossover [--quick] [--data tfds:imagenet2012:validation --networks resnet50]
-Cost       about 25 minutes on 2 CPU cores, 20 of them the methods that need hundreds of passes an image (`--slow-images 0` leaves them out); two maskers of two minutes on top unless
+Cost       about ten minutes on 2 CPU cores, most of them the methods that need hundreds of passes an image (`--slow-images 0` leaves them out); two maskers of two minutes on top unless
            `python -m experiments.masking` has trained them
 Expected   no method is good at everything: localisation of the whole object rewards what class sensitivity punishes
 """

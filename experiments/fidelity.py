@@ -19,6 +19,7 @@ from jaxtyping import Array
 from scipy import stats as scipy_stats
 
 from case_jax import METHODS
+from case_jax._checks import require
 from case_jax.imageops import Fill
 from case_jax.methods import MapFunction
 from case_jax.metrics import METRICS, PERCENTS, Metric, Scored
@@ -142,7 +143,7 @@ def rankings(table: pd.DataFrame, names: list[str]) -> dict[str, float]:
 
 def answer(config: Config) -> Answer:
     """Drops, rankings and tests on every network."""
-    frames, taus, tests = [], {}, []
+    frames, taus, tests, unfit = [], {}, [], []
     scores = {"fidelity": METRICS["fidelity"]}
     scores |= {p: Metric(protocol_columns, "the fidelity test by another protocol") for p in list(PROTOCOLS)[1:]}
     options = {p: {"protocol": p, **o} for p, o in PROTOCOLS.items() if p != "mean"}
@@ -151,17 +152,24 @@ def answer(config: Config) -> Answer:
     for subject in subjects(config.where):
         rows = subject.rows("fidelity", tested(), metrics=scores, options=options)
         table = measured(rows).assign(network=subject.name)
+        if table.empty:
+            unfit.append(subject.name)
+            continue
         frames.append(table)
         taus[subject.name] = rankings(table, proper)
         for mispaired in (False, True):
             found = against_case(rows, mispaired=mispaired)
             tests.append(found.assign(network=subject.name, paired="other images" if mispaired else "same images"))
+    require(
+        frames, "networks", f"{', '.join(unfit)}, right on no image", "a network that is right on some of the images"
+    )
     table, test = pd.concat(frames), pd.concat(tests)
     tau = pd.DataFrame(taus).T
     at_half = table[(table["protocol"] == "mean") & (table["removed"] == PAPER)]
     shown = at_half.assign(
         cell=[percent(*v) for v in at_half[["drop", "low", "high"]].itertuples(index=False)]
-    ).pivot(index="method", columns="network", values="cell").loc[names, list(taus)]  # fmt: skip
+    ).pivot(index="method", columns="network", values="cell").reindex(names)[list(taus)]  # fmt: skip
+    left_out = f" Left out, as they are right on no image: {', '.join(unfit)}." if unfit else ""
     cams = [METHODS[m].title for m in CAMS]
     against = test[(test["paired"] == "same images") & test["method"].isin(cams)]
     against = against.assign(rounded=against["case_minus_method"].round(RANK_DECIMALS)).drop_duplicates(
@@ -174,7 +182,7 @@ def answer(config: Config) -> Answer:
         index=["network", "method"], columns="paired", values="verdict"
     )
     flipped = int((pivot["same images"] != pivot["other images"]).sum())
-    control = at_half[at_half["method"] == METHODS["random"].title].set_index("network")["drop"]
+    control = at_half[at_half["method"] == METHODS["random"].title].set_index("network")["drop"].reindex(list(taus))
     best = at_half.groupby("network")["drop"].max()
     spread = {
         p: table[(table["protocol"] == p) & (table["removed"] == 20) & table["method"].isin(proper)].groupby("network")["drop"].std().mean()
@@ -186,7 +194,7 @@ def answer(config: Config) -> Answer:
             "CASE is at least as faithful as other class activation maps (CASE paper, RQ2).",
             "reproduced" if within == len(against) else "in part" if better > worse else "not reproduced",
             f"At 50% removed, mean fill, paired by image: of {len(against)} comparisons with {len(cams)} maps on {len(taus)} networks, maps that are one counted "
-            f"once, CASE (k = 1) is better in {better}, worse in {worse} (Holm-corrected), and at most {MARGIN:.0%} worse (95% interval) in {within}.",
+            f"once, CASE (k = 1) is better in {better}, worse in {worse} (Holm-corrected), and at most {MARGIN:.0%} worse (95% interval) in {within}.{left_out}",
         ),
         Finding(
             "Does removing half of the pixels tell methods apart?",

@@ -307,6 +307,25 @@ def test_ties(small, tmp_path, monkeypatch):
     assert set(rules.index.get_level_values("rule")) == set(ties.RULES)
 
 
+def test_contrasts_of_a_network_that_is_never_right():
+    """Its maps point nowhere that counts: these numbers are missing, the others are there."""
+    F = {"F": [0.2, 0.4], "F_plus": [0.2, 0.4], "zeros_in_top": False, "positive_1": 1.0, "positive_2": 1.0}
+    two = {
+        "image_id": [0, 1],
+        "method": "CASE|3",
+        "label": 1,
+        "top1": 0,
+        "degenerate_1": False,
+        "degenerate_2": False,
+        "p1": 0.5,
+        "p_removed_50": 0.1,
+    }
+    found = contrasts.measured(pd.DataFrame(two | F), "random")
+    assert found.loc[0, ["operator", "k", "set"]].tolist() == ["CASE", "3", "random"]
+    assert found.loc[0, "F_mean"] == pytest.approx(0.3)
+    assert found.loc[0, ["sweep_mean", "own_mean", "pointing_mean"]].isna().all()
+
+
 @pytest.mark.slow
 def test_contrasts(small, tmp_path, monkeypatch):
     monkeypatch.setattr(contrasts, "SIZES", (1, 5))
@@ -348,6 +367,19 @@ def test_seeds(small, tmp_path):
     assert (tmp_path / "out" / "mean_agreement.png").stat().st_size > 5000
 
 
+class NeverRight:
+    """A network with the maps of another, but always wrong."""
+
+    name = "never right"
+
+    def __init__(self, subject):
+        self.subject = subject
+
+    def rows(self, *args, **options):
+        rows = self.subject.rows(*args, **options)
+        return rows.assign(label=(rows["top1"] + 1) % 25, network=self.name)
+
+
 @pytest.mark.slow
 def test_fidelity(small, tmp_path, monkeypatch):
     chosen = {name: maps for name, maps in fidelity.tested().items() if name in FEW_METHODS}
@@ -360,6 +392,13 @@ def test_fidelity(small, tmp_path, monkeypatch):
     assert (against["low"] < against["case_minus_method"]).all()
     found = json.loads((tmp_path / "out" / FINDINGS).read_text())["findings"][0]
     assert "of 1 comparisons with 8 maps on 1 networks" in found["evidence"]
+    right = next(subjects(small))
+    monkeypatch.setattr(fidelity, "subjects", lambda where: iter([right, NeverRight(right)]))
+    found = fidelity.answer(fidelity.Config(small)).findings[0]
+    assert found.evidence.endswith("Left out, as they are right on no image: never right.")
+    monkeypatch.setattr(fidelity, "subjects", lambda where: iter([NeverRight(right)]))
+    with pytest.raises(ValueError, match="networks: got never right, right on no image"):
+        fidelity.answer(fidelity.Config(small))
 
 
 @pytest.mark.slow
