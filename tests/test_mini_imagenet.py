@@ -70,7 +70,7 @@ def test_devices_and_processes_change_no_bit(evaluated, one_device, tmp_path):
     assert [e["name"] for e in RunFolder(tmp_path / "two").excluded()] == [f"ILSVRC2012_val_{TRUNCATED:08d}.JPEG"]
 
 
-@pytest.mark.parametrize("tile", [1, 7, 32])
+@pytest.mark.parametrize("tile", [7, 32])  # one: in test_evaluation
 def test_batch_size_moves_scores_by_less_than_the_tolerance(evaluated, one_device, tmp_path, tile):
     rows = rows_of(*evaluated, tmp_path / "run", tile)
     assert (rows["top1"] == one_device["top1"]).all()
