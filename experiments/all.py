@@ -2,7 +2,7 @@
 
 Question   Which claims of the two papers hold here?
 Command    python -m experiments.all [--quick] [--only sensitivity ties] [--index]
-Cost       four hours on 2 CPU cores; --quick seven minutes
+Cost       four hours on 2 CPU cores; --quick under ten minutes
 Expected   `experiments/results/index.html`; an experiment that fails is named there and at the end, and the others run all the same
 """
 
