@@ -63,14 +63,15 @@ def rows_of(words, environment, out, tile, begin=lambda words, environment: [sta
 def test_devices_and_processes_change_no_bit(evaluated, one_device, tmp_path):
     words, environment = evaluated
     assert one_device.groupby("method").size().to_dict() == {"grad_cam": IMAGES - 1, "case": IMAGES - 1}
-    rows = rows_of(words, on_devices(environment, 8), tmp_path / "eight", 4)  # two: in test_processes
-    pd.testing.assert_frame_equal(rows, one_device, check_exact=True)
+    for count in (2, 8):
+        rows = rows_of(words, on_devices(environment, count), tmp_path / f"{count}", 4)
+        pd.testing.assert_frame_equal(rows, one_device, check_exact=True)
     rows = rows_of(words, environment, tmp_path / "two", 4, start_two)
     pd.testing.assert_frame_equal(rows, one_device, check_exact=True)
     assert [e["name"] for e in RunFolder(tmp_path / "two").excluded()] == [f"ILSVRC2012_val_{TRUNCATED:08d}.JPEG"]
 
 
-@pytest.mark.parametrize("tile", [7, 32])  # one: in test_evaluation
+@pytest.mark.parametrize("tile", [1, 7, 32])
 def test_batch_size_moves_scores_by_less_than_the_tolerance(evaluated, one_device, tmp_path, tile):
     rows = rows_of(*evaluated, tmp_path / "run", tile)
     assert (rows["top1"] == one_device["top1"]).all()
