@@ -132,15 +132,22 @@ def first_of(tree: Any) -> Any:
     return jax.tree.map(lambda a: np.asarray(a[0]), tree)
 
 
-def trace(step: Callable[..., Any], *arguments: Any) -> None:
+def stand_ins(arguments: Any) -> Any:
+    """Zeros in the shapes of one device's arguments, for a step of `over_devices`: leading axis = device."""
+    # where there are several processes, pmap takes no shapes, only arrays
+    return replicate(jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), np.shape(a)), arguments))
+
+
+def trace(step: Callable[..., Any], *arguments: Any) -> Any:
     """Trace a step of `over_devices` for arguments of one device, without running it; its first call does not trace again.
+
+    Returns:
+        The lowered step, which can be compiled.
 
     Raises:
         Exception: whatever the function raises while it is traced.
     """
-    # where there are several processes, pmap takes no shapes, only arrays
-    zeros = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), np.shape(a)), arguments)
-    cast(Any, step).lower(*replicate(zeros))
+    return cast(Any, step).lower(*stand_ins(arguments))
 
 
 class Share(NamedTuple):

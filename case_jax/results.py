@@ -2,67 +2,26 @@
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from case_jax._checks import CaseJaxError
+from case_jax.files import require_writable, write_json
+from case_jax.records import Records, Sums, added, read_records, write_records
 
-EXCLUDED, TILES = b"case_jax.excluded", b"case_jax.tiles"
 PARTS = f"part-{'[0-9]' * 6}.parquet"
 UNREADABLE = "unreadable.json"
 POLL_SECONDS = 0.2
 BEGUN = f"begun-{'[0-9]' * 6}.parquet"
-
-
-class Begun(NamedTuple):
-    """The first tiles of a part: what a run that is told to stop keeps of the parts in hand."""
-
-    tiles: int
-    rows: pa.Table | None
-    excluded: list[dict[str, Any]]
-
-    def plus(self, columns: Mapping[str, Any], excluded: list[dict[str, Any]]) -> "Begun":
-        """With the rows of the next tile."""
-        rows = pa.table(dict(columns))
-        rows = rows if self.rows is None else pa.concat_tables([self.rows, rows])
-        return Begun(self.tiles + 1, rows, [*self.excluded, *excluded])
-
-
-NOTHING = Begun(0, None, [])
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """The file is there whole or not at all, also after a crash."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write one JSON file atomically."""
-    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -77,22 +36,6 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str
         elif old != new:
             lines.append(f"{prefix}{key}: the folder has {old!r}, this run {new!r}")
     return lines
-
-
-def require_writable(folder: Path, argument: str = "out") -> None:
-    """Make a folder if need be and try to write into it.
-
-    Raises:
-        CaseJaxError: when that fails; names the argument.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f"probe.{os.getpid()}.partial"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        option = argument.replace("_", "-")
-        raise CaseJaxError(f"{argument}: cannot write to {folder} ({error}); give another --{option}.") from error
 
 
 def wait_until(there: Callable[[], bool]) -> None:
@@ -214,50 +157,29 @@ class RunFolder:
         except ValueError as error:
             raise CaseJaxError(f"run: {file} is not readable ({error}); delete the folder and run again.") from error
 
-    def write_part(self, number: int, whole: Begun) -> None:
-        """Write the rows of one part, and which images it excludes and why, in one atomic step.
-
-        Raises:
-            CaseJaxError: when the file cannot be written (a full disk, say); what is there stays.
-        """
-        self._write(self.part(number), whole)
+    def write_part(self, number: int, whole: Records) -> None:
+        """Write one part in one atomic step; raises as `write_records`."""
+        write_records(self.part(number), whole)
         self._begun(number).unlink(missing_ok=True)
 
-    def write_begun(self, number: int, begun: Begun) -> None:
-        """Keep the first tiles of a part that is not whole yet; raises as `write_part`."""
-        self._write(self._begun(number), begun)
+    def write_begun(self, number: int, begun: Records) -> None:
+        """Keep the first tiles of a part that is not whole yet; raises as `write_records`."""
+        write_records(self._begun(number), begun)
 
     def _begun(self, number: int) -> Path:
         return self.parts / f"begun-{number:06d}.parquet"
-
-    def _write(self, file: Path, begun: Begun) -> None:
-        assert begun.rows is not None, "a tile has columns, if no rows"
-        facts = {EXCLUDED: json.dumps(begun.excluded).encode(), TILES: str(begun.tiles).encode()}
-        buffer = pa.BufferOutputStream()
-        pq.write_table(begun.rows.replace_schema_metadata(facts), buffer, write_page_checksum=True)
-        try:
-            write_atomically(file, buffer.getvalue().to_pybytes())
-        except OSError as error:
-            raise CaseJaxError(
-                f"out: cannot write {file} ({error}). All parts before it are kept: make room and run the same command again."
-            ) from error
 
     def _outlived(self) -> list[Path]:
         """Beginnings of parts that are whole now: a run was killed between writing the one and removing the other."""
         return [file for file in self.parts.glob(BEGUN) if self.part(_number(file)).exists()]
 
-    def begun(self) -> dict[int, Begun]:
+    def begun(self) -> dict[int, Records]:
         """What a stopped run kept of parts that are not whole, by number.
 
         Raises:
             CaseJaxError: for a file that is damaged.
         """
-        found = {}
-        for file in sorted({*self.parts.glob(BEGUN)} - {*self._outlived()}):
-            rows = self._read(file)
-            facts = rows.schema.metadata
-            found[_number(file)] = Begun(int(facts[TILES]), rows.replace_schema_metadata(), json.loads(facts[EXCLUDED]))
-        return found
+        return {_number(file): read_records(file) for file in sorted({*self.parts.glob(BEGUN)} - {*self._outlived()})}
 
     def done(self) -> set[int]:
         """Numbers of the parts that are complete.
@@ -267,7 +189,7 @@ class RunFolder:
         """
         numbers = set()
         for file in sorted(self.parts.glob(PARTS)):
-            self._read(file)
+            read_records(file)
             numbers.add(_number(file))
         return numbers
 
@@ -276,32 +198,27 @@ class RunFolder:
         for part in parts:
             wait_until(self.part(part).exists)
 
-    def _read(self, file: Path, *, metadata_only: bool = False) -> Any:
-        try:
-            return pq.read_schema(file) if metadata_only else pq.read_table(file, page_checksum_verification=True)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CaseJaxError(
-                f"out: {file} is damaged ({error}); delete it and run the same command again."
-            ) from error
-
     def rows(self) -> pd.DataFrame:
         """All rows, in order of the images and of the methods.
 
         Raises:
             CaseJaxError: when there are none, or a part is damaged.
         """
-        tables = [self._read(file) for file in sorted(self.parts.glob(PARTS))]
-        tables = [t.replace_schema_metadata() for t in tables if t.num_rows]
+        tables = [read_records(file).rows for file in sorted(self.parts.glob(PARTS))]
+        tables = [t for t in tables if t is not None and t.num_rows]
         if not tables:
             raise CaseJaxError(f"run: {self.path} has no rows yet.")
         return pa.concat_tables(tables).to_pandas()
 
     def excluded(self) -> list[dict[str, Any]]:
-        """The images that could not be read: index in the source, name, reason."""
-        out = []
-        for file in sorted(self.parts.glob(PARTS)):
-            out += json.loads((self._read(file, metadata_only=True).metadata or {}).get(EXCLUDED, b"[]"))
-        return out
+        """The images that were left out: index in the source, name, reason."""
+        files = sorted(self.parts.glob(PARTS))
+        return [entry for file in files for entry in read_records(file, rows=False).excluded]
+
+    def sums(self) -> Sums:
+        """The integer sums of all parts together."""
+        parts = (read_records(file, rows=False).sums for file in sorted(self.parts.glob(PARTS)))
+        return functools.reduce(added, parts, {})
 
     def unreadable(self) -> dict[str, str]:
         """The images that a training could not read so far, by name, and why.

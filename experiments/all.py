@@ -18,7 +18,7 @@ from typing import Any
 import jinja2
 
 from case_jax._checks import unknown
-from case_jax.results import write_atomically
+from case_jax.files import write_atomically
 from experiments.claim import FINDINGS, QUICK, SESSION, from_shell
 
 HERE = Path(__file__).parent

@@ -16,8 +16,8 @@ from scipy import stats
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.evaluation.run import session
+from case_jax.files import write_atomically, write_json
 from case_jax.report.figures import DPI, plain_style, rendered
-from case_jax.results import write_atomically, write_json
 
 Verdict = Literal["reproduced", "in part", "undecided", "not reproduced", "not testable offline", "answered"]
 """Of a claim of the papers one of the first five; `undecided`: the intervals hold both answers; `answered` is for questions that they leave open."""

@@ -21,8 +21,8 @@ from jaxtyping import Array
 
 from case_jax import METHODS, top_class_maps
 from case_jax._checks import require
-from case_jax.evaluation.localise import localise
-from case_jax.evaluation.sanity import sanity
+from case_jax.evaluation.studies.localise import localise
+from case_jax.evaluation.studies.sanity import sanity
 from case_jax.methods import MapFunction
 from case_jax.models.initial import initial_params
 from case_jax.report.sanity import summarise as summarise_sanity

@@ -28,7 +28,7 @@ from case_jax._checks import require
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
 from case_jax.evaluation import Pixels, evaluate, plan
-from case_jax.evaluation.localise import localise
+from case_jax.evaluation.studies.localise import localise
 from case_jax.evaluation.run import session
 from case_jax.imageops import normalise_image
 from case_jax.masking import InfillNet, Ingredients, TrainedMasker, infiller, masker_task, networks

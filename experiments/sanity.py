@@ -14,7 +14,7 @@ import tyro
 from flax import nnx
 
 from case_jax import METHODS
-from case_jax.evaluation.sanity import sanity
+from case_jax.evaluation.studies.sanity import sanity
 from case_jax.models.initial import initial_params
 from case_jax.report.loading import methods_of
 from case_jax.report.sanity import curves_figure, layer_table, summarise

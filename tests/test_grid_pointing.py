@@ -12,9 +12,9 @@ from case_jax import tag, tap_function, topk_logits
 from case_jax._checks import CaseJaxError
 from case_jax.data import DigitScenes
 from case_jax.evaluation import Pixels
-from case_jax.evaluation.disconnected import disconnected
-from case_jax.evaluation.grid_pointing import DIFULL, GRIDPG, grid_pointing, other_cells, tap_at_mosaic_size
-from case_jax.evaluation.mosaics import Mosaics, confident_images, draw_mosaics
+from case_jax.evaluation.studies.disconnected import disconnected
+from case_jax.evaluation.studies.grid_pointing import DIFULL, GRIDPG, grid_pointing, other_cells, tap_at_mosaic_size
+from case_jax.evaluation.studies.mosaics import Mosaics, confident_images, draw_mosaics
 from case_jax.methods import centre_gaussian, finer_cam, grad_cam, random_map
 from case_jax.metrics.grid_pointing import cell_shares, grid_pointing_scores, join_cells, split_cells
 from case_jax.models import tap_classifier

@@ -10,8 +10,9 @@ import pytest
 
 FLOORS = (
     ("_checks",),
-    ("source", "imageops", "ranking", "measure", "parallel", "results", "stopping"),
-    ("tap", "data"),
+    ("files",),
+    ("source", "imageops", "ranking", "measure", "parallel", "records", "stopping"),
+    ("results", "tap", "data"),
     ("models",),
     ("training",),
     ("contrast",),
@@ -23,7 +24,7 @@ FLOORS = (
     ("cli", "__main__"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-NO_JAX = ("measure", "results", "stats", "report")
+NO_JAX = ("files", "measure", "records", "results", "stats", "report")
 HEAVY = ("tensorflow_datasets", "tensorflow", "matplotlib", "scipy", "pyarrow", "pandas", "sklearn")
 
 PACKAGE = Path(find_spec("case_jax").origin).parent

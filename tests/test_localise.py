@@ -13,8 +13,8 @@ from case_jax._checks import CaseJaxError
 from case_jax.contrast.choice import ContrastChoice
 from case_jax.evaluation import Pixels
 from case_jax.evaluation import localise as module
-from case_jax.evaluation.localisation_scores import BASELINES, baselines, centre_box
-from case_jax.evaluation.localise import localise
+from case_jax.evaluation.studies.localisation_scores import BASELINES, baselines, centre_box
+from case_jax.evaluation.studies.localise import localise
 from case_jax.imageops import crop_resized, finish_maps
 from case_jax.metrics.localisation import box_of_map, box_scores
 from case_jax.metrics.localisation_curves import pixel_average_precision, pixel_counts

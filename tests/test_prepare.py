@@ -22,7 +22,7 @@ from case_jax.data.cifar100 import prepare_cifar100
 from case_jax.data.ilsvrc import validation_labels, validation_number, wordnet_ids
 from case_jax.data.imagenet import add_boxes, prepare_imagenet
 from case_jax.data.preprocess import box_region, image_size
-from case_jax.evaluation.localise import localise
+from case_jax.evaluation.studies.localise import localise
 from case_jax.evaluation.planning import plan
 from case_jax.evaluation.run import evaluate
 from case_jax.evaluation.step import Pixels

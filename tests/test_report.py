@@ -13,11 +13,13 @@ import pytest
 
 from case_jax import stats
 from case_jax._checks import CaseJaxError
+from case_jax.files import write_json
+from case_jax.records import NOTHING
 from case_jax.report import write_report
 from case_jax.report.figures import cumulative, plain_style, rendered
 from case_jax.report.gallery import evidence_masks, outlines, overlay
 from case_jax.report.loading import load_run
-from case_jax.results import NOTHING, RunFolder, write_json
+from case_jax.results import RunFolder
 
 HOSTILE = "<script>alert(1)</script>"
 PERCENTS = (10.0, 50.0, 90.0)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from case_jax import CaseJaxError, tag, tag_head_input, tap_function
 from case_jax.contrast.choice import choose_contrast
-from case_jax.evaluation.sanity import sanity
-from case_jax.evaluation.sanity_step import CASCADING, INDEPENDENT, LABELS, NOTHING_CHANGED, changes
+from case_jax.evaluation.studies.sanity import sanity
+from case_jax.evaluation.studies.sanity_step import CASCADING, INDEPENDENT, LABELS, NOTHING_CHANGED, changes
 from case_jax.evaluation.step import Pixels
 from case_jax.methods import case, centre_gaussian, grad_cam, random_map, sobel_edges
 from case_jax.metrics.hog import cell_side, hog, hog_correlation

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from case_jax import CaseJaxError
-from case_jax.evaluation.superclasses import blocks, read_hierarchy, superclass_table
-from case_jax.evaluation.sweep import Sweep
+from case_jax.evaluation.studies.superclasses import blocks, read_hierarchy, superclass_table
+from case_jax.evaluation.studies.sweep import Sweep
 
 NAMES = ("crane", "tench", "hen", "goldfish", "ostrich")
 CSV = "class,superclass\ncrane,bird\ntench,fish\nhen,bird\ngoldfish,fish\nostrich,bird\n"

@@ -11,10 +11,10 @@ from case_jax import METHODS, CaseJaxError, parallel, tag, tag_head_input, tap_f
 from case_jax.contrast.choice import choose_contrast
 from case_jax.evaluation import pair_counts
 from case_jax.evaluation import sweep as sweep_module
-from case_jax.evaluation.pair_counts import empty_counts, make_counting_step, pairs_in
-from case_jax.evaluation.pair_sums import PairSums, file_of, read_sums, write_sums
+from case_jax.evaluation.studies.pair_counts import empty_counts, make_counting_step, pairs_in
+from case_jax.evaluation.studies.pair_sums import PairSums, file_of, read_sums, write_sums
 from case_jax.evaluation.step import Batch, Pixels, Protocol
-from case_jax.evaluation.sweep import Sweep, confused_pairs, sweep
+from case_jax.evaluation.studies.sweep import Sweep, confused_pairs, sweep
 from case_jax.parallel import ALONE, Grid
 from case_jax.results import RunFolder
 from case_jax.source import Example, UnreadableImageError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from processes import cpu_environment, end, on_devices, start, start_two, succeed
 
-from case_jax.evaluation.pair_sums import tiles_counted
+from case_jax.evaluation.studies.pair_sums import tiles_counted
 from case_jax.results import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ from case_jax import METHODS
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
 from case_jax.evaluation.step import Pixels
-from case_jax.evaluation.sweep import sweep
+from case_jax.evaluation.studies.sweep import sweep
 from case_jax.imageops import normalise_image
 from case_jax.models import load_classifier, tap_classifier
 

@@ -12,10 +12,11 @@ from case_jax.cli.ready import Model, Names, make_ready, read_examples, say
 from case_jax.contrast.choice import CONTRASTS
 from case_jax.data import DATASETS
 from case_jax.evaluation.explain import explain_images
+from case_jax.files import require_writable
 from case_jax.methods import METHODS, titles_of
 from case_jax.metrics import METRICS
 from case_jax.models import MODELS
-from case_jax.results import RunFolder, require_writable
+from case_jax.results import RunFolder
 
 WEIGHTS_AND_LAYERS = """
 Weights: a repository of the Hugging Face hub is fetched once and then taken from its cache; --weights takes another one, or a file.

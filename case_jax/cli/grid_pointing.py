@@ -8,11 +8,11 @@ from typing import Annotated
 import tyro
 
 from case_jax.cli.ready import Model, Names, make_ready, require_outside, say
-from case_jax.evaluation.grid_pointing import grid_pointing as play
-from case_jax.evaluation.grid_pointing import other_cells, require_game
+from case_jax.evaluation.studies.grid_pointing import grid_pointing as play
+from case_jax.evaluation.studies.grid_pointing import other_cells, require_game
+from case_jax.files import require_writable, write_atomically, write_json
 from case_jax.methods import titles_of
 from case_jax.models import tap_classifier
-from case_jax.results import require_writable, write_atomically, write_json
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
 

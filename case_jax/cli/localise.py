@@ -9,11 +9,11 @@ import tyro
 
 from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, run_folder, say
-from case_jax.evaluation.localise import TILE, Localisation, Target, require_located
-from case_jax.evaluation.localise import localise as run_localisation
+from case_jax.evaluation.studies.localise import TILE, Localisation, Target, require_located
+from case_jax.evaluation.studies.localise import localise as run_localisation
+from case_jax.files import write_atomically, write_json
 from case_jax.methods import titles_of
 from case_jax.metrics.localisation_curves import THRESHOLDS
-from case_jax.results import write_atomically, write_json
 from case_jax.source import Source
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]

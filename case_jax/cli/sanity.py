@@ -9,12 +9,13 @@ import tyro
 
 from case_jax._checks import require
 from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, run_folder, say
-from case_jax.evaluation.sanity import TILE, Sanity
-from case_jax.evaluation.sanity import sanity as run_sanity
-from case_jax.evaluation.sanity_step import LABELS
+from case_jax.evaluation.studies.sanity import TILE, Sanity
+from case_jax.evaluation.studies.sanity import sanity as run_sanity
+from case_jax.evaluation.studies.sanity_step import LABELS
+from case_jax.files import write_atomically, write_json
 from case_jax.models import load_classifier
 from case_jax.models.initial import initial_params
-from case_jax.results import RunFolder, write_atomically, write_json
+from case_jax.results import RunFolder
 from case_jax.tap.parameters import permuted
 from case_jax.tap.view import Params
 

@@ -10,11 +10,11 @@ import tyro
 
 from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import Model, Names, make_ready, require_outside, run_folder, say
-from case_jax.evaluation.superclasses import ALL, Hierarchy, blocks, read_hierarchy, superclass_table
-from case_jax.evaluation.sweep import MEMORY, SAVE_SECONDS, TILE, Sweep, confused_pairs
-from case_jax.evaluation.sweep import sweep as run_sweep
+from case_jax.evaluation.studies.superclasses import ALL, Hierarchy, blocks, read_hierarchy, superclass_table
+from case_jax.evaluation.studies.sweep import MEMORY, SAVE_SECONDS, TILE, Sweep, confused_pairs
+from case_jax.evaluation.studies.sweep import sweep as run_sweep
+from case_jax.files import write_atomically, write_json
 from case_jax.methods import titles_of
-from case_jax.results import write_atomically, write_json
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
 ProcessesArgs = Annotated[Processes, tyro.conf.arg(name="")]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from case_jax._checks import CaseJaxError, require
+from case_jax.files import require_writable
 
 EXAMPLE_OVERHEAD = 100
 """Bytes of a stored example beside its image and its name, about."""
@@ -38,7 +39,6 @@ def new_builder(name: str, data_dir: Path | None) -> Any:
     """
     import tensorflow_datasets as tfds
 
-    from case_jax.results import require_writable  # pandas
 
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from case_jax._checks import CaseJaxError
 from case_jax.data.archives import require_known
 from case_jax.data.ilsvrc import validation_labels, validation_number, wordnet_ids
+from case_jax.files import write_atomically
 
 FILE = "boxes.npz"
 WANTED = "ILSVRC2012_bbox_val_v3.tgz, or a folder of its files ILSVRC2012_val_NNNNNNNN.xml"
@@ -104,7 +105,6 @@ def join(annotations: Mapping[int, Annotation], sizes: Mapping[int, tuple[int, i
 
 def write_boxes(folder: Path, boxes: Boxes) -> None:
     """Write the boxes into a data set's folder, in place of those that are there."""
-    from case_jax.results import write_atomically  # pandas
 
     rows = [(number, *size, *box) for number, (size, found) in boxes.of.items() for box in found.tolist()]
     buffer = io.BytesIO()

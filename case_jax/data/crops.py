@@ -15,6 +15,7 @@ import PIL
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.data.crop_rows import RowShape, pack, unpack
+from case_jax.files import require_writable, write_json
 from case_jax.source import Example, Located, Source, Truth, UnreadableImageError
 
 FORMAT = 1
@@ -41,7 +42,6 @@ class CachedCrops:
     """
 
     def __init__(self, source: Source, folder: str | Path):
-        from case_jax.results import require_writable, write_json  # pandas
 
         self.source = source
         self.name, self.class_names, self.fingerprint = source.name, source.class_names, source.fingerprint

@@ -9,8 +9,8 @@ import numpy as np
 from case_jax import parallel
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.choice import Confusions
-from case_jax.evaluation.step import Batch, Pixels
-from case_jax.evaluation.stream import template, through_devices, tiles
+from case_jax.evaluation.batches import Batch, template, through_devices, tiles
+from case_jax.evaluation.maps import Pixels
 from case_jax.imageops import normalise_image
 from case_jax.source import Source
 from case_jax.tap.view import TappedModel

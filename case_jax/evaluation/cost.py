@@ -1,9 +1,8 @@
 """What an evaluation costs, before it is run: operations, memory, and the time it will take on more chips."""
 
 import math
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,13 +10,11 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 from case_jax import parallel
-from case_jax._checks import require
-from case_jax.evaluation.step import Batch
-from case_jax.evaluation.stream import LOADERS, Pace, load_tile, template, tiles
+from case_jax.evaluation.batches import LOADERS, Pace, Tile, through_devices
+from case_jax.evaluation.engine import Job, first_tiles
+from case_jax.evaluation.memory import temporary_bytes
 from case_jax.imageops import normalise_image
-from case_jax.source import Source
 from case_jax.tap.split import inner_jaxprs
-from case_jax.tap.view import TappedModel
 
 CHIPS = (1, 4, 8, 32, 64, 256)
 CHIPS_PER_HOST = 4
@@ -90,111 +87,45 @@ class Cost(NamedTuple):
         return [(n, h, *self.seconds(n, h)) for n, h in zip(chips, hosts, strict=True)]
 
 
-def measure(
-    step: Callable[[Any, Batch], Any],
-    model: TappedModel,
-    source: Source,
-    indices: np.ndarray,
-    tile: int,
-    *,
-    steps: int = 3,
-) -> Cost:
-    """Compile the step, run it a few times on the first images, and read those as a run would.
+def measure(job: Job, *, steps: int = 3) -> Cost:
+    """Compile a study's functions, run it a few times on the first images, and read those as a run would.
 
     Args:
-        step: under `parallel.over_devices`.
-        model: the classifier.
-        source: the images.
-        indices: which of them.
-        tile: images per device and step.
+        job: from `prepare`.
         steps: how many steps to time; the median counts.
     """
-    devices, empty = parallel.device_count(), template(source, indices, tile)
-    tile_ids = range(min(devices * steps, -(-len(indices) // tile)))
-    pace = Pace()
-    read = list(tiles(source, indices, tile_ids, empty, ahead=2 * devices, pace=pace))
-    batches = [read[d % len(read)].batch for d in range(devices)]
-    stacked = parallel.shard(jax.tree.map(lambda *a: np.stack(a), *batches))
-    params = parallel.replicate(model.params)
+    pace, devices = Pace(), parallel.device_count()
+    read = list(first_tiles(job, devices * steps, pace=pace))
+    calls = [(function, arguments(job.empty)) for function, arguments, _ in job.program.compiled]
     start = time.perf_counter()
-    lowered: Any = step
-    temporary = _temporary_bytes(lowered.lower(params, stacked).compile())
-    jax.block_until_ready(step(params, stacked))
-    compiled = time.perf_counter() - start
-    took = []
-    for _ in range(steps):
+    temporary = temporary_bytes(calls)
+    _run(job, read[:devices])
+    compiled, took = time.perf_counter() - start, []
+    for number in range(steps):
+        group = [read[(number * devices + d) % len(read)] for d in range(devices)]
         start = time.perf_counter()
-        jax.block_until_ready(step(params, stacked))
+        _run(job, group)
         took.append(time.perf_counter() - start)
-    one = jax.eval_shape(lambda x: normalise_image(x, (0.0,) * 3, (1.0,) * 3), empty.images[0])
-    forward = jax.make_jaxpr(model.apply)(model.params, one)
-    whole = jax.make_jaxpr(step)(params, stacked)
+    one = jax.eval_shape(lambda x: normalise_image(x, *job.subject.pixels), job.images.first.image)
+    forward = jax.make_jaxpr(job.model.apply)(job.model.params, one)
+    traced = [jax.make_jaxpr(f)(*parallel.stand_ins(a)) for f, a in calls]
+    times = [times for *_, times in job.program.compiled]
     return Cost(
-        images=len(indices),
-        tile=tile,
+        images=len(job.images.indices),
+        tile=job.tile,
         forward_flops=flops(forward.jaxpr),
-        step_flops=flops(whole.jaxpr) / tile,
-        image_bytes=sum(a.nbytes for a in empty) // tile,
+        step_flops=sum(n * flops(t.jaxpr) for n, t in zip(times, traced, strict=True)) / job.tile,
+        image_bytes=sum(a.nbytes for a in job.empty) // job.tile,
         step_bytes=temporary,
         compile_seconds=compiled,
-        device_rate=tile / float(np.median(took)),
+        device_rate=job.tile / float(np.median(took)),
         host_rate=pace.images * LOADERS / pace.reading,
     )
 
 
-def _temporary_bytes(compiled: Any) -> int | None:
-    facts = compiled.memory_analysis()
-    return None if facts is None else int(facts.temp_size_in_bytes)
-
-
-def memory_bound() -> int:
-    """Bytes that a step may take: 0.8 of a device's memory, or of this machine's where the devices are its processors."""
-    known = parallel.device_memory()
-    if known is None:
-        known = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // parallel.device_count()
-    return int(0.8 * known)
-
-
-def largest_tile(
-    step: Callable[[Any, Batch], Any],
-    model: TappedModel,
-    source: Source,
-    indices: np.ndarray,
-    *,
-    memory: int,
-    most: int,
-) -> int:
-    """The largest power of two of images per device and step whose temporary arrays and parameters stay below a bound.
-
-    Compiled for 1 and for 2 images; memory grows by the difference with every image.
-
-    Args:
-        step: under `parallel.over_devices`.
-        model: the classifier.
-        source: the images.
-        indices: which of them.
-        memory: bytes per device.
-        most: no more images than this.
-
-    Raises:
-        CaseJaxError: when one image alone needs more.
-    """
-    params, used = parallel.replicate(model.params), []
-    lowered: Any = step
-    for tile in (1, 2):
-        batch = load_tile(source, indices, 0, template(source, indices, tile)).batch
-        stacked = parallel.replicate(batch)
-        used.append(_temporary_bytes(lowered.lower(params, stacked).compile()) or 0)
-    fixed = sum(np.asarray(a).nbytes for a in jax.tree.leaves(model.params))
-    each = max(used[1] - used[0], 1)
-    room = memory - fixed - used[0]
-    require(
-        room >= 0,
-        "memory",
-        f"{memory:,} bytes",
-        f"at least {fixed + used[0]:,}, what the parameters and one image need",
-    )
-    return 2 ** int(math.log2(min(most, 1 + room // each)))
+def _run(job: Job, read: Sequence[Tile]) -> None:
+    for _ in job.program.found(iter(read), through_devices):
+        pass
 
 
 def described(cost: Cost, facts: Mapping[str, Any]) -> list[tuple[str, str]]:

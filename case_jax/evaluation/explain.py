@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from case_jax._checks import require, require_seed
 from case_jax.contrast.sets import ContrastSet
-from case_jax.evaluation.step import Pixels, Protocol, image_key, maps_of_view, view_for_targets
+from case_jax.evaluation.maps import Pixels, Question, image_key, maps_of_view, view_for_targets
 from case_jax.imageops import normalise_image
 from case_jax.methods import MapFunction
 from case_jax.source import Example
@@ -55,14 +55,14 @@ def explain_images(
     """
     require(1 <= top <= model.num_classes, "top", top, f"a number of classes from 1 to {model.num_classes}")
     require_seed(seed)
-    protocol = Protocol(methods, contrast(), {}, {}, pixels, seed)
+    question = Question(methods, contrast(), pixels, seed)
 
     @jax.jit
     def maps(params, image, image_id):
         view = view_for_targets(model, params, normalise_image(image, *pixels))
         targets = jax.lax.top_k(view.logits, top)[1]
         key = image_key(seed, image_id)
-        return targets, jax.nn.softmax(view.logits)[targets], *maps_of_view(protocol, view, targets, key)
+        return targets, jax.nn.softmax(view.logits)[targets], *maps_of_view(question, view, targets, key)
 
     def explained(example: Example) -> Explanation:
         found = maps(model.params, jnp.asarray(example.image), example.image_id)

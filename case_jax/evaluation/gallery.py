@@ -1,48 +1,59 @@
 """A few images with all methods' maps, kept for the report."""
 
 import io
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
-from case_jax.evaluation.planning import Plan
-from case_jax.evaluation.step import image_maps
-from case_jax.evaluation.stream import load_tile, template
-from case_jax.results import RunFolder, write_atomically
+from case_jax.evaluation.batches import load_tile, template
+from case_jax.evaluation.engine import Job
+from case_jax.evaluation.maps import image_key, maps_of_view, view_for_targets
+from case_jax.files import write_atomically
+from case_jax.imageops import normalise_image
+from case_jax.results import RunFolder
+from case_jax.tap.view import at_least_float32
+
+LIKELIEST, REGIONS = "likeliest", "regions"
 
 
-def save_gallery(planned: Plan, folder: RunFolder, *, count: int = 6) -> None:
-    """Write `gallery.npz`: `count` of the evaluated images, drawn by the seed, with all methods' maps (computed anew, one image at a time).
+def save_gallery(job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKELIEST) -> None:
+    """Write `gallery.npz`: `count` of the images, drawn by the seed, with all methods' maps (computed anew, one image at a time).
 
     Args:
-        planned: the evaluation.
+        job: what was run.
         folder: its run folder.
         count: number of images; unreadable ones among those drawn are left out.
+        of: which classes' maps: of the two `likeliest`, or of those of the image's `regions`.
     """
-    drawn = np.random.default_rng(planned.protocol.seed).permutation(len(planned.indices))[:count]
-    indices = planned.indices[np.sort(drawn)]
-    tile = load_tile(planned.source, indices, 0, template(planned.source, planned.indices, len(indices)))
+    source, indices, question = job.images.source, job.images.indices, job.question
+    drawn = np.sort(np.random.default_rng(question.seed).permutation(len(indices))[:count])
+    tile = load_tile(source, indices[drawn], 0, template(source, indices, len(drawn)))
     kept = [slot for slot, example in enumerate(tile.examples) if example is not None]
     examples = [tile.examples[slot] for slot in kept]
-    protocol = planned.protocol._replace(metrics={})  # maps of the two likeliest classes, whatever else was scored
-    one = jax.jit(lambda *args: image_maps(protocol, planned.model, *args)[1])
-    found = [one(planned.model.params, tile.batch.images[slot], tile.batch.image_ids[slot]) for slot in kept]
+
+    @jax.jit
+    def one(params: Any, image: Array, image_id: Array, classes: Array) -> dict[str, Array]:
+        view = view_for_targets(job.model, params, normalise_image(image, *question.pixels))
+        targets = classes if of == REGIONS else jax.lax.top_k(view.logits, 2)[1]
+        maps, degenerate = maps_of_view(question, view, targets, image_key(question.seed, image_id))
+        probabilities = jax.nn.softmax(at_least_float32(view.logits))[targets]
+        return {"maps": maps, "degenerate": degenerate, "targets": targets, "probabilities": probabilities}
+
+    batch = tile.batch
+    found = [one(job.model.params, batch.images[s], batch.image_ids[s], batch.region_classes[s]) for s in kept]
     arrays = {
-        "images": tile.batch.images[kept],
-        "regions": tile.batch.regions[kept],
-        "region_classes": tile.batch.region_classes[kept],
+        "images": batch.images[kept],
+        "regions": batch.regions[kept],
+        "region_classes": batch.region_classes[kept],
         "names": np.array([e.name for e in examples if e], str),
         "labels": np.array([e.label for e in examples if e], np.int32),
-        "methods": np.array(list(planned.protocol.methods), str),
-        "maps": _stacked(found, "maps", len(kept)).astype(np.float16),
-        "degenerate": _stacked(found, "degenerate", len(kept)),
-        "targets": _stacked(found, "targets", len(kept)),
-        "probabilities": _stacked(found, "probabilities", len(kept)),
+        "methods": np.array(list(question.methods), str),
+        **({} if not found else jax.tree.map(lambda *a: np.stack(a), *found)),
     }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomically(folder.path / "gallery.npz", buffer.getvalue())
-
-
-def _stacked(found: list, field: str, count: int) -> np.ndarray:
-    return np.stack([np.asarray(getattr(f, field)) for f in found]) if count else np.zeros((0,), np.float32)
+    if found:
+        arrays["maps"] = arrays["maps"].astype(np.float16)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        write_atomically(folder.path / "gallery.npz", buffer.getvalue())

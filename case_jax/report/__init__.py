@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from case_jax import stats
+from case_jax.files import write_atomically
 from case_jax.report.drawings import draw
 from case_jax.report.loading import load_run, numbers_of
 from case_jax.report.page import Tables, render
 from case_jax.report.sentence import answer
 from case_jax.report.tables import columns, main_table, markdown, measure_columns, rank_table
 from case_jax.report.training import write_training_report
-from case_jax.results import RunFolder, write_atomically
+from case_jax.results import RunFolder
 
 
 def write_report(run: str | Path) -> Path:

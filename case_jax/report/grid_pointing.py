@@ -15,7 +15,7 @@ from case_jax.report.figures import DPI, plain_style
 from case_jax.report.words import percent
 
 if TYPE_CHECKING:
-    from case_jax.evaluation.grid_pointing import GridPointing, Shown
+    from case_jax.evaluation.studies.grid_pointing import GridPointing, Shown
 
 METHODS_PER_FIGURE = 8
 CELLS_SHOWN = 2

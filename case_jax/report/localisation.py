@@ -24,7 +24,7 @@ def summarise(rows: pd.DataFrame, overall: pd.DataFrame, *, resamples: int = 200
     """Means over images, with bootstrap 95% intervals, beside the scores of the data set as a whole, which have none.
 
     Args:
-        rows: one per image and method, see `case_jax.evaluation.localise`.
+        rows: one per image and method, see `case_jax.evaluation.studies.localise`.
         overall: one row per method: `images`, `pxap`, `max_box_acc`, `max_box_acc_v2`.
         resamples: bootstrap samples.
         seed: of the resampling.

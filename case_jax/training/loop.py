@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require
-from case_jax.results import RunFolder, write_atomically
+from case_jax.files import write_atomically
+from case_jax.results import RunFolder
 from case_jax.stopping import Stopping
 from case_jax.training.examples import Examples, LabelledImages
 

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Int
 
 from case_jax._checks import CaseJaxError
-from case_jax.evaluation.pair_counts import Counts
-from case_jax.results import RunFolder, write_atomically
+from case_jax.evaluation.studies.pair_counts import Counts
+from case_jax.files import write_atomically
+from case_jax.results import RunFolder
 
 FILES = f"sums-{'[0-9]' * 6}.npz"
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from case_jax.evaluation.step import Pixels, Protocol, finite_logits, image_key, maps_of_view, view_for_targets
+from case_jax.evaluation.maps import Pixels, Question, finite_logits, image_key, maps_of_view, view_for_targets
 from case_jax.imageops import normalise_image
 from case_jax.metrics.saliency_metric import saliency_metric
 from case_jax.tap.view import TappedModel, at_least_float32
@@ -29,14 +29,14 @@ class Crops(NamedTuple):
     targets: Any
 
 
-def make_map_step(protocol: Protocol, model: TappedModel, target: str) -> Any:
+def make_map_step(question: Question, model: TappedModel, target: str) -> Any:
     """`(params, Labelled)` to each image's maps (B, M, H, W) of one class, which are degenerate, the class, and what is predicted."""
 
     def one(params: Any, image: Array, image_id: Array, label: Array) -> dict[str, Array]:
-        view = view_for_targets(model, params, normalise_image(image, *protocol.pixels))
+        view = view_for_targets(model, params, normalise_image(image, *question.pixels))
         top1 = view.logits.argmax().astype(jnp.int32)
         asked = top1 if target == "predicted" else jnp.maximum(label, 0)
-        maps, degenerate = maps_of_view(protocol, view, asked[None], image_key(protocol.seed, image_id))
+        maps, degenerate = maps_of_view(question, view, asked[None], image_key(question.seed, image_id))
         p = jax.nn.softmax(at_least_float32(view.logits))[asked].astype(jnp.float32)
         p = jnp.where(finite_logits(view), p, jnp.nan)
         return {"maps": maps[:, 0], "degenerate": degenerate[:, 0], "target": asked, "top1": top1, "p": p}

@@ -1,8 +1,6 @@
 """What the host makes of one image's maps for localisation: boxes, rows, and counts that add up over images."""
 
-import io
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from case_jax._checks import CaseJaxError, require
+from case_jax._checks import require
 from case_jax.metrics.localisation import box_area, box_of_map, box_scores, require_boxes
 from case_jax.metrics.localisation_curves import (
     DELTAS,
@@ -22,7 +20,6 @@ from case_jax.metrics.localisation_curves import (
     threshold_hits,
 )
 from case_jax.metrics.mask_statistics import mask_statistics
-from case_jax.results import RunFolder, write_atomically
 from case_jax.source import Truth
 
 WHOLE, CENTRE, TRUE_BOX, TRUE_PIXELS = BASELINES = ("whole_image", "centre_box", "truth_box", "truth_pixels")
@@ -167,42 +164,6 @@ def overall(counts: Counts, methods: Sequence[str]) -> pd.DataFrame:
         for pixels, hits, images in zip(*counts, strict=True)
     ]
     return pd.DataFrame(rows, index=pd.Index(methods, name="method"))
-
-
-def write_counts(folder: RunFolder, part: int, counts: Counts) -> None:
-    """Write the counts of one part of a run, before its rows: a part with rows has counts.
-
-    Raises:
-        CaseJaxError: when the file cannot be written; what is there stays.
-    """
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **counts._asdict())
-    file = folder.parts / f"counts-{part:06d}.npz"
-    try:
-        write_atomically(file, buffer.getvalue())
-    except OSError as error:
-        raise CaseJaxError(
-            f"out: cannot write {file} ({error}). All parts before it are kept: make room and run the same command again."
-        ) from error
-
-
-def read_counts(folder: RunFolder, part: int, like: Counts) -> Counts:
-    """The counts of one part, in the shapes of `like`.
-
-    Raises:
-        CaseJaxError: for a file that is missing or damaged; says what to do.
-    """
-    file = folder.parts / f"counts-{part:06d}.npz"
-    try:
-        with np.load(file) as stored:
-            found = Counts(*(stored[field] for field in Counts._fields))
-        if any(a.shape != b.shape for a, b in zip(found, like, strict=True)):
-            raise ValueError(f"counts of shape {found.hits.shape}")
-        return found
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CaseJaxError(
-            f"out: {file} is damaged ({error}); delete it and {folder.part(part).name}, and run the same command again."
-        ) from error
 
 
 def columns_of(

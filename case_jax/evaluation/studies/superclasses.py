@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.evaluation.sweep import Sweep, mean_agreement
+from case_jax.evaluation.studies.sweep import Agreements, mean_agreement
 
 COLUMNS = ("class", "superclass")
 ALL = "(all)"
@@ -101,7 +101,7 @@ def _rows(file: Path) -> list[tuple[str, str]]:
     return [(name, superclass) for _, name, superclass in rows]
 
 
-def blocks(found: Sweep, hierarchy: Hierarchy) -> Blocks:
+def blocks(found: Agreements, hierarchy: Hierarchy) -> Blocks:
     """Sums over the pairs of two super-classes: `Σ |T_a ∩ T_b| / (k · number of (pair, image))`."""
     order, sizes = hierarchy.order(), hierarchy.sizes()
     starts = np.cumsum(sizes) - sizes
@@ -117,7 +117,7 @@ def blocks(found: Sweep, hierarchy: Hierarchy) -> Blocks:
     return Blocks(agreement, np.where(inside, images // 2, images))  # inside, the matrix holds every pair twice
 
 
-def superclass_table(found: Sweep, hierarchy: Hierarchy) -> pd.DataFrame:
+def superclass_table(found: Agreements, hierarchy: Hierarchy) -> pd.DataFrame:
     """Per method and super-class: mean agreement within it and with all others, and which other is nearest.
 
     A first row, `(all)`, has the means over all pairs of one and of two super-classes. Means count a pair as often as it was seen;

@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from case_jax import parallel
 from case_jax._checks import require
 from case_jax.contrast.sets import Query, ask
-from case_jax.evaluation.step import Batch, Protocol, finished, finite_logits, image_key, raw_maps
+from case_jax.evaluation.batches import Batch
+from case_jax.evaluation.maps import Question, finished, finite_logits, image_key, raw_maps
 from case_jax.imageops import normalise_image
 from case_jax.methods import MapFunction
 from case_jax.parallel import Share, Step
@@ -101,7 +102,7 @@ def empty_counts(methods: int, classes: int, shards: int) -> Counts:
     return Counts(matrix, matrix, jax.ShapeDtypeStruct((methods,), jnp.int32))
 
 
-def make_counting_step(protocol: Protocol, model: TappedModel, pairs: Pairs) -> Step:
+def make_counting_step(question: Question, model: TappedModel, pairs: Pairs) -> Step:
     """The step of a sweep, `(counts, params, batch, *, share) → (counts, images seen)`.
 
     A device makes the maps of its share of the classes and receives the packed tops of all the others. Slots without an image have a
@@ -113,11 +114,11 @@ def make_counting_step(protocol: Protocol, model: TappedModel, pairs: Pairs) -> 
         places = share.index * size + jnp.arange(size, dtype=jnp.int32)
 
         def of_image(image: Array, image_id: Array) -> tuple[Array, Array, list[Array | Tops]]:
-            view = _view(protocol, model, params, normalise_image(image, *protocol.pixels), pairs.top, size)
+            view = _view(question, model, params, normalise_image(image, *question.pixels), pairs.top, size)
             targets = jax.lax.top_k(view.logits, pairs.top)[1]
-            query = ask(view, targets, protocol.contrast, key=image_key(protocol.seed, image_id))
+            query = ask(view, targets, question.contrast, key=image_key(question.seed, image_id))
             mine = _rows(query, jnp.minimum(places, pairs.top - 1))
-            found = [_maps(view, mine, name, method, pairs) for name, method in protocol.methods.items()]
+            found = [_maps(view, mine, name, method, pairs) for name, method in question.methods.items()]
             return targets, finite_logits(view), found
 
         targets, finite, found = jax.vmap(of_image)(batch.images, batch.image_ids)
@@ -142,10 +143,10 @@ def make_counting_step(protocol: Protocol, model: TappedModel, pairs: Pairs) -> 
     return step
 
 
-def _view(protocol: Protocol, model: TappedModel, params: Params, image: Array, targets: int, mine: int) -> View:
+def _view(question: Question, model: TappedModel, params: Params, image: Array, targets: int, mine: int) -> View:
     """A view with a table of all class weights, unless those of this device's targets and of their sets are fewer."""
     asked, dtype = jax.ShapeDtypeStruct((targets,), jnp.int32), model.activation_dtype
-    sets = jax.eval_shape(protocol.contrast, jax.ShapeDtypeStruct((model.num_classes,), dtype), asked).shape[1]
+    sets = jax.eval_shape(question.contrast, jax.ShapeDtypeStruct((model.num_classes,), dtype), asked).shape[1]
     table = model.num_classes <= model.chunk or mine * (1 + sets) >= model.num_classes
     return model.view_all(params, image) if table else model.view(params, image)
 

@@ -14,15 +14,28 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int, UInt8
 
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require, require_seed
-from case_jax.evaluation.step import Batch, empty_batch
 from case_jax.source import NOBODY, Example, Source, UnreadableImageError
 
 LOADERS = min(32, max(4, os.cpu_count() or 1))
 """Threads that read images; decoding leaves the interpreter to the others."""
+
+
+class Batch(NamedTuple):
+    """Images on their way to a device, with what is known about them."""
+
+    images: UInt8[Any, "B H W 3"]
+    image_ids: Int[Any, " B"]
+    regions: Bool[Any, "B R H W"]
+    region_classes: Int[Any, "B R"]
+
+
+def empty_batch(like: Any) -> Any:
+    """Padding: an all-zero batch of the same shapes and kind (`Batch`, or another named tuple), whose rows are thrown away."""
+    return like._make(np.zeros_like(a) for a in like)
 
 
 class Tile(NamedTuple):

@@ -12,10 +12,11 @@ from jaxtyping import Array, Bool, Int
 from case_jax import parallel
 from case_jax._checks import require, unknown
 from case_jax.contrast.sets import Query, ask
-from case_jax.evaluation.step import (
+from case_jax.evaluation.batches import Batch
+from case_jax.evaluation.engine import Compiled
+from case_jax.evaluation.maps import (
     AGAIN,
-    Batch,
-    Protocol,
+    Question,
     finished,
     finite_logits,
     image_key,
@@ -51,8 +52,8 @@ class _Explained(NamedTuple):
 
     maps: TwoForms
     """Arrays (M, H, W)."""
-    degenerate: Bool[Array, " M"]
-    top1: Int[Array, ""]
+    degenerate: Bool[Any, " M"]
+    top1: Int[Any, ""]
 
 
 def changes(layers: ParameterLayers, kinds: Sequence[str]) -> list[Change]:
@@ -77,28 +78,27 @@ def changes(layers: ParameterLayers, kinds: Sequence[str]) -> list[Change]:
 
 
 def make_sanity_step(
-    protocol: Protocol, model: TappedModel, layers: ParameterLayers, listed: Sequence[Change], empty: Batch
-) -> Callable[[Any, Batch], Any]:
-    """A batch function for `through_devices`: the targets, and for every change the similarities of all methods' maps.
+    question: Question, model: TappedModel, layers: ParameterLayers, listed: Sequence[Change]
+) -> tuple[Callable[[Any, Batch], Any], list[Compiled]]:
+    """A batch function for `through_devices`: the targets, and for every change the similarities of all methods' maps; and its parts.
 
     It runs three compiled programs: what is asked; the maps, once for the trained classifier and once for every change; their comparison.
     Which layers are changed is an argument, as parameters are, so nothing is traced twice.
 
     Args:
-        protocol: methods, contrast sets, pixels and seed.
+        question: methods, contrast sets, pixels and seed.
         model: the classifier, tapped.
         layers: its layers.
         listed: the changes.
-        empty: a batch of the shapes to come; all is traced for it here, so that what a method refuses fails now.
     """
 
     def asked(params: Params, batch: Batch) -> Query:
         with jax.default_matmul_precision("highest"):
-            return jax.vmap(partial(_question, protocol, model, params))(batch.images)
+            return jax.vmap(partial(_question, question, model, params))(batch.images)
 
     def explained(own: Params, other: Params, chosen: Array, draw: Array, batch: Batch, query: Query) -> _Explained:
         params = with_layers_of(own, other, layers, chosen)
-        explain = partial(_explain, protocol, model, params, draw)
+        explain = partial(_explain, question, model, params, draw)
         with jax.default_matmul_precision("highest"):
             return jax.vmap(explain)(batch.images, batch.image_ids, query)
 
@@ -106,9 +106,21 @@ def make_sanity_step(
         return jax.vmap(_compare)(first, second)
 
     ask_all, explain, compare = (parallel.over_devices(f) for f in (asked, explained, compared))
-    query = jax.eval_shape(asked, model.params, empty)
     nothing, draw = np.zeros(len(layers.names), bool), np.int32(0)
-    parallel.trace(explain, model.params, model.params, nothing, draw, empty, query)
+
+    def of_question(batch: Batch) -> tuple[Any, ...]:
+        return model.params, batch
+
+    def of_maps(batch: Batch) -> tuple[Any, ...]:
+        query = jax.eval_shape(asked, model.params, batch)
+        return model.params, model.params, nothing, draw, batch, query
+
+    def of_comparison(batch: Batch) -> tuple[Any, ...]:
+        count, methods = len(batch.images), len(question.methods)
+        maps = np.zeros((count, methods, *batch.images.shape[1:3]), np.float32)
+        one = _Explained(TwoForms(maps, maps), np.zeros((count, methods), bool), np.zeros(count, np.int32))
+        return one, one
+
     arguments = [parallel.replicate((c.chosen, np.int32(i))) for i, c in enumerate(listed, start=1)]
     trained = parallel.replicate((nothing, draw))
 
@@ -122,24 +134,26 @@ def make_sanity_step(
             found.append(compare(reference, explain(own, other, chosen, draw, batch, query)))
         return query.targets, found
 
-    return step
+    count = len(listed)
+    programs = [Compiled(ask_all, of_question), Compiled(explain, of_maps, 1 + count), Compiled(compare, of_comparison, count)]
+    return step, programs
 
 
-def _question(protocol: Protocol, model: TappedModel, params: Params, image: Array) -> Query:
+def _question(question: Question, model: TappedModel, params: Params, image: Array) -> Query:
     """The trained classifier's likeliest class and its contrast set; the key comes later."""
-    view = model.view(params, normalise_image(image, *protocol.pixels))
-    return ask(view, view.logits.argmax(keepdims=True).astype(jnp.int32), protocol.contrast)
+    view = model.view(params, normalise_image(image, *question.pixels))
+    return ask(view, view.logits.argmax(keepdims=True).astype(jnp.int32), question.contrast)
 
 
 def _explain(
-    protocol: Protocol, model: TappedModel, params: Params, draw: Array, image: Array, image_id: Array, query: Query
+    question: Question, model: TappedModel, params: Params, draw: Array, image: Array, image_id: Array, query: Query
 ) -> _Explained:
     """All methods' maps of one image; equal parameters and draws give equal bits, because it is one compiled program."""
-    view = view_for_targets(model, params, normalise_image(image, *protocol.pixels))
-    again = jax.random.fold_in(image_key(protocol.seed, image_id), AGAIN)
+    view = view_for_targets(model, params, normalise_image(image, *question.pixels))
+    again = jax.random.fold_in(image_key(question.seed, image_id), AGAIN)
     query, shape = query._replace(key=jax.random.fold_in(again, draw)), view.image.shape[:2]
     raws, maps, degenerate = [], [], []
-    for name, method in protocol.methods.items():
+    for name, method in question.methods.items():
         raw = at_least_float32(raw_maps(name, method, view, query))
         shown, flat = finished(raw, shape, finite_logits(view), rescaled=not described(name, method).mask)
         raws.append(resize_map(raw, shape)[0])

@@ -1,0 +1,235 @@
+"""Methods × metrics: is a map about its class, is it faithful, does it lie on the evidence? One row per image and method."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from case_jax import parallel
+from case_jax._checks import require, require_percent, unknown
+from case_jax.contrast.sets import ask
+from case_jax.evaluation.batches import Batch, Tile
+from case_jax.evaluation.engine import Compiled, Found, Images, Program, Through
+from case_jax.evaluation.identity import function_digest
+from case_jax.evaluation.maps import (
+    AGAIN,
+    NOISE,
+    RANDOM_CLASS,
+    Question,
+    image_key,
+    maps_of_view,
+    view_for_targets,
+)
+from case_jax.evaluation.subject import Subject, quick
+from case_jax.imageops import FILLS, finish_maps, normalise_image
+from case_jax.methods import MapFunction
+from case_jax.metrics import METRICS, PERCENTS, Metric, Scored, metric
+from case_jax.ranking import pixel_count
+from case_jax.tap.view import Params, TappedModel, View, at_least_float32
+
+Options = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The class-sensitivity, fidelity and evidence tests, and every other metric.
+
+    Rows hold `image_id`, `name`, `label`, `method`, `top1`, `top2`, `p1`, `p2`, `degenerate_1`, `degenerate_2`, and the columns of
+    every metric; with a random class also `random_class` and `degenerate_random`.
+    """
+
+    metrics: Sequence[str] | Mapping[str, Metric] = quick(METRICS)
+    """Names in `METRICS`, or metrics of one's own by name; by default all but the slow ones."""
+    options: Options = field(default_factory=dict)
+    """Keyword options of metrics, by name of the metric; they win over the three that follow."""
+    agreement_percent: float = 5.0
+    """k of the class-sensitivity diagnostic, in percent of the pixels."""
+    fidelity_percents: Sequence[float] = PERCENTS
+    """How much is removed in the fidelity test; must hold 50."""
+    fill: str = "mean"
+    """What is put in place of removed pixels."""
+
+    name = "evaluate"
+    unit = "images"
+    tile = 32
+    part = 128
+
+    def check(self, subject: Subject, images: Images) -> None:
+        """Raise for unknown metrics, fills and options, and for percentages that are no number of pixels."""
+        require(len(self.metrics) >= 1, "metrics", "none", f"at least one of {', '.join(METRICS)}")
+        if self.fill not in FILLS:
+            raise unknown("fill", self.fill, FILLS)
+        shape = images.first.image.shape[:2]
+        require_percent("agreement_percent", [self.agreement_percent])
+        pixel_count(self.agreement_percent, shape)
+        for name in self.options:
+            if name not in self._chosen():
+                raise unknown("metric_options", name, self._chosen())
+        if "fidelity" in self._chosen():
+            _check_removed(self._all_options()["fidelity"]["percents"], shape)
+
+    def program(self, question: Question, model: TappedModel, images: Images) -> Program:
+        """One compiled step; its result is the columns."""
+        step = parallel.over_devices(make_step(question, self._chosen(), self._all_options(), model))
+
+        def found(stream: Iterator[Tile], through: Through) -> Iterator[tuple[Tile, Found]]:
+            for tile, columns in through(step, model.params, stream):
+                yield tile, Found(_rows(tile, columns, list(question.methods)))
+
+        return Program([Compiled(step, lambda batch: (model.params, batch))], found)
+
+    def settings(self, subject: Subject) -> dict[str, Any]:
+        """Metrics with their options, those of one's own with a digest, and how they describe their numbers."""
+        chosen = self._chosen()
+        own = {
+            name: function_digest(found.columns, f"metric {name!r}")
+            for name, found in chosen.items()
+            if METRICS.get(name) is not found
+        }
+        measures = {name: [m._asdict() for m in found.measures] for name, found in chosen.items() if found.measures}
+        return {"metrics": self._all_options(), "own_metrics": own, "measures": measures}
+
+    def _chosen(self) -> dict[str, Metric]:
+        return dict(self.metrics) if isinstance(self.metrics, Mapping) else {n: metric(n) for n in self.metrics}
+
+    def _all_options(self) -> dict[str, dict[str, Any]]:
+        usual: dict[str, dict[str, Any]] = {
+            "sensitivity": {"percent": float(self.agreement_percent)},
+            "fidelity": {"percents": tuple(float(p) for p in self.fidelity_percents), "fill": self.fill},
+            "evidence": {"percent": float(self.agreement_percent)},
+        }
+        return {name: usual.get(name, {}) | dict(self.options.get(name, {})) for name in self._chosen()}
+
+
+def _check_removed(percents: Sequence[float], shape: tuple[int, ...]) -> None:
+    require_percent("fidelity_percents", percents)
+    for percent in percents:
+        pixel_count(percent, shape)
+    accepted = "a list that holds 50, the paper's percentage, and every percentage once"
+    proper = 50 in percents and len(set(percents)) == len(percents)
+    require(proper, "fidelity_percents", list(percents), accepted)
+
+
+class ImageMaps(NamedTuple):
+    """All methods' finished maps of one image's two likeliest classes and, where a metric needs one, of a random other."""
+
+    maps: Float[Array, "M T H W"]
+    degenerate: Bool[Array, "M T"]
+    targets: Int[Array, " T"]
+    probabilities: Float[Array, " T"]
+
+
+def other_class(key: Key[Array, ""], target: Int[Array, ""], num_classes: int) -> Int[Array, ""]:
+    """A class drawn uniformly from all but the target."""
+    drawn = jax.random.randint(key, (), 0, num_classes - 1, target.dtype)
+    return drawn + (drawn >= target).astype(target.dtype)
+
+
+def image_maps(
+    question: Question, model: TappedModel, params: Params, image: UInt8[Array, "H W 3"], image_id: Array, *, random: bool = False
+) -> tuple[View, ImageMaps]:
+    """One image's view and all methods' maps of its two likeliest classes, and of a `random` other."""
+    view = view_for_targets(model, params, normalise_image(image, *question.pixels))
+    key = image_key(question.seed, image_id)
+    targets = jax.lax.top_k(view.logits, 2)[1]
+    if random:
+        drawn = other_class(jax.random.fold_in(key, RANDOM_CLASS), targets[0], model.num_classes)
+        targets = jnp.append(targets, drawn)
+    maps, degenerate = maps_of_view(question, view, targets, key)
+    return view, ImageMaps(maps, degenerate, targets, jax.nn.softmax(at_least_float32(view.logits))[targets])
+
+
+def make_step(question: Question, metrics: Mapping[str, Metric], options: Options, model: TappedModel) -> Any:
+    """The step of an evaluation.
+
+    Returns:
+        A pure function `(params, batch) → columns`: `top1`, `top2`, `p1`, `p2` of shape (B,), and of shape (B, M)
+        `degenerate_1`, `degenerate_2` and the columns of every metric; with a random class also `random_class` and
+        `degenerate_random`. Replaced parameters of the same shapes do not retrace it.
+    """
+    random = any(metric.random_class for metric in metrics.values())
+    plain = {name: found for name, found in metrics.items() if not found.explains}
+    explaining = {name: found for name, found in metrics.items() if found.explains}
+
+    def one(params: Params, image: Array, image_id: Array, regions: Array, classes: Array) -> dict[str, Array]:
+        view, found = image_maps(question, model, params, image, image_id, random=random)
+        key = image_key(question.seed, image_id)
+        black, noise = question.pixels.black(), jax.random.fold_in(key, NOISE)
+        again = jax.random.fold_in(key, AGAIN)  # a random map that is drawn anew is another map
+
+        def scored(maps: Array, degenerate: Array) -> Scored:
+            return Scored(maps, degenerate, view, found.targets, found.probabilities, regions, classes, black, noise)
+
+        def score(method: tuple[Array, Array]) -> dict[str, Array]:
+            return _columns(scored(*method), plain, options)
+
+        def score_explaining(number: int, method: MapFunction) -> dict[str, Array]:
+            def explain(altered: Float[Array, "H W 3"]) -> Float[Array, "H W"]:
+                other = view_for_targets(model, params, altered)
+                maps = method(other, ask(other, found.targets[:1], question.contrast, key=again))
+                return finish_maps(maps, altered.shape[:2])[0]
+
+            known = scored(found.maps[number], found.degenerate[number])._replace(explain=explain)
+            return _columns(known, explaining, options)
+
+        again_scored = [score_explaining(i, method) for i, method in enumerate(question.methods.values())]
+        third = {"random_class": found.targets[2], "degenerate_random": found.degenerate[:, 2]}
+        return {
+            "top1": found.targets[0],
+            "top2": found.targets[1],
+            "p1": found.probabilities[0],
+            "p2": found.probabilities[1],
+            "degenerate_1": found.degenerate[:, 0],
+            "degenerate_2": found.degenerate[:, 1],
+            **(third if len(found.targets) > 2 else {}),
+            **jax.lax.map(score, (found.maps, found.degenerate)),
+            **jax.tree.map(lambda *columns: jnp.stack(columns), *again_scored),
+        }
+
+    def step(params: Params, batch: Batch) -> dict[str, Array]:
+        with jax.default_matmul_precision("highest"):  # the classifier alone may have fewer bits, see `at_precision`
+            return jax.vmap(partial(one, params))(*batch)
+
+    return step
+
+
+def _columns(scored: Scored, metrics: Mapping[str, Metric], options: Options) -> dict[str, Array]:
+    """The columns of these metrics for one map."""
+    columns: dict[str, Array] = {}
+    for name, known in metrics.items():
+        found = known.columns(scored, **options.get(name, {}))
+        twice = sorted(columns.keys() & found.keys())
+        require(
+            not twice,
+            "metrics",
+            f"columns {', '.join(twice)} from {name!r} and from another",
+            "column names of its own",
+        )
+        columns |= found
+    return columns
+
+
+def _rows(tile: Tile, columns: Mapping[str, np.ndarray], methods: list[str]) -> dict[str, np.ndarray]:
+    """One row per image and method, as columns."""
+    slots = [slot for slot, example in enumerate(tile.examples) if example is not None]
+    examples = [example for example in tile.examples if example is not None]
+    count = len(methods)
+
+    def repeated(values: Sequence[Any], dtype: Any) -> np.ndarray:
+        return np.repeat(np.asarray(values, dtype), count)
+
+    rows: dict[str, np.ndarray] = {
+        "image_id": repeated([e.image_id for e in examples], np.int64),
+        "name": repeated([e.name for e in examples], str),
+        "label": repeated([e.label for e in examples], np.int32),
+        "method": np.tile(np.asarray(methods, str), len(slots)),
+    }
+    for name, values in columns.items():
+        kept = values[slots]
+        rows[name] = kept.ravel() if kept.ndim == 2 else np.repeat(kept, count)
+    return rows

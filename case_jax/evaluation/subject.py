@@ -1,0 +1,144 @@
+"""What a study examines: images, a classifier, methods and their contrast, checked before any long work."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from case_jax._checks import require, require_seed
+from case_jax.contrast.choice import ContrastChoice
+from case_jax.evaluation.identity import function_digest, numerics
+from case_jax.evaluation.maps import Pixels
+from case_jax.methods import METHODS, MapFunction, described, method, titles_of
+from case_jax.results import fingerprint
+from case_jax.source import Source
+from case_jax.tap.view import TappedModel, check_closed_form
+
+
+def quick(known: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the methods or metrics that run when none are named: those that are not slow."""
+    return tuple(name for name, entry in known.items() if not entry.slow)
+
+
+class Subject(NamedTuple):
+    """What a study examines."""
+
+    source: Source
+    model: TappedModel
+    contrast: ContrastChoice | Callable[[], ContrastChoice]
+    """The contrast sets of the contrastive methods; or a function that finds them, called when all else has been checked."""
+    pixels: Pixels
+    """How the source's uint8 pixels become the classifier's input."""
+    methods: Sequence[str] | Mapping[str, MapFunction] = quick(METHODS)
+    """Names in `METHODS`, or functions of one's own by name; by default all but the slow ones."""
+    seed: int = 0
+    """For the drawing of images, and for random methods."""
+    model_name: str = "custom"
+    """How folders and tables name the classifier."""
+    class_names: Sequence[str] | None = None
+    """How tables name its classes; by default as the source does."""
+
+    @property
+    def functions(self) -> dict[str, MapFunction]:
+        """The map functions by name."""
+        if isinstance(self.methods, Mapping):
+            return dict(self.methods)
+        return {name: method(name).maps for name in self.methods}
+
+    def names(self) -> tuple[str, ...] | None:
+        """The names of the classes, where they are known."""
+        names = self.source.class_names if self.class_names is None else self.class_names
+        return None if names is None else tuple(names)
+
+    def check(self) -> None:
+        """Raise unless images, classifier, methods and names belong together.
+
+        Raises:
+            CaseJaxError: says what does not fit.
+        """
+        require(not isinstance(self.methods, str), "methods", repr(self.methods), "a list of names")
+        require(len(self.methods) >= 1, "methods", "none", f"at least one of {', '.join(METHODS)}")
+        require(len(self.functions) == len(self.methods), "methods", f"{list(self.methods)}", "every method once")
+        require_seed(self.seed)
+        classes, pixels = self.model.num_classes, self.pixels
+        require(classes >= 2, "model", f"{classes} class", "a classifier of at least 2 classes")
+        for argument, given in (("source", self.source.class_names), ("class_names", self.class_names)):
+            if given is not None:
+                accepted = f"as many as the classifier has, {classes}"
+                require(len(given) == classes, argument, f"{len(given)} class names", accepted)
+        finite = np.isfinite([*pixels.mean, *pixels.std]).all() and min(pixels.std) > 0
+        require(finite, "pixels", pixels, "finite means and deviations above 0, one per channel")
+
+    def settled(self, image: Array) -> ContrastChoice:
+        """The contrast sets, found when all else has been checked; the closed form of the class weights, on this image, before them.
+
+        Raises:
+            CaseJaxError: for a closed form that does not hold, or sets that do not fit.
+        """
+        if self.model.head_kernel is not None:
+            check_closed_form(self.model, image)
+        contrast = self.contrast if isinstance(self.contrast, ContrastChoice) else self.contrast()
+        require_other_images(self.source, contrast.fingerprint, contrast.source)
+        if contrast.table is not None:
+            rows, accepted = len(contrast.table), f"sets for the model's {self.model.num_classes} classes"
+            require(rows == self.model.num_classes, "contrast", f"sets for {rows} classes", accepted)
+        return contrast
+
+    def configuration(self, indices: np.ndarray, contrast: ContrastChoice) -> dict[str, Any]:
+        """Everything about the subject that decides rows, as JSON values."""
+        model, table, functions = self.model, contrast.table, self.functions
+        return {
+            "data": {
+                "name": self.source.name,
+                "fingerprint": self.source.fingerprint,
+                "images": len(indices),
+                "selection": fingerprint([indices]),
+            },
+            "model": {
+                "weights": fingerprint(jax.tree.leaves(model.params)),
+                "layer": model.layer,
+                "classes": model.num_classes,
+                "activation": list(model.activation_shape),
+                "class_weights": "pullback" if model.head_kernel is None else "closed form",
+                "name": self.model_name,
+            },
+            "pixels": self.pixels._asdict(),
+            "methods": {
+                name: _method_facts(name, functions[name], title) for name, title in titles_of(functions).items()
+            },
+            "contrast": {
+                "name": contrast.name,
+                "table": None if table is None else fingerprint([np.asarray(table, np.int64)]),
+            },
+            "seed": self.seed,
+            "numerics": numerics(),
+        }
+
+
+def require_other_images(evaluated: Source, fingerprint: str | None, name: str | None) -> None:
+    """Raise when confusions are counted on the images that are evaluated: the contrast would know the answers."""
+    require(
+        fingerprint != evaluated.fingerprint,
+        "contrast_data",
+        f"{name}, which is the evaluation data",
+        "another labelled split to count confusions on, or --contrast topk_logits:5, which needs none",
+    )
+
+
+def _method_facts(name: str, function: MapFunction, title: str) -> dict[str, Any]:
+    """Title and options of a method; a function of one's own also with a digest, so that two are told apart."""
+    found = described(name, function)
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    facts = {
+        "title": title,
+        "control": found.control,
+        "contrastive": found.contrastive,
+        "class_blind": found.class_blind,
+        "options": {k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in defaults.items()},
+    }
+    own = found is not METHODS.get(name)
+    return facts | {"source": function_digest(function, f"method {name!r}")} if own else facts
