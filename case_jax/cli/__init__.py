@@ -1,4 +1,4 @@
-"""The shell: `case-jax evaluate | explain | sweep | grid-pointing | localise | sanity | report | list | prepare | train`."""
+"""The shell: `case-jax evaluate | explain | pairs | grid-pointing | localise | sanity | report | list | prepare | train`."""
 
 import logging
 import os
@@ -13,12 +13,12 @@ from case_jax.cli import commands
 from case_jax.cli.evaluate import evaluate
 from case_jax.cli.grid_pointing import grid_pointing
 from case_jax.cli.localise import localise
+from case_jax.cli.pairs import pairs
 from case_jax.cli.prepare import prepare
 from case_jax.cli.sanity import sanity
-from case_jax.cli.sweep import sweep
 from case_jax.cli.train import train_
 
-RESUMABLE = ("evaluate", "sweep", "localise", "sanity", "train")
+RESUMABLE = ("evaluate", "pairs", "localise", "grid-pointing", "sanity", "train")
 
 
 def _cache_compilations() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     known = {
         "evaluate": evaluate,
         "explain": commands.explain,
-        "sweep": sweep,
+        "pairs": pairs,
         "grid-pointing": grid_pointing,
         "localise": localise,
         "sanity": sanity,

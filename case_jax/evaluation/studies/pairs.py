@@ -33,7 +33,7 @@ BLOCK = 1 << 22
 
 
 class Agreements(NamedTuple):
-    """What a sweep has counted."""
+    """What has been counted."""
 
     methods: tuple[str, ...]
     overlap: Int[np.ndarray, "M C C"]
@@ -63,7 +63,7 @@ def mean_agreement(
 
 
 @dataclass(frozen=True)
-class Sweep:
+class PairAgreement:
     """The mean agreement matrix over a data set.
 
     `mean over images of |T_a ∩ T_b| / k`, T_c the k highest-ranked pixels of the map of class c at input resolution. Sums are integers:
@@ -82,7 +82,7 @@ class Sweep:
     """How many devices share the classes of a tile, and the rows of the matrix; a divisor of the number of devices. Splitting classes
     changes the shapes, and so the last bits, of the maps."""
 
-    name = "sweep"
+    name = "pairs"
     tile = 16
 
     def check(self, subject: Subject, images: Images) -> None:
@@ -96,7 +96,7 @@ class Sweep:
     def settings(self, subject: Subject) -> dict[str, Any]:
         """All options."""
         percent, top = float(self.agreement_percent), self._top(subject.model.num_classes)
-        return {"sweep": dataclasses.asdict(self) | {"top": top, "agreement_percent": percent}}
+        return {"pairs": dataclasses.asdict(self) | {"top": top, "agreement_percent": percent}}
 
     def pairs(self, model: TappedModel, shape: tuple[int, ...], tile: int, methods: int) -> Pairs:
         """What of the maps is in memory at once; raises for memory for less than one class, and a tile whose sums overflow."""
@@ -110,8 +110,8 @@ class Sweep:
         return classes if self.top is None else self.top
 
 
-class SweepJob(NamedTuple):
-    """A sweep that has been checked and can start."""
+class PairsJob(NamedTuple):
+    """A count that has been checked and can start."""
 
     model: TappedModel
     images: Images
@@ -130,15 +130,15 @@ class SweepJob(NamedTuple):
         return len(self.methods), self.model.num_classes
 
 
-def prepare_sweep(
-    study: Sweep,
+def prepare_pairs(
+    study: PairAgreement,
     subject: Subject,
     *,
     limit: int | None = None,
     tile: int | None = None,
     precision: str = "float32",
-) -> SweepJob:
-    """Check a sweep completely, before any long work; arguments and errors as `engine.prepare`, and those of `Sweep`."""
+) -> PairsJob:
+    """Check completely, before any long work; arguments and errors as `engine.prepare`, and those of `PairAgreement`."""
     require(tile is None or tile >= 1, "tile", tile, "at least 1 image per device and step")
     size = study.tile if tile is None else tile
     model, images, contrast, question = settle(study, subject, limit=limit, precision=precision)
@@ -148,29 +148,30 @@ def prepare_sweep(
     grid.trace(step, empty_counts(len(question.methods), model.num_classes, grid.columns), model.params, empty)
     config = subject.configuration(images.indices, contrast) | study.settings(subject) | {"study": study.name, "tile": size}
     config["model"] |= {"precision": precision}
+    config["pairs"] |= {"pixels": pairs.pixels}
     methods = tuple(question.methods)
-    return SweepJob(model, images, contrast, subject.names(), empty, pairs, grid, step, methods, config)
+    return PairsJob(model, images, contrast, subject.names(), empty, pairs, grid, step, methods, config)
 
 
-def run_sweep(
-    job: SweepJob, folder: RunFolder | None, *, save_seconds: float = SAVE_SECONDS, progress: bool | None = None
+def run_pairs(
+    job: PairsJob, folder: RunFolder | None, *, save_seconds: float = SAVE_SECONDS, progress: bool | None = None
 ) -> Agreements:
     """Count, or go on counting.
 
     Of several processes (`parallel.join`) each takes its share of the tiles; all return when all are counted. SIGTERM and
-    Ctrl-C end the sweep after the batch in hand, which is kept.
+    Ctrl-C end it after the batch in hand, which is kept.
 
     Args:
-        job: from `prepare_sweep`.
-        folder: keeps the sums, so that a killed sweep resumes; where all processes see it; None keeps nothing.
-        save_seconds: how often they are written, and what a killed sweep loses at most.
+        job: from `prepare_pairs`.
+        folder: keeps the sums, so that a killed run resumes; where all processes see it; None keeps nothing.
+        save_seconds: how often they are written, and what a killed run loses at most.
         progress: show a bar; None shows it in a terminal.
 
     Raises:
-        CaseJaxError: for several processes without a folder, or a folder that holds another sweep.
+        CaseJaxError: for several processes without a folder, or a folder that holds another run.
     """
     alone = folder is not None or parallel.process()[1] == 1
-    require(alone, "folder", folder, "a folder, where processes share a sweep")
+    require(alone, "folder", folder, "a folder, where processes share a run")
     tiles = range(-(-len(job.images.indices) // len(job.empty.image_ids)))
     if folder is None:
         found = PairSums.none(*job.shape)
@@ -192,7 +193,21 @@ def run_sweep(
     return _found(job, total(held.values(), job.shape))
 
 
-def _found(job: SweepJob, sums: PairSums) -> Agreements:
+def agreements(folder: RunFolder) -> Agreements:
+    """What a run has counted so far, read off its folder.
+
+    Raises:
+        CaseJaxError: for a folder without a run, or damaged sums.
+    """
+    config = folder.config()
+    methods = tuple(config["methods"])
+    shape = (len(methods), config["model"]["classes"])
+    sums = total(read_sums(folder, shape).values(), shape)
+    counts = (sums.degenerate, sums.excluded, sums.counted)
+    return Agreements(methods, sums.overlap, sums.images, config["pairs"]["pixels"], *counts)
+
+
+def _found(job: PairsJob, sums: PairSums) -> Agreements:
     counts = (sums.degenerate, sums.excluded, sums.counted)
     return Agreements(job.methods, sums.overlap, sums.images, job.pairs.pixels, *counts)
 
@@ -210,7 +225,7 @@ def _counted(tile: Tile) -> _Counted:
 
 
 def _count(
-    job: SweepJob,
+    job: PairsJob,
     numbers: Sequence[int],
     sums: PairSums,
     save: Callable[[], None] | None,
@@ -247,7 +262,7 @@ def _count(
     stream = tiles(job.images.source, indices, numbers, job.empty, ahead=2 * grid.rows)
     missing = sum(min(size, images - t * size) for t in numbers)
     hidden = None if progress is None else not progress
-    bar = tqdm(total=images, initial=images - missing, unit=" images", desc="sweep", disable=hidden)
+    bar = tqdm(total=images, initial=images - missing, unit=" images", desc="pairs", disable=hidden)
     with bar, Stopping(keep) as stopping:
         for group in groups(stopping.until(stream), grid.rows):
             batches = [t.batch for t in group] + [job.empty] * (grid.rows - len(group))

@@ -1,0 +1,134 @@
+"""What all studies take from the shell, and the one way in which they are run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tabulate import tabulate
+
+from case_jax._checks import require
+from case_jax.cli.commands import report
+from case_jax.cli.processes import Processes, together
+from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, run_folder, say
+from case_jax.evaluation.cost import described, measure
+from case_jax.evaluation.engine import Job, TiledStudy, prepare, run
+from case_jax.evaluation.gallery import LIKELIEST, save_gallery
+from case_jax.evaluation.subject import Subject
+from case_jax.methods import MapFunction
+
+ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
+ProcessesArgs = Annotated[Processes, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
+class Common:
+    """What is studied, and how it is run."""
+
+    model: ModelArgs
+    processes: ProcessesArgs
+    data: str = "digit_scenes"
+    """`digit_scenes[:SPLIT]`, `folder:PATH` (labels from sub-folders when there are any) or `tfds:NAME:SPLIT`."""
+    methods: Names = ()
+    """Names from `case-jax list methods`, or `all`; by default all but the slow ones."""
+    limit: int | None = None
+    """Number of images, drawn once by the seed; all of a folder, and 1000 scenes, by default."""
+    out: Path | None = None
+    """Run folder; by default one below runs/, named after command, data, model and limit."""
+    seed: int = 0
+    """For drawing images and for random methods."""
+    tile: int | Literal["auto"] | None = None
+    """Images per device and step; `auto` takes as many as --memory holds."""
+    part: int | None = None
+    """Images per result file; what a killed run loses. A multiple of the tile."""
+    memory: float | None = None
+    """GB per device for `--tile auto`; by default 0.8 of what there is."""
+    precision: str = "float32"
+    """Of the classifier's passes: float32, tf32 or bf16; maps and scores are float32 always."""
+    crops: Path | None = None
+    """Folder in which decoded images are kept, for this run and others on the same images; by default nowhere."""
+    plan: bool = False
+    """Run nothing: print images, operations, bytes and the time that this would take here and on more chips, by a few measured steps."""
+
+    def check(self) -> None:
+        """Raise for what needs no classifier to be seen wrong."""
+        accepted = "a bound in GB above 0, with --tile auto"
+        proper = self.memory is None or (self.memory > 0 and self.tile == "auto")
+        require(proper, "memory", self.memory, accepted)
+
+    def how(self) -> dict[str, Any]:
+        """The options of `engine.prepare`."""
+        memory = None if self.memory is None else int(self.memory * 1e9)
+        return {"limit": self.limit, "tile": self.tile, "part": self.part, "memory": memory, "precision": self.precision}
+
+    def subject(self, ready: Ready, methods: dict[str, MapFunction]) -> Subject:
+        """What is studied."""
+        source = ready.open(self.data, limit=self.limit, seed=self.seed)
+        return Subject(
+            source,
+            ready.model,
+            partial(ready.contrast, evaluated=source, seed=self.seed),
+            ready.pixels,
+            methods,
+            seed=self.seed,
+            model_name=self.model.model,
+            class_names=ready.classifier.class_names,
+        )
+
+
+CommonArgs = Annotated[Common, tyro.conf.arg(name="")]
+Asked = tuple[TiledStudy, Subject]
+
+
+def run_study(
+    common: Common,
+    asked: Callable[[Ready, Subject], Asked],
+    name: str,
+    *words: object,
+    methods: dict[str, MapFunction] | None = None,
+    limited: bool = True,
+    gallery: str | None = LIKELIEST,
+) -> None:
+    """Check, plan or run a study, and write its report.
+
+    Args:
+        common: options of all studies.
+        asked: makes study and subject when classifier and data are there.
+        name: of the study, in folder names.
+        words: further words in the folder's name.
+        methods: with their options bound; by default those that `common` names.
+        limited: whether --limit is the number of images of the run, which `asked` has not used up.
+        gallery: which maps are kept for the report, see `save_gallery`; None keeps none.
+    """
+    common.check()
+    methods = common.model.methods(common.methods) if methods is None else methods
+    with together(common.processes) as first:
+        ready = make_ready(common.model, common.crops, methods)
+        subject = common.subject(ready, methods)
+        folder = run_folder(common.out, name, subject.source.name, common.model.model, *words, common.limit)
+        require_outside(folder.path, subject.source)
+        if not common.plan:
+            folder.require_writable()
+        study, subject = asked(ready, subject)
+        job = prepare(study, subject, **common.how() | ({} if limited else {"limit": None}))
+        if common.plan:
+            print_cost(job)
+            return
+        count = len(job.images.indices)
+        say(f"{name}: {count:,} {study.unit} of {subject.source.name} × {len(methods)} methods into {folder.path}")
+        run(job, folder)
+        if first:
+            if gallery is not None:
+                save_gallery(job, folder, of=gallery)
+            report(folder.path)
+
+
+def print_cost(job: Job) -> None:
+    """What a run would cost here and elsewhere."""
+    cost = measure(job)
+    print(tabulate(described(cost, job.config), tablefmt="plain"))
+    rows = [(chips, hosts, f"{seconds:,.0f} s", bound) for chips, hosts, seconds, bound in cost.table()]
+    print("\nPredicted for chips and hosts like this one, 4 chips a host, compilation included:\n")
+    print(tabulate(rows, headers=("chips", "hosts", "time", "bound by"), tablefmt="github"))

@@ -1,0 +1,70 @@
+"""`case-jax pairs`: which pairs of classes a method fails to tell apart, from the shell."""
+
+from pathlib import Path
+
+from case_jax._checks import require
+from case_jax.cli.commands import report
+from case_jax.cli.common import CommonArgs
+from case_jax.cli.processes import together
+from case_jax.cli.ready import make_ready, require_outside, run_folder, say
+from case_jax.evaluation.studies.pairs import MEMORY, SAVE_SECONDS, PairAgreement, prepare_pairs, run_pairs
+from case_jax.evaluation.studies.superclasses import read_hierarchy
+from case_jax.files import write_atomically
+
+HIERARCHY = "hierarchy.csv"
+
+
+def pairs(
+    common: CommonArgs,
+    top: int | None = None,
+    hierarchy: Path | None = None,
+    agreement_percent: float = 5.0,
+    class_shards: int = 1,
+    save_seconds: float = SAVE_SECONDS,
+) -> None:
+    """Mean agreement of the maps of every pair of classes: which classes does a method fail to tell apart?
+
+    All pairs hold many classes that nobody confuses; --top 2 is the class-sensitivity diagnostic. --memory is what maps may take on each
+    device: they are made in chunks of classes that fit. Killed anywhere, the same command resumes where it was.
+
+    For example:
+
+        case-jax pairs --methods grad_cam case --limit 300
+
+        case-jax pairs --top 2
+
+        case-jax pairs --model resnet50 --data folder:val --methods grad_cam case --hierarchy wordnet.csv
+
+        case-jax pairs --model resnet50 --data folder:val --methods case --top 20 --class-shards 4 --tile 64 --memory 2
+
+    Args:
+        common: options of all studies.
+        top: pairs among this many likeliest classes of each image; all classes by default.
+        hierarchy: CSV file with the columns class,superclass and every class once: agreement within and between super-classes.
+        agreement_percent: k, percent of the pixels.
+        class_shards: devices that share the classes of a tile, and the rows of the matrix; the others take other tiles.
+        save_seconds: how often the sums so far are written; what a killed run loses at most.
+    """
+    accepted = "a number of images: chunks of classes, not tiles, are what --memory bounds"
+    require(common.tile != "auto", "tile", common.tile, accepted)
+    require(common.part is None, "part", common.part, "nothing: sums are written every --save-seconds")
+    chosen = common.model.methods(common.methods)
+    memory = MEMORY if common.memory is None else int(common.memory * 1e9)
+    study = PairAgreement(top, agreement_percent, memory, class_shards)
+    with together(common.processes) as first:
+        ready = make_ready(common.model, common.crops, chosen)
+        if hierarchy is not None:
+            read_hierarchy(hierarchy, ready.classifier.class_names)
+        subject = common.subject(ready, chosen)
+        named = f"top{top}" if top else None
+        folder = run_folder(common.out, "pairs", subject.source.name, common.model.model, named, common.limit)
+        require_outside(folder.path, subject.source)
+        folder.require_writable()
+        tile = common.tile if isinstance(common.tile, int) else None
+        job = prepare_pairs(study, subject, limit=common.limit, tile=tile, precision=common.precision)
+        say(f"pairs: {len(job.images.indices):,} images of {subject.source.name} × {len(chosen)} methods into {folder.path}")
+        run_pairs(job, folder, save_seconds=save_seconds)
+        if first:
+            if hierarchy is not None:
+                write_atomically(folder.path / HIERARCHY, hierarchy.read_bytes())
+            report(folder.path)
