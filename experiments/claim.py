@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.evaluation.run import session
+from case_jax.evaluation.folders import session
 from case_jax.files import write_atomically, write_json
 from case_jax.report.figures import DPI, plain_style, rendered
 

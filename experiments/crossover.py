@@ -21,8 +21,8 @@ from jaxtyping import Array
 
 from case_jax import METHODS, top_class_maps
 from case_jax._checks import require
-from case_jax.evaluation.studies.localise import localise
-from case_jax.evaluation.studies.sanity import sanity
+from case_jax.evaluation import Localise, Sanity, prepare, run
+from case_jax.evaluation.studies import localisation
 from case_jax.methods import MapFunction
 from case_jax.models.initial import initial_params
 from case_jax.report.sanity import summarise as summarise_sanity
@@ -80,42 +80,20 @@ def evaluated(subject: Subject, methods: dict[str, MapFunction], run: str, image
     return table.reindex(columns=[*names]).rename(columns=names)
 
 
-def localised(subject: Subject, methods: dict[str, MapFunction], run: str, images: int, truth: str) -> pd.DataFrame:
+def localised(subject: Subject, methods: dict[str, MapFunction], name: str, images: int, truth: str) -> pd.DataFrame:
     """PxAP, where pixels are known, and MaxBoxAcc."""
-    model = subject.model()
-    found = localise(
-        subject.source,  # type: ignore[arg-type]
-        model,
-        lambda: subject.contrast("confusion:5", model),
-        methods,
-        RunFolder(subject.where.kept / f"{run}-{truth}"),
-        pixels=subject.pixels,
-        truth=truth,
-        limit=images,
-        thresholds=20,
-        progress=False,
-    )
-    return found.overall.loc[list(methods)]
+    study = Localise(truth=truth, thresholds=20)
+    job = prepare(study, subject.studied(methods, "confusion:5"), limit=images)
+    folder = run(job, RunFolder(subject.where.kept / f"{name}-{truth}"), progress=False)
+    return localisation(folder).overall.loc[list(methods)]
 
 
-def checked(subject: Subject, methods: dict[str, MapFunction], run: str, images: int) -> pd.Series:
+def checked(subject: Subject, methods: dict[str, MapFunction], name: str, images: int) -> pd.Series:
     """Mean magnitude correlation over the cascade."""
-    model = subject.model()
-    found = sanity(
-        subject.source,
-        model,
-        lambda: subject.contrast("confusion:5", model),
-        methods,
-        RunFolder(subject.where.kept / f"{run}-sanity"),
-        pixels=subject.pixels,
-        untrained=initial_params(subject.classifier),
-        kinds=("cascading",),
-        depth=2,
-        limit=images,
-        tile=4,
-        progress=False,
-    )
-    return summarise_sanity(found.rows, resamples=50).set_index("method")["cascading_spearman_abs"]
+    study = Sanity(initial_params(subject.classifier), kinds=("cascading",), depth=2)
+    job = prepare(study, subject.studied(methods, "confusion:5"), limit=images, tile=4)
+    rows = run(job, RunFolder(subject.where.kept / f"{name}-sanity"), progress=False).rows()
+    return summarise_sanity(rows, resamples=50).set_index("method")["cascading_spearman_abs"]
 
 
 def costs(subject: Subject, methods: dict[str, MapFunction], batch: int) -> pd.Series:

@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 
 from case_jax.data import DigitScenes
-from case_jax.evaluation.run import session
+from case_jax.evaluation.folders import session
 from case_jax.models import MODELS, Classifier, load_weights, save_weights
 from case_jax.models.convnext import ConvNeXt
 from case_jax.models.densenet import DenseNet

@@ -27,9 +27,9 @@ from case_jax import METHODS
 from case_jax._checks import require
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
-from case_jax.evaluation import Pixels, evaluate, plan
-from case_jax.evaluation.studies.localise import localise
-from case_jax.evaluation.run import session
+from case_jax.evaluation import Evaluate, Localise, Pixels, Subject, prepare, run
+from case_jax.evaluation.folders import session
+from case_jax.evaluation.studies import localisation
 from case_jax.imageops import normalise_image
 from case_jax.masking import InfillNet, Ingredients, TrainedMasker, infiller, masker_task, networks
 from case_jax.masking.infill import as_infiller, infill_task
@@ -158,14 +158,14 @@ def scores(maps: Any, classifier: Classifier, folder: Path, config: Config) -> d
     model = tap_classifier(classifier, normalise_image(source[0].image, *pixels))
     contrast = choose_contrast("topk_logits:5", 25)
     found: dict[str, float] = {}
-    run = RunFolder(folder / "where")
-    done = localise(source, model, contrast, {"m": maps}, run, pixels=pixels, thresholds=20, progress=False)
+    subject = Subject(source, model, contrast, pixels, {"m": maps})
+    done = localisation(run(prepare(Localise(thresholds=20), subject), RunFolder(folder / "where"), progress=False))
     mine = done.rows[done.rows["method"] == "m"]
     found |= {column: float(mine[column].mean()) for column in ("le", "om", "f1")}
     found |= {"pxap": float(done.overall.loc["m", "pxap"]), "mask_mean": float(mine["mean"].mean())}  # type: ignore[arg-type]
     tests = ("sensitivity", "fidelity", "evidence")
-    planned = plan(source, model, contrast, pixels=pixels, methods={"m": maps}, metrics=tests, tile=25, part=100)
-    rows = evaluate(planned, RunFolder(folder / "tests"), progress=False).rows()
+    job = prepare(Evaluate(tests), subject, tile=25, part=100)
+    rows = run(job, RunFolder(folder / "tests"), progress=False).rows()
     usable = rows[~rows["degenerate_1"] & ~rows["degenerate_2"]]
     found["accuracy"] = float((rows["top1"] == rows["label"]).mean())
     found["degenerate"] = len(rows) - len(usable)

@@ -14,7 +14,7 @@ import tyro
 from flax import nnx
 
 from case_jax import METHODS
-from case_jax.evaluation.studies.sanity import sanity
+from case_jax.evaluation import Sanity, prepare, run
 from case_jax.models.initial import initial_params
 from case_jax.report.loading import methods_of
 from case_jax.report.sanity import curves_figure, layer_table, summarise
@@ -54,7 +54,6 @@ def answer(config: Config) -> Answer:
     """All methods on the first network."""
     where = config.where
     subject = only(where)
-    model = subject.model()
     shuffled, known = None, 0.0
     if where.offline:
         training = training_of(SHIPPED, quick=True) if where.quick else SHUFFLED
@@ -64,20 +63,11 @@ def answer(config: Config) -> Answer:
         shuffled = nnx.split(other.module, nnx.RngState, ...)[2]
         known = read_curves(where.kept / "networks" / "shuffled-labels" / CURVES)[-1]["accuracy"]
     names = TESTED[:4] if where.quick else TESTED
-    found = sanity(
-        subject.source,
-        model,
-        lambda: subject.contrast("confusion:5", model),
-        asked_by_name(names),
-        folder := RunFolder(where.kept / "sanity"),
-        pixels=subject.pixels,
-        untrained=initial_params(subject.classifier),
-        shuffled=shuffled,
-        limit=min(where.images, len(subject.source)),
-        model_name=subject.name,
-        progress=False,
-    )
-    table, layers = summarise(found.rows), layer_table(found.rows)
+    studied = subject.studied(asked_by_name(names), "confusion:5")
+    study = Sanity(initial_params(subject.classifier), shuffled)
+    job = prepare(study, studied, limit=min(where.images, len(subject.source)))
+    rows = run(job, folder := RunFolder(where.kept / "sanity"), progress=False).rows()
+    table, layers = summarise(rows), layer_table(rows)
     numbers: Any = table.set_index("method")
     column = "spearman_abs"
     parts = {

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from case_jax._checks import require
 from case_jax.data import open_source
-from case_jax.evaluation.stream import select
+from case_jax.evaluation.batches import select
 from case_jax.imageops import normalise_image
 from case_jax.metrics import METRICS, Metric, Scored
 from case_jax.report.figures import COLOURS, PERCENT, plain_style

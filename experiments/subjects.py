@@ -14,7 +14,8 @@ from case_jax._checks import require, require_seed, unknown
 from case_jax.contrast.choice import ContrastChoice, choose_contrast
 from case_jax.data import DigitScenes, open_source
 from case_jax.data.digit_scenes import CLASS_NAMES
-from case_jax.evaluation import Pixels, count_confusions, evaluate, plan
+from case_jax.evaluation import Evaluate, Pixels, count_confusions, prepare, run
+from case_jax.evaluation import Subject as Studied
 from case_jax.methods import METHODS, MapFunction
 from case_jax.metrics import Metric
 from case_jax.models import Classifier, load_classifier, tap_classifier
@@ -103,9 +104,22 @@ class Subject(NamedTuple):
             confusions=lambda: count_confusions(self.confusions, model, self.pixels),  # type: ignore[arg-type]
         )
 
+    def studied(self, methods: Mapping[str, MapFunction], contrast: str, *, layer: str | None = None) -> Studied:
+        """What the library examines: this network's images, with these methods and contrast sets."""
+        model = self.model(layer)
+        return Studied(
+            self.source,
+            model,
+            lambda: self.contrast(contrast, model),
+            self.pixels,
+            methods,
+            seed=self.where.seed,
+            model_name=self.name,
+        )
+
     def rows(
         self,
-        run: str,
+        name: str,
         methods: Mapping[str, MapFunction],
         *,
         contrast: str = "confusion:10",
@@ -114,28 +128,16 @@ class Subject(NamedTuple):
         options: Mapping[str, Mapping[str, Any]] | None = None,
         limit: int | None = None,
     ) -> pd.DataFrame:
-        """One row per image and method, computed now or read from `run` below the run folders; says how many images could not be read."""
-        model = self.model(layer)
-        planned = plan(
-            self.source,
-            model,
-            lambda: self.contrast(contrast, model),
-            pixels=self.pixels,
-            methods=methods,
-            metrics=metrics,
-            metric_options=options,
-            limit=min(limit or self.where.images, len(self.source)),
-            seed=self.where.seed,
-            tile=20,
-            part=100,
-            model_name=self.name,
-        )
-        folder = RunFolder(self.where.kept / run / self.name)
-        found = evaluate(planned, folder, progress=False)
+        """One row per image and method, computed now or read from the folder `name` below the run folders; says how many images could not be read."""
+        size = min(limit or self.where.images, len(self.source))
+        study, studied = Evaluate(metrics, options or {}), self.studied(methods, contrast, layer=layer)
+        job = prepare(study, studied, limit=size, tile=20, part=100)
+        folder = RunFolder(self.where.kept / name / self.name)
+        found = run(job, folder, progress=False)
         if excluded := found.excluded():
             first, count = excluded[0], len(excluded)
             print(
-                f"{self.name}: {count} of {len(planned.indices)} images could not be read and enter no number, "
+                f"{self.name}: {count} of {size} images could not be read and enter no number, "
                 f"the first {first['name']} ({first['reason']}); all of them: case-jax report {folder.path}",
                 file=sys.stderr,
             )

@@ -94,7 +94,7 @@ print(
 import tempfile  # noqa: E402
 
 from case_jax.contrast.choice import choose_contrast  # noqa: E402
-from case_jax.evaluation import Pixels, evaluate, plan  # noqa: E402
+from case_jax.evaluation import Evaluate, Pixels, Subject, prepare, run  # noqa: E402
 from case_jax.report import write_report  # noqa: E402
 from case_jax.results import RunFolder  # noqa: E402
 from case_jax.source import Example  # noqa: E402
@@ -116,17 +116,16 @@ class TestDigits:
         return Example(number, f"digit {number}", pixels[number], int(digits.target[number]))
 
 
-planned = plan(
+subject = Subject(
     TestDigits(),
     model,
     choose_contrast("topk_logits:3", model.num_classes),
-    pixels=Pixels((0.3, 0.3, 0.3), (0.35, 0.35, 0.35)),
+    Pixels((0.3, 0.3, 0.3), (0.35, 0.35, 0.35)),
     methods=("grad_cam", "case", "finer_cam", "layer_cam", "random"),
-    tile=20,
-    part=20,
     model_name="my network",
 )
-folder = evaluate(planned, RunFolder(tempfile.mkdtemp(prefix="case_jax-tutorial-")), progress=False)
+job = prepare(Evaluate(), subject, tile=20, part=20)
+folder = run(job, RunFolder(tempfile.mkdtemp(prefix="case_jax-tutorial-")), progress=False)
 
 # %% The report, and the rows behind it.
 print(folder.rows().groupby("method", sort=False)[["F", "p_removed_50"]].median())

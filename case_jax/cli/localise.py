@@ -34,7 +34,7 @@ def localise(
     """
     study = Localise(target, truth, thresholds, reference_box)
 
-    def asked(ready, subject):  # noqa: ANN001, ANN202
+    def asked(ready, subject):
         require_located(subject.source, truth)
         return study, subject
 

@@ -13,8 +13,8 @@ from case_jax.cli.options import options_of, with_options
 from case_jax.contrast.choice import Confusions, ContrastChoice, choose_contrast
 from case_jax.data import CachedCrops, DigitScenes, ImageFolder, open_source, read_image
 from case_jax.evaluation.confusion import count_confusions
-from case_jax.evaluation.subject import quick, require_other_images
 from case_jax.evaluation.maps import Pixels
+from case_jax.evaluation.subject import quick, require_other_images
 from case_jax.masking.trained import CLASSIFIER, TrainedMasker, digest, load_masker
 from case_jax.methods import METHODS, MapFunction, bare, method
 from case_jax.metrics import METRICS, metric

@@ -12,8 +12,8 @@ from flax import nnx
 from case_jax._checks import require, require_number, require_seed
 from case_jax.cli.ready import require_outside, run_folder, say
 from case_jax.data import open_source
-from case_jax.evaluation.folders import session
 from case_jax.evaluation.batches import select
+from case_jax.evaluation.folders import session
 from case_jax.masking.infill import INFILLERS, Infiller, InfillNet, as_infiller, infill_task, infiller
 from case_jax.masking.losses import TV_WEIGHT
 from case_jax.masking.masker import WIDTH

@@ -26,10 +26,8 @@ from tabulate import tabulate
 from case_jax import METHODS, all_class_maps, parallel
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
-from case_jax.evaluation.planning import plan
-from case_jax.evaluation.run import evaluate
-from case_jax.evaluation.step import Pixels
-from case_jax.evaluation.stream import load_tile, template
+from case_jax.evaluation import Evaluate, Pixels, Subject, prepare, run
+from case_jax.evaluation.batches import load_tile, template
 from case_jax.imageops import normalise_image
 from case_jax.models import load_classifier, tap_classifier
 from case_jax.results import RunFolder
@@ -97,19 +95,19 @@ def pipeline_against_step(images: int, tile: int) -> dict[str, float]:
     pixels, source = Pixels(facts.mean, facts.std), DigitScenes("test", images)
     model = tap_classifier(classifier, normalise_image(source[0].image, *pixels))
     contrast = choose_contrast("topk_logits:5", model.num_classes)
-    planned = plan(source, model, contrast, pixels=pixels, tile=tile, part=4 * tile)
-    empty, devices = template(source, planned.indices, tile), parallel.device_count()
-    loaded = [load_tile(source, planned.indices, t, empty).batch for t in range(devices)]
+    job = prepare(Evaluate(), Subject(source, model, contrast, pixels), tile=tile, part=4 * tile)
+    empty, devices = template(source, job.images.indices, tile), parallel.device_count()
+    loaded = [load_tile(source, job.images.indices, t, empty).batch for t in range(devices)]
     batch = parallel.shard(jax.tree.map(lambda *a: np.stack(a), *loaded))
     params = parallel.replicate(model.params)
 
     def pipeline() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            evaluate(planned, RunFolder(Path(folder) / "run"), progress=False)
+            run(job, RunFolder(Path(folder) / "run"), progress=False)
 
     def bare() -> None:
         for _ in range(-(-images // (tile * devices))):
-            jax.block_until_ready(planned.step(params, batch))
+            jax.block_until_ready(job.program.compiled[0].function(params, batch))
 
     found = interleaved({"pipeline": pipeline, "step": bare}, 5)
     rates = {name: images / seconds for name, seconds in found.items()}

@@ -23,7 +23,7 @@ from PIL import Image
 from tabulate import tabulate
 
 from case_jax.data import CachedCrops, TfdsImages, prepare_imagenet
-from case_jax.evaluation.stream import LOADERS
+from case_jax.evaluation.batches import LOADERS
 from case_jax.source import Source
 from experiments.benchmarks.record import circumstances, recorded
 

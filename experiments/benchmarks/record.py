@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from case_jax import parallel
-from case_jax.evaluation.run import versions
+from case_jax.evaluation.folders import versions
 
 
 def today() -> str:

@@ -20,9 +20,10 @@ from jaxtyping import Array, Int, UInt32
 from tabulate import tabulate
 
 from case_jax import METHODS, finish_maps, parallel, tag, tag_head_input, tap_function, topk_logits
+from case_jax.evaluation.batches import Batch
+from case_jax.evaluation.maps import Pixels, Question
 from case_jax.evaluation.studies.pair_counts import BYTES_A_PIXEL, empty_counts, make_counting_step, pairs_in
-from case_jax.evaluation.step import Batch, Pixels, Protocol
-from case_jax.evaluation.studies.sweep import MEMORY
+from case_jax.evaluation.studies.pairs import MEMORY
 from case_jax.imageops import normalise_image
 from case_jax.models import model as entry_of
 from case_jax.ranking import pixel_count, shared_pixels, top_words
@@ -71,8 +72,8 @@ def compiled_step(model: TappedModel, methods: tuple[str, ...], images: np.ndarr
     shape, count = images.shape[1:3], len(images)
     size = {"shape": shape, "tile": count, "methods": len(methods), "gradients": model.chunk}
     pairs = pairs_in(memory, top=top, pixels=pixel_count(5.0, shape), **size)
-    protocol = Protocol({n: METHODS[n].maps for n in methods}, topk_logits(5, model.num_classes), {}, {}, PIXELS)
-    step = partial(make_counting_step(protocol, model, pairs), share=parallel.ALONE)
+    question = Question({n: METHODS[n].maps for n in methods}, topk_logits(5, model.num_classes), PIXELS)
+    step = partial(make_counting_step(question, model, pairs), share=parallel.ALONE)
     shapes = empty_counts(len(methods), model.num_classes, 1)
     counts = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     nowhere = np.zeros((count, 0, *shape), bool), np.zeros((count, 0), np.int32)
