@@ -15,6 +15,8 @@ THETAS = (0.5, 0.7)
 ALPHA = 0.05
 DROP_PERCENT = 50
 RANK_DECIMALS = 5
+UNLABELLED = "images without a label (fidelity uses them all the same)"
+WRONG = "images classified wrongly (left out of fidelity)"
 
 
 class Interval(NamedTuple):
@@ -322,8 +324,8 @@ def _counts(rows: pd.DataFrame) -> dict[str, int]:
     out = {
         "images evaluated": len(images),
         "images with logits that are not finite (left out of every score)": int((~np.isfinite(images["p1"])).sum()),
-        "images without a label (fidelity uses them all the same)": int((~labelled).sum()),
-        "images classified wrongly (left out of fidelity)": int((labelled & (images["label"] != images["top1"])).sum()),
+        UNLABELLED: int((~labelled).sum()),
+        WRONG: int((labelled & (images["label"] != images["top1"])).sum()),
         "degenerate maps of the top-1 or top-2 class, over all methods (left out of every score)": int(
             rows["degenerate_1"].sum() + rows["degenerate_2"].sum()
         ),

@@ -2,13 +2,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from studies import evaluation
 
 from case_jax import METHODS
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
-from case_jax.evaluation import Pixels, plan
-from case_jax.evaluation.cost import Cost, flops, largest_tile, measure
+from case_jax.evaluation import Pixels
+from case_jax.evaluation.batches import template
+from case_jax.evaluation.cost import Cost, flops, measure
+from case_jax.evaluation.memory import largest_tile, temporary_bytes
 
 
 def of(function, *arguments):
@@ -51,7 +54,7 @@ def prepared(tapped, classifier):
 
     def build(**changes):
         settings = {"methods": names, "metrics": ("sensitivity",), "tile": 4, "part": 16}
-        return plan(
+        return evaluation(
             DigitScenes("test", 30),
             tapped,
             choose_contrast("topk_logits:3", 25),
@@ -64,7 +67,7 @@ def prepared(tapped, classifier):
 
 def test_a_plan_is_measured(prepared):
     planned = prepared()
-    cost = measure(planned.step, planned.model, planned.source, planned.indices, planned.tile, steps=1)
+    cost = measure(planned, steps=1)
     assert (cost.images, cost.tile) == (30, 4)
     assert 1 <= cost.forward_passes() < 3  # the tail alone is run again
     assert cost.image_bytes >= 48 * 48 * 3
@@ -93,20 +96,24 @@ def test_the_prediction_is_its_formula(chips, hosts, seconds, bound):
 
 def test_the_tile_is_as_large_as_memory_allows(prepared):
     planned = prepared()
-    arguments = (planned.step, planned.model, planned.source, planned.indices)
-    weights = sum(np.asarray(a).nbytes for a in jax.tree.leaves(planned.model.params))
-    one = measure(*arguments, 1, steps=1).step_bytes
-    sizes = [largest_tile(*arguments, memory=weights + room, most=16) for room in (one, 5 * one, 10**12)]
+    (step, arguments, _), images, params = planned.program.compiled[0], planned.images, planned.model.params
+
+    def calls(size):
+        return [(step, arguments(template(images.source, images.indices, size)))]
+
+    weights = sum(np.asarray(a).nbytes for a in jax.tree.leaves(params))
+    one = temporary_bytes(calls(1))
+    sizes = [largest_tile(calls, params, memory=weights + room, most=16) for room in (one, 5 * one, 10**12)]
     assert sizes == sorted(sizes)
     assert sizes[0] <= 2
     assert sizes[1] in (2, 4, 8)
     assert sizes[2] == 16
     with pytest.raises(CaseJaxError, match=r"memory: got 1,000 bytes; accepted: at least [\d,]+, what the parameters"):
-        largest_tile(*arguments, memory=1000, most=16)
+        largest_tile(calls, params, memory=1000, most=16)
 
 
 def test_a_tile_found_is_part_of_the_run(prepared):
-    planned = prepared(tile=None, part=24)
+    planned = prepared(tile="auto", part=24)
     assert planned.tile == 16
     assert planned.part == 16
     assert planned.config["tile"] == 16
@@ -126,7 +133,7 @@ def test_sets_are_looked_for_after_everything_else_was_checked(prepared, tapped)
         ({"agreement_percent": 0.0}, "agreement_percent"),
     ):
         with pytest.raises(CaseJaxError, match=words):
-            plan(
+            evaluation(
                 DigitScenes("test", 30),
                 tapped,
                 never,

@@ -7,14 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+from studies import evaluation
 
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import CachedCrops, DigitScenes
 from case_jax.data.crop_rows import RowShape, pack, unpack
-from case_jax.evaluation.planning import plan
-from case_jax.evaluation.run import evaluate
-from case_jax.evaluation.step import Pixels
+from case_jax.evaluation import Pixels, run
 from case_jax.results import RunFolder
 from case_jax.source import NOBODY, Evidence, Example, UnreadableImageError
 
@@ -245,13 +244,13 @@ def test_a_run_may_be_resumed_with_a_cache_or_without(classifier, tapped, tmp_pa
     def planned(source):
         contrast = choose_contrast("topk_logits:3", tapped.num_classes)
         pixels = Pixels(facts.mean, facts.std)
-        return plan(source, tapped, contrast, pixels=pixels, methods=("grad_cam",), metrics=("sensitivity", "evidence"), tile=4, part=4)  # fmt: skip
+        return evaluation(source, tapped, contrast, pixels=pixels, methods=("grad_cam",), metrics=("sensitivity", "evidence"), tile=4, part=4)  # fmt: skip
 
-    unbroken = evaluate(planned(DigitScenes("test", 8)), RunFolder(tmp_path / "run"))
+    unbroken = run(planned(DigitScenes("test", 8)), RunFolder(tmp_path / "run"))
     rows = unbroken.rows()
     cached = planned(CachedCrops(DigitScenes("test", 8), tmp_path / "crops"))
     unbroken.part(1).unlink()  # as if the run had been killed before its second half
-    pd.testing.assert_frame_equal(evaluate(cached, unbroken).rows(), rows, check_exact=True)
+    pd.testing.assert_frame_equal(run(cached, unbroken).rows(), rows, check_exact=True)
     for name in ("filled", "from the file alone"):
         folder = RunFolder(tmp_path / name)
-        pd.testing.assert_frame_equal(evaluate(cached, folder).rows(), rows, check_exact=True)
+        pd.testing.assert_frame_equal(run(cached, folder).rows(), rows, check_exact=True)

@@ -10,15 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from flax import nnx
+from studies import evaluation
 
 from case_jax import ask, case, grad_cam, stopping, tag, tap_function, tap_nnx, top_class_maps, topk_logits
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
+from case_jax.evaluation import Pixels, run
+from case_jax.evaluation.batches import Batch, load_tile, template
 from case_jax.evaluation.confusion import count_confusions
-from case_jax.evaluation.planning import plan
-from case_jax.evaluation.run import evaluate
-from case_jax.evaluation.step import Batch, Pixels, Protocol, make_step, other_class
+from case_jax.evaluation.studies.evaluate import make_step, other_class
 from case_jax.imageops import finish_maps, normalise_image
 from case_jax.measure import Measure
 from case_jax.metrics import METRICS, Metric, agreement, removed_probabilities
@@ -53,18 +54,19 @@ def prepared(model, pixels):
         if key not in planned or len(source) != 37:
             contrast = choose_contrast("topk_logits:3", model.num_classes)
             settings = {"methods": METHODS, "fidelity_percents": PERCENTS, "tile": 16, "part": 16}
-            found = plan(source, model, contrast, pixels=pixels, **(settings | changes))
+            found = evaluation(source, model, contrast, pixels=pixels, **(settings | changes))
             if len(source) != 37:
                 return found
             planned[key] = found
-        return planned[key]._replace(source=source)
+        job = planned[key]
+        return job._replace(images=job.images._replace(source=source))
 
     return build
 
 
 @pytest.fixture(scope="module")
 def unbroken(prepared, tmp_path_factory):
-    return evaluate(prepared(), RunFolder(tmp_path_factory.mktemp("runs") / "unbroken")).rows()
+    return run(prepared(), RunFolder(tmp_path_factory.mktemp("runs") / "unbroken")).rows()
 
 
 class Scenes:
@@ -123,26 +125,26 @@ def test_rows_hold_what_the_functions_say(unbroken, model, pixels, name, functio
 def test_an_interrupted_run_resumes_to_the_same_rows(prepared, unbroken, tmp_path):
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(RuntimeError, match="power cut"):
-        evaluate(prepared(Scenes(37, crash_at=36)), folder)
+        run(prepared(Scenes(37, crash_at=36)), folder)
     assert 0 < len(folder.done()) < 3
-    pd.testing.assert_frame_equal(evaluate(prepared(), folder).rows(), unbroken, check_exact=True)
+    pd.testing.assert_frame_equal(run(prepared(), folder).rows(), unbroken, check_exact=True)
 
 
 def test_a_finished_run_is_left_alone(prepared, tmp_path):
-    folder = evaluate(prepared(), RunFolder(tmp_path / "run"))
+    folder = run(prepared(), RunFolder(tmp_path / "run"))
     before = {p.name: p.stat().st_mtime_ns for p in folder.parts.iterdir()}
-    evaluate(prepared(Scenes(37, crash_at=5)), folder)
+    run(prepared(Scenes(37, crash_at=5)), folder)
     assert {p.name: p.stat().st_mtime_ns for p in folder.parts.iterdir()} == before
 
 
 def test_part_size_does_not_change_the_rows(prepared, unbroken, tmp_path):
-    rows = evaluate(prepared(part=48), RunFolder(tmp_path / "run")).rows()
+    rows = run(prepared(part=48), RunFolder(tmp_path / "run")).rows()
     pd.testing.assert_frame_equal(rows, unbroken, check_exact=True)
 
 
 @pytest.mark.parametrize("tile", [1, 7])
 def test_batch_size_moves_scores_by_less_than_the_tolerance(prepared, unbroken, tmp_path, tile):
-    rows = evaluate(prepared(tile=tile, part=tile), RunFolder(tmp_path / "run")).rows()
+    rows = run(prepared(tile=tile, part=tile), RunFolder(tmp_path / "run")).rows()
     assert (rows["top1"] == unbroken["top1"]).all()
     for column in ("F", "F_plus", "p_removed_50", "mass_own"):
         np.testing.assert_allclose(rows[column], unbroken[column], atol=1e-2)
@@ -151,7 +153,7 @@ def test_batch_size_moves_scores_by_less_than_the_tolerance(prepared, unbroken, 
 
 
 def test_unreadable_images_are_named_and_the_others_keep_their_rows(prepared, unbroken, tmp_path):
-    folder = evaluate(prepared(Scenes(37, unreadable=(0, 20))), RunFolder(tmp_path / "run"))
+    folder = run(prepared(Scenes(37, unreadable=(0, 20))), RunFolder(tmp_path / "run"))
     assert [(e["index"], e["name"], e["reason"]) for e in folder.excluded()] == [
         (0, "scene 0", "truncated"),
         (20, "scene 20", "truncated"),
@@ -161,23 +163,23 @@ def test_unreadable_images_are_named_and_the_others_keep_their_rows(prepared, un
 
 
 def test_another_configuration_is_refused_with_the_difference(prepared, tmp_path):
-    folder = evaluate(prepared(), RunFolder(tmp_path / "run"))
+    folder = run(prepared(), RunFolder(tmp_path / "run"))
     with pytest.raises(CaseJaxError, match=r"metrics\.sensitivity\.percent: the folder has 5\.0, this run 10\.0"):
-        evaluate(prepared(agreement_percent=10.0), folder)
+        run(prepared(agreement_percent=10.0), folder)
     with pytest.raises(CaseJaxError, match=r"seed: the folder has 0, this run 1"):
-        evaluate(prepared(seed=1), folder)
+        run(prepared(seed=1), folder)
     with pytest.raises(CaseJaxError, match=r"data\.images: the folder has 37, this run 36"):
-        evaluate(prepared(DigitScenes("test", 36)), folder)
+        run(prepared(DigitScenes("test", 36)), folder)
 
 
 def test_a_damaged_part_is_refused_by_name_and_rebuilt_after_deletion(prepared, unbroken, tmp_path):
-    folder = evaluate(prepared(), RunFolder(tmp_path / "run"))
+    folder = run(prepared(), RunFolder(tmp_path / "run"))
     part = folder.part(1)
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(CaseJaxError, match=r"part-000001\.parquet is damaged.*delete it"):
-        evaluate(prepared(), folder)
+        run(prepared(), folder)
     part.unlink()
-    pd.testing.assert_frame_equal(evaluate(prepared(), folder).rows(), unbroken, check_exact=True)
+    pd.testing.assert_frame_equal(run(prepared(), folder).rows(), unbroken, check_exact=True)
 
 
 class Signalled(Scenes):
@@ -201,7 +203,7 @@ def test_a_run_told_to_stop_keeps_the_batch_in_hand(prepared, unbroken, tmp_path
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
     try:
         with pytest.raises(ends):
-            evaluate(prepared(Signalled(37, number, 22), **settings), folder)
+            run(prepared(Signalled(37, number, 22), **settings), folder)
         assert heard == (["SIGTERM"] if number is signal.SIGTERM else [])
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -213,9 +215,9 @@ def test_a_run_told_to_stop_keeps_the_batch_in_hand(prepared, unbroken, tmp_path
     assert list(begun) == [0]
     assert 1 <= begun[0].tiles < 10
     assert len(begun[0].rows) == begun[0].tiles * 4 * len(METHODS)
-    rows = evaluate(prepared(Scenes(37, crash_at=1), **settings), folder).rows()  # the first images are not read again
+    rows = run(prepared(Scenes(37, crash_at=1), **settings), folder).rows()  # the first images are not read again
     pd.testing.assert_frame_equal(
-        rows, evaluate(prepared(**settings), RunFolder(tmp_path / "whole")).rows(), check_exact=True
+        rows, run(prepared(**settings), RunFolder(tmp_path / "whole")).rows(), check_exact=True
     )
     assert not folder.begun()
     assert not list(folder.parts.glob("begun-*"))
@@ -244,7 +246,7 @@ def test_a_batch_that_takes_too_long_is_given_up_after_a_grace_period(prepared, 
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         with pytest.raises(SystemExit):
-            evaluate(prepared(Stuck(37, signal.SIGTERM, 22), tile=4, part=12), folder)
+            run(prepared(Stuck(37, signal.SIGTERM, 22), tile=4, part=12), folder)
     finally:
         signal.signal(signal.SIGTERM, before)
     [(status, begun)] = exits
@@ -254,15 +256,15 @@ def test_a_batch_that_takes_too_long_is_given_up_after_a_grace_period(prepared, 
 
 
 def test_a_part_that_was_begun_and_is_whole_now_counts_once(prepared, unbroken, tmp_path):
-    folder = evaluate(prepared(), RunFolder(tmp_path / "run"))
+    folder = run(prepared(), RunFolder(tmp_path / "run"))
     (folder.parts / "begun-000001.parquet").write_bytes(folder.part(1).read_bytes())  # killed before it was removed
     assert not folder.begun()
-    pd.testing.assert_frame_equal(evaluate(prepared(), folder).rows(), unbroken, check_exact=True)
+    pd.testing.assert_frame_equal(run(prepared(), folder).rows(), unbroken, check_exact=True)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7])
 def test_a_flipped_bit_is_no_other_number(prepared, tmp_path, share):
-    folder = evaluate(prepared(), RunFolder(tmp_path / "run"))
+    folder = run(prepared(), RunFolder(tmp_path / "run"))
     whole = folder.rows()
     part = folder.part(1)
     damaged = bytearray(part.read_bytes())
@@ -280,13 +282,13 @@ def test_a_flipped_bit_is_no_other_number(prepared, tmp_path, share):
 def test_two_writers_exclude_each_other(prepared, tmp_path):
     folder = RunFolder(tmp_path / "run")
     with folder.locked(), pytest.raises(CaseJaxError, match="another process is writing"):
-        evaluate(prepared(), RunFolder(tmp_path / "run"))
+        run(prepared(), RunFolder(tmp_path / "run"))
 
 
 def test_a_folder_with_something_else_is_refused(prepared, tmp_path):
     (tmp_path / "thesis.tex").write_text("…")
     with pytest.raises(CaseJaxError, match=r"is no run folder: it has no config\.json, but thesis\.tex"):
-        evaluate(prepared(), RunFolder(tmp_path))
+        run(prepared(), RunFolder(tmp_path))
 
 
 def test_one_compilation_per_run_and_none_for_new_weights(prepared, model, tmp_path):
@@ -297,16 +299,16 @@ def test_one_compilation_per_run_and_none_for_new_weights(prepared, model, tmp_p
         return grad_cam(view, query)
 
     planned = prepared(methods={"counted": counted})
-    evaluate(planned, RunFolder(tmp_path / "first"))
+    run(planned, RunFolder(tmp_path / "first"))
     assert len(traces) == 1  # three steps, one trace
 
     from case_jax import parallel
-    from case_jax.evaluation.stream import load_tile, template
 
-    empty = template(planned.source, planned.indices, planned.tile)
-    batch = parallel.shard(jax.tree.map(lambda a: a[None], load_tile(planned.source, planned.indices, 0, empty).batch))
-    first = planned.step(parallel.replicate(model.params), batch)
-    other = planned.step(parallel.replicate(jax.tree.map(lambda a: a * 1.5, model.params)), batch)
+    source, indices, _ = planned.images
+    empty, step = template(source, indices, planned.tile), planned.program.compiled[0].function
+    batch = parallel.shard(jax.tree.map(lambda a: a[None], load_tile(source, indices, 0, empty).batch))
+    first = step(parallel.replicate(model.params), batch)
+    other = step(parallel.replicate(jax.tree.map(lambda a: a * 1.5, model.params)), batch)
     assert len(traces) == 1
     assert not np.array_equal(first["p1"], other["p1"])
 
@@ -321,15 +323,17 @@ def test_confusions_are_counted_by_true_class(model, pixels):
 
 
 def test_selection_is_drawn_once_by_the_seed(prepared):
-    first, again, other = (prepared(DigitScenes("test", 100), limit=10, seed=s).indices.tolist() for s in (0, 0, 1))
+    first, again, other = (
+        prepared(DigitScenes("test", 100), limit=10, seed=s).images.indices.tolist() for s in (0, 0, 1)
+    )
     assert first == again == sorted(first)
     assert first != other
 
 
 def test_another_order_of_methods_is_another_run(prepared, tmp_path):
-    folder = evaluate(prepared(methods=("grad_cam", "case")), RunFolder(tmp_path / "run"))
+    folder = run(prepared(methods=("grad_cam", "case")), RunFolder(tmp_path / "run"))
     with pytest.raises(CaseJaxError, match=r"order of methods: the folder has \['grad_cam', 'case'\]"):
-        evaluate(prepared(methods=("case", "grad_cam")), folder)
+        run(prepared(methods=("case", "grad_cam")), folder)
 
 
 def blurred(sigma):
@@ -340,11 +344,11 @@ def blurred(sigma):
 
 
 def test_functions_of_ones_own_are_told_apart_by_their_options_and_source(prepared, tmp_path):
-    folder = evaluate(prepared(methods={"mine": blurred(2.0)}), RunFolder(tmp_path / "run"))
+    folder = run(prepared(methods={"mine": blurred(2.0)}), RunFolder(tmp_path / "run"))
     with pytest.raises(CaseJaxError, match=r"methods\.mine\.options\.width: the folder has 2\.0, this run 3\.0"):
-        evaluate(prepared(methods={"mine": blurred(3.0)}), folder)
+        run(prepared(methods={"mine": blurred(3.0)}), folder)
     with pytest.raises(CaseJaxError, match=r"methods\.mine\.source"):
-        evaluate(prepared(methods={"mine": lambda view, query: grad_cam(view, query)}), folder)
+        run(prepared(methods={"mine": lambda view, query: grad_cam(view, query)}), folder)
     assert prepared(methods={"random": grad_cam}).config["methods"]["random"]["control"] is False
 
 
@@ -352,12 +356,12 @@ def test_contrast_sets_counted_on_the_evaluated_images_are_refused(prepared, mod
     counted = count_confusions(DigitScenes("test", 400), model, pixels)
     choice = choose_contrast("confusion:1", model.num_classes, confusions=lambda: counted)
     with pytest.raises(CaseJaxError, match=r"contrast_data: got digit_scenes/test .*, which is the evaluation data"):
-        plan(DigitScenes("test", 37), model, choice, pixels=pixels, methods=METHODS)
+        evaluation(DigitScenes("test", 37), model, choice, pixels=pixels, methods=METHODS)
 
 
 def test_degenerate_maps_have_no_scores(prepared, tmp_path):
     nothing = lambda view, query: 0 * grad_cam(view, query)  # noqa: E731
-    rows = evaluate(prepared(methods={"nothing": nothing}), RunFolder(tmp_path / "run")).rows()
+    rows = run(prepared(methods={"nothing": nothing}), RunFolder(tmp_path / "run")).rows()
     assert rows[["degenerate_1", "degenerate_2"]].all(axis=None)
     assert rows[["F", "F_plus", "p_removed_50", "mass_own", "top_own", "points_1", "points_2"]].isna().all(axis=None)
 
@@ -374,8 +378,8 @@ def test_images_with_broken_logits_are_left_out_of_every_score(prepared, model, 
     planned = prepared()
     step_of = dataclasses.replace(model, apply=apply, head_kernel=None)
     contrast = choose_contrast("topk_logits:3", model.num_classes)
-    planned = plan(source, step_of, contrast, pixels=planned.protocol.pixels, methods=METHODS, tile=16, part=16)
-    rows = evaluate(planned, RunFolder(tmp_path / "run")).rows()
+    planned = evaluation(source, step_of, contrast, pixels=planned.subject.pixels, methods=METHODS, tile=16, part=16)
+    rows = run(planned, RunFolder(tmp_path / "run")).rows()
     bad = rows[~np.isfinite(rows["p1"])]
     assert 0 < bad["image_id"].nunique() < 37
     assert bad[["degenerate_1", "degenerate_2"]].all(axis=None)
@@ -407,16 +411,16 @@ class Strange(Scenes):
 )
 def test_an_image_that_does_not_fit_is_named(prepared, tmp_path, changes, words):
     with pytest.raises(CaseJaxError, match=rf"image 'scene-000007': got {words}"):
-        evaluate(prepared(Strange(**changes)), RunFolder(tmp_path / "run"))
+        run(prepared(Strange(**changes)), RunFolder(tmp_path / "run"))
 
 
 def test_a_session_line_torn_by_a_crash_does_no_harm(prepared, tmp_path):
     from case_jax.report.loading import load_run
 
-    folder = evaluate(prepared(), RunFolder(tmp_path / "run"))
+    folder = run(prepared(), RunFolder(tmp_path / "run"))
     log = folder.path / "sessions.jsonl"
     log.write_bytes(log.read_bytes()[:-20])
-    evaluate(prepared(), folder)
+    run(prepared(), folder)
     assert len(load_run(folder.path).sessions) == 1  # the torn one is gone, the new one is whole
 
 
@@ -437,8 +441,8 @@ def test_a_module_with_dropout_is_evaluated(prepared, pixels, tmp_path):
     source = DigitScenes("test", 6)
     image = normalise_image(source[0].image, *pixels)
     net = tap_nnx(Net(nnx.Rngs(0)), "conv", image, linear_head="head")
-    planned = plan(source, net, choose_contrast("all", 25), pixels=pixels, methods=METHODS, tile=6, part=6)
-    assert len(evaluate(planned, RunFolder(tmp_path / "run")).rows()) == 18
+    planned = evaluation(source, net, choose_contrast("all", 25), pixels=pixels, methods=METHODS, tile=6, part=6)
+    assert len(run(planned, RunFolder(tmp_path / "run")).rows()) == 18
 
 
 # --- metrics of one's own ----------------------------------------------------------------------------------------------------
@@ -469,7 +473,7 @@ OWN = {
 @pytest.fixture(scope="module")
 def own(prepared, tmp_path_factory):
     folder = RunFolder(tmp_path_factory.mktemp("own") / "run")
-    return evaluate(prepared(metrics=OWN, metric_options={"brightness": {"scale": 2.0}}), folder)
+    return run(prepared(metrics=OWN, options={"brightness": {"scale": 2.0}}), folder)
 
 
 def test_a_metric_of_one_s_own_is_evaluated_with_its_options(own, model, pixels, unbroken):
@@ -542,14 +546,14 @@ def test_what_a_metric_says_of_itself_is_summed_up_ranked_and_shown(own):
 
 
 def test_unknown_options_of_metrics_are_refused(prepared):
-    with pytest.raises(CaseJaxError, match="metric_options: 'blur' is unknown"):
-        prepared(metric_options={"blur": {}})
+    with pytest.raises(CaseJaxError, match="options: 'blur' is unknown"):
+        prepared(options={"blur": {}})
 
 
 def test_two_metrics_must_not_write_the_same_column(prepared, tmp_path):
     twice = OWN | {"again": OWN["brightness"]}
     with pytest.raises(CaseJaxError, match=r"metrics: got columns brightness, brightness_random from 'again'"):
-        evaluate(prepared(metrics=twice), RunFolder(tmp_path / "twice"))
+        run(prepared(metrics=twice), RunFolder(tmp_path / "twice"))
 
 
 def test_a_model_in_bfloat16_is_evaluated(classifier, pixels, tmp_path):
@@ -562,7 +566,7 @@ def test_a_model_in_bfloat16_is_evaluated(classifier, pixels, tmp_path):
         return half.apply(params, x.astype(jnp.bfloat16))
 
     model = dataclasses.replace(half, apply=apply)
-    planned = plan(
+    planned = evaluation(
         DigitScenes("test", 8),
         model,
         choose_contrast("topk_logits:3", model.num_classes),
@@ -572,7 +576,7 @@ def test_a_model_in_bfloat16_is_evaluated(classifier, pixels, tmp_path):
         tile=8,
         part=8,
     )
-    rows = evaluate(planned, RunFolder(tmp_path / "half")).rows()
+    rows = run(planned, RunFolder(tmp_path / "half")).rows()
     assert len(rows) == 16
     assert {rows[c].dtype for c in ("p1", "p_removed_50", "F")} == {np.dtype(np.float32)}
 
@@ -587,11 +591,11 @@ def test_another_own_metric_is_another_run(prepared, tmp_path):
     first, second = (
         prepared(methods=["grad_cam"], metrics={"mine": Metric(f, "what is seen?")}) for f in (brightest, darkest)
     )
-    evaluate(first, RunFolder(tmp_path))
+    run(first, RunFolder(tmp_path))
     with pytest.raises(CaseJaxError, match="own_metrics"):
-        evaluate(second, RunFolder(tmp_path))
+        run(second, RunFolder(tmp_path))
 
 
 def test_removals_given_as_an_option_must_hold_the_papers_too(prepared):
     with pytest.raises(CaseJaxError, match=r"fidelity_percents: .* holds 50"):
-        prepared(metric_options={"fidelity": {"percents": (10.0, 20.0)}})
+        prepared(options={"fidelity": {"percents": (10.0, 20.0)}})

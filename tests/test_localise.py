@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from studies import localise
 
 from case_jax import grad_cam, tag, tap_function, topk_logits
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.choice import ContrastChoice
 from case_jax.evaluation import Pixels
-from case_jax.evaluation import localise as module
+from case_jax.evaluation.studies import localise as module
 from case_jax.evaluation.studies.localisation_scores import BASELINES, baselines, centre_box
-from case_jax.evaluation.studies.localise import localise
 from case_jax.imageops import crop_resized, finish_maps
 from case_jax.metrics.localisation import box_of_map, box_scores
 from case_jax.metrics.localisation_curves import pixel_average_precision, pixel_counts
-from case_jax.report.localisation import markdown, summarise
+from case_jax.report.localise import markdown, summarise
 from case_jax.results import RunFolder
 from case_jax.source import Example, Truth, UnreadableImageError
 
@@ -100,8 +100,8 @@ METHODS = {"bright": bright, "fading": fading, "grad_cam": grad_cam}
 
 def run(model, folder, source=None, methods=METHODS, **options):
     contrast = ContrastChoice("topk_logits:1", topk_logits(1, CLASSES))
-    options = {"pixels": PLAIN, "tile": 2, "thresholds": 10, "progress": False, **options}
-    return localise(source or BrightSquares(), model, contrast, methods, RunFolder(folder), **options)
+    options = {"pixels": PLAIN, "tile": 2, "thresholds": 10, **options}
+    return localise(source or BrightSquares(), model, contrast, methods, folder, **options)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import os, sys
 import jax, jax.numpy as jnp, numpy as np
 import case_jax
 from case_jax.contrast.choice import choose_contrast
-from case_jax.evaluation import Pixels, evaluate, plan
+from case_jax.evaluation import Evaluate, Pixels, Subject, prepare, run
 from case_jax.results import RunFolder
 from case_jax.source import Example
 
@@ -38,11 +38,9 @@ def network(params, x):
 rng = np.random.default_rng(0)
 params = {"mix": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32), "head": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)}
 model = case_jax.tap_function(network, params, "a", jnp.zeros((8, 8, 3)))
-planned = plan(
-    Noise(), model, choose_contrast("topk_logits:1", 3), pixels=Pixels((0.5,) * 3, (0.25,) * 3),
-    methods=("grad_cam",), metrics=("sensitivity",), tile=50, part=500,
-)
-evaluate(planned, RunFolder(sys.argv[1]))
+contrast, pixels = choose_contrast("topk_logits:1", 3), Pixels((0.5,) * 3, (0.25,) * 3)
+job = prepare(Evaluate(("sensitivity",)), Subject(Noise(), model, contrast, pixels, ("grad_cam",)), tile=50, part=500)
+run(job, RunFolder(sys.argv[1]))
 """
 
 

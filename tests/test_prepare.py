@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from archives import cifar_bytes, cifar_files, write_tar
 from PIL import Image
+from studies import evaluation, localise
 
 from case_jax import tag, tap_function
 from case_jax._checks import CaseJaxError
@@ -22,10 +23,7 @@ from case_jax.data.cifar100 import prepare_cifar100
 from case_jax.data.ilsvrc import validation_labels, validation_number, wordnet_ids
 from case_jax.data.imagenet import add_boxes, prepare_imagenet
 from case_jax.data.preprocess import box_region, image_size
-from case_jax.evaluation.studies.localise import localise
-from case_jax.evaluation.planning import plan
-from case_jax.evaluation.run import evaluate
-from case_jax.evaluation.step import Pixels
+from case_jax.evaluation import Pixels, run
 from case_jax.methods import METHODS
 from case_jax.report import write_report
 from case_jax.results import RunFolder
@@ -458,7 +456,7 @@ def classifier():
 
 def test_an_evaluation_on_boxes_scores_evidence_where_the_class_is_right(boxed, tmp_path):
     model = classifier()
-    planned = plan(
+    planned = evaluation(
         open_validation(boxed[0]),
         model,
         choose_contrast("topk_logits:3", model.num_classes),
@@ -468,7 +466,7 @@ def test_an_evaluation_on_boxes_scores_evidence_where_the_class_is_right(boxed, 
         tile=4,
         part=4,
     )
-    folder = evaluate(planned, RunFolder(tmp_path / "run"))
+    folder = run(planned, RunFolder(tmp_path / "run"))
     rows = folder.rows()
     assert sorted(set(rows["image_id"])) == sorted(set(NUMBERS) - {TRUNCATED})
     assert [entry["name"] for entry in folder.excluded()] == [name_of(TRUNCATED)]
@@ -576,7 +574,7 @@ def test_what_is_missing_explains_itself(shell, tmp_path, monkeypatch, words, ex
 def test_maps_are_localised_on_boxes_and_images_without_one_are_counted(boxed, tmp_path):
     model, source = classifier(), open_validation(boxed[0])
     contrast = choose_contrast("topk_logits:3", model.num_classes)
-    folder, methods = RunFolder(tmp_path / "run"), {"random": METHODS["random"].maps}
+    folder, methods = tmp_path / "run", {"random": METHODS["random"].maps}
     found = localise(source, model, contrast, methods, folder, pixels=Pixels((0.5,) * 3, (0.25,) * 3), tile=4)
     assert set(found.rows["image_id"]) == {1, 2, 4}
     assert found.counts["images left out: could not be read"] == 1

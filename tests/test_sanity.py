@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from flax import nnx
 from PIL import Image
+from studies import sanity
 
 from case_jax import CaseJaxError, tag, tag_head_input, tap_function
 from case_jax.contrast.choice import choose_contrast
-from case_jax.evaluation.studies.sanity import sanity
+from case_jax.evaluation import Pixels
 from case_jax.evaluation.studies.sanity_step import CASCADING, INDEPENDENT, LABELS, NOTHING_CHANGED, changes
-from case_jax.evaluation.step import Pixels
 from case_jax.methods import case, centre_gaussian, grad_cam, random_map, sobel_edges
 from case_jax.metrics.hog import cell_side, hog, hog_correlation
 from case_jax.metrics.similarity import SIMILARITIES, TwoForms, map_similarities
@@ -81,9 +81,9 @@ class Noise:
 
 def check(path, methods, **options):
     contrast = choose_contrast("topk_logits:2", CLASSES)
-    options = {"source": Noise(), "model": tap(), "untrained": OTHER, "tile": 2, "progress": False, **options}
+    options = {"source": Noise(), "model": tap(), "untrained": OTHER, "tile": 2, **options}
     found = [options.pop(name) for name in ("source", "model")]
-    return sanity(*found, contrast, methods, RunFolder(path), pixels=PIXELS, **options)
+    return sanity(*found, contrast, methods, path, pixels=PIXELS, **options)
 
 
 def nothing(view, query):
@@ -186,11 +186,11 @@ def checked(tmp_path_factory):
 
 def test_rows_are_complete_and_exclusions_counted(checked):
     found, _, _ = checked
-    assert found.layers == LAYERS
-    assert len(found.rows) == (IMAGES - 1) * (1 + 3 + 3 + 1) * 6
-    assert [e["name"] for e in found.excluded] == ["noise 3"]
-    assert not found.rows.duplicated(["image_id", "kind", "step", "method"]).any()
-    assert set(found.rows["kind"]) == {NOTHING_CHANGED, CASCADING, INDEPENDENT, LABELS}
+    assert tuple(found.config()["sanity"]["layers"]) == LAYERS
+    assert len(found.rows()) == (IMAGES - 1) * (1 + 3 + 3 + 1) * 6
+    assert [e["name"] for e in found.excluded()] == ["noise 3"]
+    assert not found.rows().duplicated(["image_id", "kind", "step", "method"]).any()
+    assert set(found.rows()["kind"]) == {NOTHING_CHANGED, CASCADING, INDEPENDENT, LABELS}
 
 
 def test_nothing_changed_gives_the_same_map(checked):
@@ -252,7 +252,7 @@ def test_all_changes_share_one_trace(checked, tmp_path):
 def test_similarities_are_those_of_maps_made_one_by_one(checked):
     """Grad-CAM of the trained classifier's class with hand-changed parameters."""
     found, model = checked[0], tap()
-    rows = found.rows[found.rows["method"] == "grad_cam"].set_index(["image_id", "kind", "step"])
+    rows = found.rows()[found.rows()["method"] == "grad_cam"].set_index(["image_id", "kind", "step"])
     mixed = {
         (CASCADING, 2): {"head": OTHER["head"], "second": OTHER["second"], "first": OWN["first"]},
         (INDEPENDENT, 3): {"head": OWN["head"], "second": OWN["second"], "first": OTHER["first"]},

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from case_jax import CaseJaxError
+from case_jax.evaluation.studies.pairs import Agreements
 from case_jax.evaluation.studies.superclasses import blocks, read_hierarchy, superclass_table
-from case_jax.evaluation.studies.sweep import Sweep
 
 NAMES = ("crane", "tench", "hen", "goldfish", "ostrich")
 CSV = "class,superclass\ncrane,bird\ntench,fish\nhen,bird\ngoldfish,fish\nostrich,bird\n"
@@ -28,7 +28,7 @@ def a_sweep(seed=0, unseen=()):
     images, overlap = (np.triu(a) + np.triu(a, 1).swapaxes(1, 2) for a in (images, overlap))
     for a, b in unseen:
         images[:, [a, b], [b, a]] = overlap[:, [a, b], [b, a]] = 0
-    return Sweep(("one", "two"), overlap, images, 10, np.zeros(2, int), [], 9)
+    return Agreements(("one", "two"), overlap, images, 10, np.zeros(2, int), [], 9)
 
 
 def by_hand(found, method, first, second):

@@ -68,7 +68,7 @@ def explain(
         out: folder for the PNG files; files of the same name are replaced.
         seed: for random methods.
     """
-    from case_jax.report.grid import draw_grid
+    from case_jax.report.explanation import draw_grid
 
     require(images, "images", "none", "image files, or digit_scenes:INDEX for a scene of the embedded data")
     chosen = model.methods(methods)

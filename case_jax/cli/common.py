@@ -61,7 +61,13 @@ class Common:
     def how(self) -> dict[str, Any]:
         """The options of `engine.prepare`."""
         memory = None if self.memory is None else int(self.memory * 1e9)
-        return {"limit": self.limit, "tile": self.tile, "part": self.part, "memory": memory, "precision": self.precision}
+        return {
+            "limit": self.limit,
+            "tile": self.tile,
+            "part": self.part,
+            "memory": memory,
+            "precision": self.precision,
+        }
 
     def subject(self, ready: Ready, methods: dict[str, MapFunction]) -> Subject:
         """What is studied."""

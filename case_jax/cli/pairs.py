@@ -11,8 +11,6 @@ from case_jax.evaluation.studies.pairs import MEMORY, SAVE_SECONDS, PairAgreemen
 from case_jax.evaluation.studies.superclasses import read_hierarchy
 from case_jax.files import write_atomically
 
-HIERARCHY = "hierarchy.csv"
-
 
 def pairs(
     common: CommonArgs,
@@ -62,9 +60,13 @@ def pairs(
         folder.require_writable()
         tile = common.tile if isinstance(common.tile, int) else None
         job = prepare_pairs(study, subject, limit=common.limit, tile=tile, precision=common.precision)
-        say(f"pairs: {len(job.images.indices):,} images of {subject.source.name} × {len(chosen)} methods into {folder.path}")
+        say(
+            f"pairs: {len(job.images.indices):,} images of {subject.source.name} × {len(chosen)} methods into {folder.path}"
+        )
         run_pairs(job, folder, save_seconds=save_seconds)
         if first:
+            from case_jax.report.pairs import HIERARCHY  # matplotlib
+
             if hierarchy is not None:
                 write_atomically(folder.path / HIERARCHY, hierarchy.read_bytes())
             report(folder.path)

@@ -39,7 +39,6 @@ def new_builder(name: str, data_dir: Path | None) -> Any:
     """
     import tensorflow_datasets as tfds
 
-
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except OSError as error:

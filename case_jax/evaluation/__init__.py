@@ -1,7 +1,7 @@
 """Many images: studies on one engine that streams them through all devices into resumable runs.
 
-    subject = Subject(source, model, contrast, Pixels(mean, std), ["grad_cam", "case"])
-    folder = run(prepare(Evaluate(), subject, limit=1000), RunFolder("runs/mine"))
+subject = Subject(source, model, contrast, Pixels(mean, std), ["grad_cam", "case"])
+folder = run(prepare(Evaluate(), subject, limit=1000), RunFolder("runs/mine"))
 """
 
 from case_jax.evaluation.confusion import count_confusions

@@ -202,7 +202,11 @@ def prepare(
     empty = template(images.source, indices, size)
     for function, arguments, _ in program.compiled:
         parallel.trace(function, *arguments(empty))  # what a function refuses fails here
-    config = subject.configuration(indices, contrast) | study.settings(subject) | {"study": study.name, "tile": size, "part": whole}
+    config = (
+        subject.configuration(indices, contrast)
+        | study.settings(subject)
+        | {"study": study.name, "tile": size, "part": whole}
+    )
     config["model"] |= {"precision": precision}
     return Job(study, subject, question, model, images, contrast, program, size, whole, config)
 

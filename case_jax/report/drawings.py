@@ -38,6 +38,12 @@ def draw(run: Run, numbers: Numbers) -> list[Drawing]:
         return [Drawing(*words, *rendered(figure)) for part in parts for words, figure in part]
 
 
+def galleries(run: Run) -> list[Drawing]:
+    """The examples of a run, a few methods a figure."""
+    with plain_style():
+        return [Drawing(*words, *rendered(figure)) for words, figure in _galleries(run)]
+
+
 Drawn = Iterator[tuple[tuple[str, str, str, str], Figure]]
 """Name, title, caption and alternative text of a figure, and the figure."""
 

@@ -1,8 +1,9 @@
-"""The grid pointing game's table and picture (no JAX here)."""
+"""The page of the grid pointing game (no JAX here)."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from case_jax import stats
-from case_jax.report.figures import DPI, plain_style
+from case_jax.report.figures import plain_style, rendered
+from case_jax.report.loading import Gallery, Method, Run, load_run
+from case_jax.report.page import Drawing, Page, Section
+from case_jax.report.scores import Scored, two_scores
+from case_jax.report.tables import MainTable, plain_table, ranked_first
 from case_jax.report.words import percent
-
-if TYPE_CHECKING:
-    from case_jax.evaluation.studies.grid_pointing import GridPointing, Shown
+from case_jax.stats import Interval
 
 METHODS_PER_FIGURE = 8
 CELLS_SHOWN = 2
@@ -41,7 +44,7 @@ def summarise(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd
     for (setting, method), group in rows.groupby(["setting", "method"], sort=False):
         score = group["score"].astype(np.float64)
         usable = score[~group["degenerate"]]
-        means = usable.groupby(group["mosaic"]).mean().to_numpy()
+        means = usable.groupby(group["image_id"]).mean().to_numpy()
         interval = stats.bootstrap(means, "mean", resamples=resamples, seed=seed)
         table.append(
             {
@@ -61,68 +64,143 @@ def summarise(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd
     return pd.DataFrame(table)
 
 
-def markdown(summary: pd.DataFrame, titles: Mapping[str, str], n: int) -> str:
-    """The game's table with its notes, to be printed or pasted.
+def page_of(path: Path) -> tuple[Run, Page]:
+    """Read the folder of a grid pointing game.
 
-    Args:
-        summary: from `summarise`.
-        titles: of the methods, by name.
-        n: rows and columns of the mosaics.
+    Raises:
+        CaseJaxError: when it has no rows yet, or one of its files is missing or damaged.
     """
-    cells: dict[str, dict[str, str]] = {str(m): {"method": titles.get(str(m), str(m))} for m in summary["method"]}
-    for row in summary.to_dict("records"):
-        bounds = f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" if row["maps"] else ""
-        cells[str(row["method"])] |= {
-            f"{row['setting']} [95%]": percent(row["mean"]) + bounds,
-            f"{row['setting']} median": percent(row["median"]),
-            f"{row['setting']}, degenerate = 0": percent(row["mean_with_zeros"]),
-            f"{row['setting']} degenerate": f"{row['degenerate']:,} of {row['degenerate'] + row['maps']:,}",
-        }
-    frame = pd.DataFrame(cells.values())
-    notes = [
-        f"Share of a map's positive mass that lies in the cell of its own class, in mosaics of {n}×{n} images of different "
-        f"classes: high = specific. A map that is the same for every class has {percent(1 / n**2)} on average, an ideal map 100%. "
-        "Mean over mosaics with a bootstrap interval; degenerate maps (all zero, constant or not finite) are left out, and count as 0 "
-        "in the column that says so.",
+    run = load_run(path)
+    settings, summary = run.config["grid_pointing"], summarise(run.rows)
+    n, rows = settings["n"], {(str(r["setting"]), str(r["method"])): r for r in summary.to_dict("records")}
+    of_game = summary[summary["setting"] == "GridPG"].sort_values("mean", ascending=False, kind="stable")
+    methods = ranked_first(run.methods, [str(name) for name in of_game["method"]])
+    counts = {**settings["counts"], "mosaics that could not be read again": len(run.excluded)}
+    facts = {"settings": settings, "counts": counts, "scores": json.loads(summary.to_json(orient="records"))}
+    files = {
+        "grid_pointing.csv": run.rows.assign(class_name=[run.class_name(c) for c in run.rows["class"]])
+        .to_csv(index=False)
+        .encode(),
+        "summary.csv": summary.to_csv(index=False).encode(),
+        "summary.json": (json.dumps(facts, indent=2) + "\n").encode(),
+    }
+    page = Page(
+        title=f"{run.config['model']['name']} on {run.config['data']['name']}: whose cell does the map mark?",
+        sentences=_answer(rows, methods, run, n),
+        picture=_picture(rows, methods, n),
+        table=_table(rows, methods, n),
+        gallery=_pictures(run, methods, n),
+        sections=[_degenerate(rows, methods)],
+        counts=counts,
+        files=files,
+    )
+    return run, page
+
+
+Rows = Mapping[tuple[str, str], Mapping[Any, Any]]
+
+
+def _answer(rows: Rows, methods: Sequence[Method], run: Run, n: int) -> list[str]:
+    known = [m for m in methods if not m.control and rows.get(("GridPG", m.name), {}).get("maps")]
+    if not known:
+        return ["No method has a usable map of any mosaic."]
+    best = known[0]
+    value = percent(rows["GridPG", best.name]["mean"], digits=0)
+    sentences = [
+        f"{best.title} puts {value} of its mass into its class's cell, most of {len(known)} methods; a map that is the same for every class has {percent(1 / n**2, digits=0)}."
     ]
-    if (summary["setting"] == "DiFull").any():
-        notes.append(
-            "DiFull: every cell is classified alone by a head of its own, so nothing outside it can matter. Maps that use the "
-            "gradient at each place reach 100% by construction; less than that is mass where the class's head sees nothing, as "
-            "methods place it that give each channel one weight for the whole map."
+    if run.config["contrast"]["name"] != "mosaic" and any(m.contrastive for m in known):
+        sentences.append(
+            f"Contrastive methods were asked against {run.config['contrast']['name']}, not against the classes of the other cells: --contrast mosaic does that."
         )
-    return "\n\n".join([frame.to_markdown(index=False, disable_numparse=True), *notes]) + "\n"
+    if "digit_scenes" in run.config["data"]["name"]:
+        sentences.append(SCENES_NOTE)
+    return sentences
 
 
-def draw_pointing(
-    found: "GridPointing", titles: Mapping[str, str], class_names: Sequence[str], folder: Path
-) -> list[Path]:
-    """Write `mosaics.png`, and `mosaics-2.png`, … where there are many methods.
+SCENES_NOTE = (
+    "Digit scenes of different classes may show the same digit: mass on a 7 in another cell is evidence for every class with a 7, and "
+    "no map that shows all of the evidence reaches 100% here."
+)
 
-    Args:
-        found: the game, with mosaics to show.
-        titles: of the methods, by name.
-        class_names: of all classes.
-        folder: where to write.
 
-    Returns:
-        The files; none when no mosaic is to be shown.
-    """
-    files: list[Path] = []
-    if len(found.shown.images) == 0:
-        return files
+def _interval(rows: Rows, setting: str, name: str) -> Interval:
+    row = rows[setting, name]
+    return Interval(row["mean"], row["low"], row["high"])
+
+
+def _picture(rows: Rows, methods: Sequence[Method], n: int) -> Drawing | None:
+    played = [m for m in methods if ("GridPG", m.name) in rows and ("DiFull", m.name) in rows]
+    if not played:
+        return None
+    scored = [Scored(m, _interval(rows, "GridPG", m.name), _interval(rows, "DiFull", m.name)) for m in played]
     with plain_style():
-        for start in range(0, len(found.methods), METHODS_PER_FIGURE):
-            chosen = range(start, min(start + METHODS_PER_FIGURE, len(found.methods)))
-            heads = [titles.get(found.methods[i], found.methods[i]) for i in chosen]
-            file = folder / ("mosaics.png" if start == 0 else f"mosaics-{len(files) + 1}.png")
-            mosaics_figure(found.shown, chosen, heads, class_names, found.n).savefig(file, dpi=DPI)
-            files.append(file)
-    return files
+        figure = two_scores(
+            scored,
+            x="GridPG: mass in the class's own cell",
+            y="DiFull: the same where other cells cannot matter",
+            corner="marks its own class, and nothing else",
+        )
+        words = ", ".join(f"{s.method.title} {percent(s.x.value)} and {percent(s.y.value)}" for s in scored)
+        caption = f"Lines: 95% intervals over mosaics. A map that is the same for every class has {percent(1 / n**2)}. Grey diamonds: controls."
+        return Drawing(
+            "overview", "The methods at a glance", caption, f"GridPG and DiFull: {words}.", *rendered(figure)
+        )
+
+
+def _table(rows: Rows, methods: Sequence[Method], n: int) -> MainTable:
+    cells: dict[str, dict[str, str]] = {}
+    for (setting, name), row in rows.items():
+        bounds = f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" if row["maps"] else ""
+        entry = {f"{setting} [95%]": percent(row["mean"]) + bounds, f"{setting} median": percent(row["median"])}
+        cells.setdefault(name, {}).update(entry)
+    notes = {
+        "GridPG [95%]": f"Share of a map's positive mass that lies in the cell of its own class, in mosaics of {n}×{n} images of different "
+        f"classes: high = specific. A map that is the same for every class has {percent(1 / n**2)} on average, an ideal map 100%. Mean over "
+        "mosaics with a bootstrap interval.",
+        "DiFull [95%]": "Every cell is classified alone by a head of its own, so nothing outside it can matter. Maps that use the gradient at "
+        "each place reach 100% by construction; less than that is mass where the class's head sees nothing, as methods place it that give "
+        "each channel one weight for the whole map.",
+    }
+    return plain_table(methods, cells, notes)
+
+
+def _degenerate(rows: Rows, methods: Sequence[Method]) -> Section:
+    cells: dict[str, dict[str, str]] = {}
+    for (setting, name), row in rows.items():
+        entry = {
+            f"{setting} degenerate": f"{row['degenerate']:,} of {row['degenerate'] + row['maps']:,}",
+            f"{setting}, degenerate = 0": percent(row["mean_with_zeros"]),
+        }
+        cells.setdefault(name, {}).update(entry)
+    words = "Degenerate maps (all zero, constant or not finite) are left out above, and count as 0 in the column that says so, as in the authors' code."
+    return Section("Degenerate maps", plain_table(methods, cells, {}), words=[words])
+
+
+def _pictures(run: Run, methods: Sequence[Method], n: int) -> list[Drawing]:
+    """Mosaics with the maps of two of their classes, a few methods a figure."""
+    gallery, found = run.gallery, []
+    if gallery is None:
+        return []
+    names = gallery.methods.tolist()
+    places = [names.index(m.name) for m in methods if m.name in names]
+    titles = {m.name: m.title for m in methods}
+    classes = [run.class_name(c) for c in range(int(gallery.targets.max()) + 1)]
+    with plain_style():
+        for start in range(0, len(places), METHODS_PER_FIGURE):
+            chosen = places[start : start + METHODS_PER_FIGURE]
+            heads = [titles[names[i]] for i in chosen]
+            name = "mosaics" if start == 0 else f"mosaics_{len(found) + 1}"
+            figure = mosaics_figure(gallery, chosen, heads, classes, n)
+            caption = "Each mosaic with the maps of two of its classes; the class's own cell is outlined, the share of the map's mass in it below."
+            found.append(
+                Drawing(name, "Mosaics", caption, f"Mosaics with the maps of {', '.join(heads)}.", *rendered(figure))
+            )
+    return found
 
 
 def mosaics_figure(
-    shown: "Shown", methods: Sequence[int], titles: Sequence[str], class_names: Sequence[str], n: int
+    shown: Gallery, methods: Sequence[int], titles: Sequence[str], class_names: Sequence[str], n: int
 ) -> Figure:
     """Each mosaic with the maps of two of its classes, the class's own cell outlined.
 
@@ -149,7 +227,7 @@ def mosaics_figure(
                 panel.set_xlabel("degenerate", fontsize=8)
             else:
                 panel.imshow(shown.maps[mosaic, method, cell], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
-                panel.set_xlabel(percent(shown.scores[mosaic, method, cell]), fontsize=8)
+                panel.set_xlabel(percent(_share(shown.maps[mosaic, method, cell], cell, n)), fontsize=8)
             _outline(panel, cell, n, image.shape)
     for panel, title in zip(axes[0], ["mosaic", *titles], strict=True):
         panel.set_title(title, fontsize=10, parse_math=False)
@@ -157,6 +235,14 @@ def mosaics_figure(
         panel.set_xticks([])
         panel.set_yticks([])
     return figure
+
+
+def _share(saliency: np.ndarray, cell: int, n: int) -> float:
+    """The share of a drawn map's mass in one cell; enlarged maps spill a little into their neighbours."""
+    height, width = (side // n for side in saliency.shape)
+    row, column = cell // n * height, cell % n * width
+    mass = saliency.astype(np.float64)
+    return float(mass[row : row + height, column : column + width].sum() / mass.sum())
 
 
 def _outline(panel: Axes, cell: int, n: int, shape: tuple[int, ...]) -> None:

@@ -1,15 +1,12 @@
 """Heat maps of the agreement of every pair of classes, or of super-classes."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from case_jax.report.figures import plain_style
 
 LABELLED = 40
 """With more classes than this, single names would be unreadable and are left out."""
@@ -111,44 +108,3 @@ def _outline(axes: Axes, groups: Groups) -> None:
     named = np.flatnonzero(groups.sizes * NAMED >= ends[-1])
     middles = ends - (groups.sizes + 1) / 2
     _name(axes, middles[named], [groups.names[int(i)] for i in named])
-
-
-def draw_heat_maps(
-    titles: Mapping[str, str],
-    agreement: Iterable[Float[np.ndarray, "C C"]],
-    class_names: Sequence[str],
-    folder: Path,
-    groups: Groups | None = None,
-) -> list[Path]:
-    """Write `agreement-<method>.png` for each method.
-
-    Args:
-        titles: method names, in the order of `agreement`, with their titles.
-        agreement: see `heat_map`.
-        class_names: C names.
-        folder: where to write.
-        groups: see `heat_map`.
-
-    Returns:
-        The files.
-    """
-    figures = (heat_map(t, matrix, class_names, groups) for t, matrix in zip(titles.values(), agreement, strict=True))
-    return _save("agreement", titles, figures, folder)
-
-
-def draw_superclass_maps(
-    titles: Mapping[str, str], agreement: Iterable[Float[np.ndarray, "S S"]], names: Sequence[str], folder: Path
-) -> list[Path]:
-    """Write `superclasses-<method>.png` for each method; arguments as `draw_heat_maps`, of super-classes."""
-    figures = (superclass_map(title, matrix, names) for title, matrix in zip(titles.values(), agreement, strict=True))
-    return _save("superclasses", titles, figures, folder)
-
-
-def _save(prefix: str, methods: Iterable[str], figures: Iterable[Figure], folder: Path) -> list[Path]:
-    files = []
-    with plain_style():
-        for name, figure in zip(methods, figures, strict=True):
-            file = folder / f"{prefix}-{name}.png"
-            figure.savefig(file, dpi=160)
-            files.append(file)
-    return files

@@ -46,7 +46,11 @@ class Gallery(NamedTuple):
 class Run(NamedTuple):
     """All that a run folder holds."""
 
+    path: Path
     rows: pd.DataFrame
+    """Empty for a study that keeps sums alone."""
+    done: int
+    """Images that are done."""
     config: dict[str, Any]
     contrast: dict[str, Any]
     sessions: list[dict[str, Any]]
@@ -108,17 +112,18 @@ def _session(line: str) -> dict[str, Any] | None:
     return session if isinstance(session, dict) else None
 
 
-def load_run(path: str | Path) -> Run:
+def load_run(path: str | Path, *, done: int | None = None) -> Run:
     """Read a run folder.
 
     Args:
         path: the folder.
+        done: images that are done, where the folder holds no rows to count.
 
     Raises:
         CaseJaxError: when it is no run folder, has no rows yet, or one of its files is missing or damaged.
     """
     folder = RunFolder(path)
-    config, rows = folder.config(), folder.rows()
+    config, rows = folder.config(), folder.rows() if done is None else pd.DataFrame()
     try:
         contrast = json.loads((folder.path / "contrast.json").read_text())
         sessions = sessions_of(folder.path)
@@ -126,4 +131,7 @@ def load_run(path: str | Path) -> Run:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CaseJaxError(f"run: {folder.path} cannot be read ({error}); run the same command again.") from error
     described = {name: [Measure(**facts) for facts in found] for name, found in config.get("measures", {}).items()}
-    return Run(rows, config, contrast, sessions, folder.excluded(), methods_of(config), gallery, described)
+    done = rows["image_id"].nunique() if done is None else done
+    return Run(
+        folder.path, rows, done, config, contrast, sessions, folder.excluded(), methods_of(config), gallery, described
+    )

@@ -4,14 +4,15 @@ import base64
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 
-from case_jax.report.loading import Run, numbers_of
-from case_jax.report.tables import MainTable, pairs_table, title_of
-from case_jax.report.words import counted
-from case_jax.stats import Summary
+from case_jax.files import write_atomically
+from case_jax.report.loading import Run
+from case_jax.report.tables import MainTable, markdown, title_of
+from case_jax.report.words import counted, listed
 
 CLASSES_SHOWN, CONTRASTS_SHOWN, NAMES_SHOWN = 1000, 12, 200
 
@@ -32,14 +33,41 @@ class Drawing(NamedTuple):
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
-class Tables(NamedTuple):
-    """The tables of methods, in the order in which they are shown."""
+class Section(NamedTuple):
+    """A part of the page that is folded up."""
 
-    main: MainTable
-    further: MainTable | None
-    """Scores that metrics describe themselves; None where the run has none."""
-    ranks: MainTable | None
-    """None where there is nothing to rank."""
+    title: str
+    table: MainTable | None = None
+    drawings: Sequence[Drawing] = ()
+    words: Sequence[str] = ()
+    """Paragraphs below."""
+
+
+class Page(NamedTuple):
+    """What every study's page is made of, in its order."""
+
+    title: str
+    sentences: Sequence[str]
+    """The answer, at most three."""
+    picture: Drawing | None
+    table: MainTable
+    """What a reader needs first; fits the page and a terminal."""
+    gallery: Sequence[Drawing] = ()
+    sections: Sequence[Section] = ()
+    counts: Mapping[str, int] = {}
+    """What was left out and why."""
+    files: Mapping[str, bytes] = {}
+    """Further files of the folder, by name."""
+
+    def drawings(self) -> list[Drawing]:
+        """All of them."""
+        first = [] if self.picture is None else [self.picture]
+        return [*first, *self.gallery, *(d for section in self.sections for d in section.drawings)]
+
+    def text(self) -> str:
+        """The answer and the first table, for a terminal and for `summary.md`."""
+        left_out = [f"- {what}: {number:,}" for what, number in self.counts.items() if number]
+        return "\n\n".join([*self.sentences, markdown(self.table), "\n".join(left_out)]).rstrip() + "\n"
 
 
 def template(name: str) -> jinja2.Template:
@@ -51,45 +79,39 @@ def template(name: str) -> jinja2.Template:
     return environment.get_template(f"{name}.html")
 
 
-def render(run: Run, summary: Summary, *, sentence: str, tables: Tables, drawings: Sequence[Drawing]) -> str:
-    """The whole page.
-
-    Args:
-        run: what the folder holds.
-        summary: its statistics.
-        sentence: the answer.
-        tables: of methods.
-        drawings: figures in order.
-    """
-    return template("evaluation").render(
-        title=f"{run.config['model']['name']} on {run.config['data']['name']}: class sensitivity",
-        sentence=sentence,
-        unfinished=unfinished(run),
-        tables=tables,
-        drawings=drawings,
+def write_page(run: Run, page: Page) -> Path:
+    """Write `report.html`, `summary.md`, `figures/` and the study's own files into the run folder, each atomically."""
+    folder = run.path
+    (folder / "figures").mkdir(exist_ok=True)
+    for drawing in page.drawings():
+        write_atomically(folder / "figures" / f"{drawing.name}.png", drawing.png)
+        write_atomically(folder / "figures" / f"{drawing.name}.pdf", drawing.pdf)
+    for name, data in page.files.items():
+        write_atomically(folder / name, data)
+    write_atomically(folder / "summary.md", page.text().encode())
+    html = template("page").render(
+        page=page,
+        title=page.title,
+        warning=unfinished(run),
         captions=gallery_captions(run),
         contrast=contrast_facts(run),
-        pairs=pairs_table(summary.pairs, {m.name: m.title for m in run.methods}),
-        reference=next(
-            (m.title for m in run.methods if not summary.pairs.empty and m.name == summary.pairs["reference"].iloc[0]),
-            None,
-        ),
-        left_out=left_out(run, summary),
         unreadable=[(entry["name"], entry["reason"]) for entry in run.excluded],
         rerun=rerun_facts(run.config, run.sessions),
     )
+    write_atomically(folder / "report.html", html.encode())
+    return folder / "report.html"
 
 
 def unfinished(run: Run) -> str | None:
     """A warning where rows are missing, else None."""
-    done, planned = run.rows["image_id"].nunique() + len(run.excluded), run.config["data"]["images"]
+    done, planned = run.done + len(run.excluded), run.config["data"]["images"]
     if done >= planned:
         return None
     return f"This run is unfinished: {done:,} of {counted(planned, 'image')} so far. All numbers below are of these images alone."
 
 
 def gallery_captions(run: Run) -> list[str]:
-    """One line of text per image of the gallery: its name, label and two likeliest classes."""
+    """One line of text per image of the gallery: its name, label and the classes that are shown."""
     gallery = run.gallery
     if gallery is None:
         return []
@@ -101,7 +123,7 @@ def gallery_captions(run: Run) -> list[str]:
             f"{run.class_name(int(c))} ({p:.1%})"
             for c, p in zip(gallery.targets[i], gallery.probabilities[i], strict=True)
         ]
-        lines.append(f"{gallery.names[i]}, {known}; likeliest: {likeliest[0]}, then {likeliest[1]}")
+        lines.append(f"{gallery.names[i]}, {known}; maps of {listed(likeliest)}")
     return lines
 
 
@@ -141,20 +163,6 @@ def method_options(options: dict[str, Any]) -> str:
             else "so ε is absolute, the paper's form"
         )
     return ", ".join(words)
-
-
-def left_out(run: Run, summary: Summary) -> dict[str, Any]:
-    """What entered no score, and why."""
-    numbers = numbers_of(summary.table)
-    degenerate = [
-        (m.title, numbers[m.name]["degenerate"], numbers[m.name]["images"])
-        for m in run.methods
-        if m.name in numbers and numbers[m.name]["degenerate"]
-    ]
-    return {
-        "counts": [("images that could not be read", len(run.excluded)), *summary.counts.items()],
-        "degenerate": degenerate,
-    }
 
 
 def rerun_facts(config: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

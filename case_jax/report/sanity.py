@@ -1,5 +1,6 @@
-"""The sanity checks' tables and curves (no JAX here)."""
+"""The page of sanity checks (no JAX here)."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from case_jax import stats
-from case_jax.report.figures import DPI, LEGEND_COLUMNS, LEGEND_LINE, lines_of, plain_style
-from case_jax.report.loading import Method
+from case_jax.report.figures import LEGEND_COLUMNS, LEGEND_LINE, lines_of, plain_style, rendered
+from case_jax.report.loading import Method, Run, load_run
+from case_jax.report.page import Drawing, Page, Section
+from case_jax.report.scores import Scored, two_scores
+from case_jax.report.tables import MainTable, plain_table, ranked_first
+from case_jax.stats import Interval
 
 SIMILARITIES = {
     "spearman": "Spearman ρ",
@@ -99,38 +104,119 @@ def summarise(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd
     return frame.sort_values(f"{first}_{RANKED_BY}", kind="stable", ignore_index=True)
 
 
-def markdown(summary: pd.DataFrame, layers: pd.DataFrame, methods: Sequence[Method]) -> str:
-    """The table of the methods with its notes, to be printed or pasted.
+def page_of(path: Path) -> tuple[Run, Page]:
+    """Read the folder of sanity checks.
 
-    Args:
-        summary: from `summarise`.
-        layers: from `layer_table`.
-        methods: for their titles.
+    Raises:
+        CaseJaxError: when it has no rows yet, or one of its files is missing or damaged.
     """
-    titles = {m.name: m.title for m in methods}
-    words = {
-        "nothing": "nothing changed",
-        "cascading": "cascading",
-        "first_layer": "first layer alone",
-        "all_layers": "all layers",
-        "independent": "independent",
-        "labels": "shuffled labels",
+    run = load_run(path)
+    layers, summary = layer_table(run.rows), summarise(run.rows)
+    methods = ranked_first(run.methods, [str(name) for name in summary["method"]])
+    counts = {
+        "images": int(run.rows["image_id"].nunique()),
+        "images that could not be read": len(run.excluded),
+        "layers": len(run.config["sanity"]["layers"]),
     }
-    parts = {part: head for part, head in words.items() if f"{part}_{RANKED_BY}" in summary}
-    cells = []
-    for row in summary.to_dict("records"):
-        cell = {"method": titles.get(str(row["method"]), str(row["method"]))}
-        for part, head in parts.items():
+    scores = json.loads(summary.to_json(orient="records"))  # NaN becomes null
+    facts = {"counts": counts, "layers": run.config["sanity"]["layers"], "scores": scores, "excluded": run.excluded}
+    files = {
+        "layers.csv": layers.to_csv(index=False).encode(),
+        "summary.csv": summary.to_csv(index=False).encode(),
+        "summary.json": (json.dumps(facts, indent=2) + "\n").encode(),
+    }
+    rows = {str(row["method"]): row for row in summary.to_dict("records")}
+    page = Page(
+        title=f"{run.config['model']['name']} on {run.config['data']['name']}: do maps notice what the network forgets? (MPRT)",
+        sentences=_answer(rows, methods),
+        picture=_picture(rows, methods),
+        table=plain_table(methods, {name: _correlations(row) for name, row in rows.items()}, {}, *_notes(layers)),
+        sections=[
+            *(Section(d.title, drawings=[d]) for d in curves(layers, methods)),
+            Section(
+                "Other similarities, and degenerate maps",
+                plain_table(methods, {n: _others(row) for n, row in rows.items()}, {}),
+            ),
+        ],
+        counts=counts,
+        files=files,
+    )
+    return run, page
+
+
+def _answer(rows: Mapping[str, Mapping[Any, Any]], methods: Sequence[Method]) -> list[str]:
+    """Which maps change most and least."""
+    part = next(
+        p for p in ("cascading", "independent", "labels", "nothing") if f"{p}_{RANKED_BY}" in next(iter(rows.values()))
+    )
+    known = [
+        m for m in methods if m.name in rows and not m.control and not math.isnan(rows[m.name][f"{part}_{RANKED_BY}"])
+    ]
+    if not known:
+        return ["No method has usable maps before and after a change."]
+    value = {m.name: rows[m.name][f"{part}_{RANKED_BY}"] for m in known}
+    least, most = max(known, key=lambda m: value[m.name]), min(known, key=lambda m: value[m.name])
+    words = {
+        "cascading": "the network forgets layer by layer",
+        "independent": "single layers forget",
+        "labels": "its labels were shuffled",
+    }
+    first = f"When {words.get(part, 'nothing changes')}, {most.title} changes most (|ρ| {_number(value[most.name])} with the map before)"
+    return [first + (f" and {least.title} least ({_number(value[least.name])})." if least is not most else ".")]
+
+
+def _picture(rows: Mapping[str, Mapping[Any, Any]], methods: Sequence[Method]) -> Drawing | None:
+    """How much maps change when the head alone, and when all layers forget."""
+    parts = [p for p in ("first_layer", "all_layers") if f"{p}_{RANKED_BY}" in next(iter(rows.values()))]
+    if len(parts) < 2:
+        return None
+    scored = []
+    for m in methods:
+        if m.name in rows:
+            head, every = (1 - rows[m.name][f"{p}_{RANKED_BY}"] for p in parts)
+            scored.append(Scored(m, Interval(head, head, head), Interval(every, every, every)))
+    with plain_style():
+        figure = two_scores(
+            scored,
+            x="1 − |ρ| when the head alone forgets",
+            y="1 − |ρ| when all layers forget",
+            corner="depends on what was learnt",
+            shares=False,
+        )
+        words = ", ".join(f"{s.method.title} {s.x.value:.2f} and {s.y.value:.2f}" for s in scored)
+        caption = "1 − |Spearman's ρ| between the maps before and after. Grey diamonds: controls; a random map changes always."
+        return Drawing("overview", "The methods at a glance", caption, f"Change of maps: {words}.", *rendered(figure))
+
+
+PARTS = {
+    "nothing": "nothing changed",
+    "cascading": "cascading",
+    "first_layer": "head alone",
+    "all_layers": "all layers",
+    "independent": "independent",
+    "labels": "shuffled labels",
+}
+
+
+def _correlations(row: Mapping[Any, Any]) -> dict[str, str]:
+    """|ρ| of every part of the checks that was run."""
+    cell = {}
+    for part, head in PARTS.items():
+        if f"{part}_{RANKED_BY}" in row:
             low, high = (row[f"{part}_{RANKED_BY}_{end}"] for end in ("low", "high"))
             bounds = f" [{_number(low)}, {_number(high)}]" if part == "cascading" and not math.isnan(low) else ""
-            cell[f"{head}, ρ" + " [95%]" * (part == "cascading")] = _number(row[f"{part}_{RANKED_BY}"]) + bounds
-            for name in ("ssim", "hog") if part == "cascading" else ():
-                cell[f"{head}, {SIMILARITIES[name].split()[0]}"] = _number(row[f"{part}_{name}"])
-        for part in ("cascading", "independent", "labels"):
-            if part in parts:
-                cell[f"{parts[part]}, degenerate"] = f"{row[f'{part}_degenerate']:.1%}"
-        cells.append(cell)
-    return "\n\n".join([pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True), *_notes(layers)]) + "\n"
+            cell[f"{head} [95%]" if part == "cascading" else head] = _number(row[f"{part}_{RANKED_BY}"]) + bounds
+    return cell
+
+
+def _others(row: Mapping[Any, Any]) -> dict[str, str]:
+    cell = {}
+    for part in ("cascading", "independent", "labels"):
+        if f"{part}_{RANKED_BY}" in row:
+            for similarity in ("ssim", "hog"):
+                cell[f"{PARTS[part]}, {SIMILARITIES[similarity].split()[0]}"] = _number(row[f"{part}_{similarity}"])
+            cell[f"{PARTS[part]}, degenerate"] = f"{row[f'{part}_degenerate']:.1%}"
+    return cell
 
 
 def _notes(layers: pd.DataFrame) -> list[str]:
@@ -156,21 +242,22 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
 
 
-def draw_curves(layers: pd.DataFrame, methods: Sequence[Method], folder: Path) -> list[Path]:
-    """Write `cascading.png` and `independent.png`, a panel per similarity, for the kinds that there are.
+def curves(layers: pd.DataFrame, methods: Sequence[Method]) -> list[Drawing]:
+    """A figure for each kind of change that there is, a panel per similarity.
 
     Args:
         layers: from `layer_table`.
         methods: those to draw, in the order of the legend.
-        folder: where to write.
     """
-    files = []
+    found = []
     with plain_style():
         for kind, words in CURVES.items():
             if (layers["kind"] == kind).any():
-                files.append(folder / f"{kind}.png")
-                curves_figure(layers, kind, f"as before training: {words}", methods).savefig(files[-1], dpi=DPI)
-    return files
+                figure = curves_figure(layers, kind, f"as before training: {words}", methods)
+                caption = "Similarity to the map of the trained network at each layer, with a 95% band. Low = the map notices."
+                alt = f"Similarity of maps by layer, {kind} changes."
+                found.append(Drawing(kind, f"Layer by layer: {kind}", caption, alt, *rendered(figure)))
+    return found
 
 
 def curves_figure(layers: pd.DataFrame, kind: str, words: str, methods: Sequence[Method]) -> Figure:

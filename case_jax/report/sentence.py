@@ -1,40 +1,49 @@
-"""The answer of a run in one sentence, generated from its numbers."""
+"""The answer of an evaluation in at most three sentences, generated from its numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from case_jax.report.loading import Method, Numbers
 from case_jax.report.words import counted, listed, p_value, percent
+from case_jax.stats import UNLABELLED, WRONG
+
+FEW = 20
+"""Images below which a headline names no winner."""
 
 
 def answer(
-    numbers: Numbers, methods: Sequence[Method], *, theta: float, percent_of_pixels: float, removed: float
-) -> str:
-    """Which methods are class-sensitive, which is most faithful and which lies on its class's evidence.
+    numbers: Numbers, methods: Sequence[Method], counts: Mapping[str, int], *, theta: float, percent_of_pixels: float
+) -> list[str]:
+    """Which methods are class-sensitive, which is most faithful and which lies on its class's evidence: at most three sentences.
 
     Controls are yardsticks and never win; a method without usable maps gets no verdict; what the run did not measure is
-    not claimed.
+    not claimed, and nobody wins on fewer than `FEW` images.
 
     Args:
         numbers: statistics by method.
         methods: those of the run.
+        counts: of images, see `stats.summarise`.
         theta: the threshold that the verdict is given for.
         percent_of_pixels: how many top pixels the agreement compares.
-        removed: percentage of pixels removed in the fidelity test.
     """
     judged = [method for method in methods if not method.control]
     controls = [method for method in methods if method.control]
-    images = counted(max(int(row["images"]) for row in numbers.values()), "image")
+    number = max(int(row["images"]) for row in numbers.values())
+    images = counted(number, "image")
     if not judged:
-        return f"This run holds only {counted(len(controls), 'control')} on {images}, and so no method to judge."
+        return [f"This run holds only {counted(len(controls), 'control')} on {images}, and so no method to judge."]
     beside = f" (and {counted(len(controls), 'control')})" if controls else ""
     start = f"Of {len(judged)} methods{beside}" if len(judged) > 1 else f"{judged[0].title}{beside}"
-    parts = [
-        *_sensitivity(numbers, judged, theta, percent_of_pixels),
-        *_fidelity(numbers, judged, controls, removed),
-        *_evidence(numbers, judged, controls),
-    ]
-    return f"{start} on {images}{':' if len(judged) == 1 else ','} {'; '.join(parts) or 'nothing was scored'}."
+    sensitive = "; ".join(_sensitivity(numbers, judged, theta, percent_of_pixels))
+    wrong = counts.get(WRONG, 0)
+    labelled = number - counts.get(UNLABELLED, 0)
+    accuracy = (
+        f" (the network is right on {percent(1 - wrong / labelled, digits=0)} of them)" if labelled and wrong else ""
+    )
+    first = f"{start} on {images}{accuracy}{':' if len(judged) == 1 else ','} {sensitive}." if sensitive else ""
+    found = [first, *_fidelity(numbers, judged, controls, number), *_evidence(numbers, judged, controls)]
+    kept = [sentence for sentence in found if sentence]
+    return kept or [f"{start} on {images}: nothing was scored."]
 
 
 def _known(numbers: Numbers, methods: Sequence[Method], column: str) -> list[Method]:
@@ -98,26 +107,31 @@ def _medians(numbers: Numbers, methods: Sequence[Method]) -> str:
     return listed([percent(share, digits=0) for share in shares])
 
 
-def _fidelity(numbers: Numbers, judged: Sequence[Method], controls: Sequence[Method], removed: float) -> list[str]:
-    if all("drop_mean" not in row for row in numbers.values()):
+def _fidelity(numbers: Numbers, judged: Sequence[Method], controls: Sequence[Method], images: int) -> list[str]:
+    if all("sweep_mean" not in row for row in numbers.values()):
         return []
-    known = _known(numbers, judged, "drop_mean")
-    yardsticks = _known(numbers, controls, "drop_mean")
+    known = _known(numbers, judged, "sweep_mean")
+    yardsticks = _known(numbers, controls, "sweep_mean")
     if not known:
-        return ["fidelity could not be measured on any image"]
-    drop = {m.name: numbers[m.name]["drop_mean"] for m in [*known, *yardsticks]}
+        return ["Fidelity could not be measured on any image."]
+    used = max(int(numbers[m.name]["n_drop"]) for m in known)
+    if used < FEW:
+        return [
+            f"{used} of {counted(images, 'image')} {'is' if used == 1 else 'are'} classified correctly: too few to say which method is most faithful."
+        ]
+    drop = {m.name: numbers[m.name]["sweep_mean"] for m in [*known, *yardsticks]}
     best = max(known, key=lambda m: drop[m.name])
     control = max(yardsticks, key=lambda m: drop[m.name], default=None)
-    value = f"the confidence drops by {percent(drop[best.name])} on average at {removed:g}% removed"
-    against = f", by {percent(drop[control.name])} for the control {control.title}" if control else ""
+    value = f"the class loses {percent(drop[best.name], digits=0)} of its probability, averaged over all percentages removed"
+    against = f", and {percent(drop[control.name], digits=0)} for the control {control.title}" if control else ""
     if control and drop[control.name] >= drop[best.name]:
-        return [f"no method is more faithful than the controls ({best.title}: {value}{against})"]
+        return [f"No method is more faithful than the controls ({best.title}: {value}{against})."]
     if len(known) == 1:
-        return [f"for {best.title} {value}{against}"]
+        return [f"For {best.title} {value}{against}."]
     others = [m for m in [*known, *yardsticks] if m is not best]
-    near = [m.title for m in others if numbers[m.name]["drop_high"] >= numbers[best.name]["drop_low"]]
+    near = [m.title for m in others if numbers[m.name]["sweep_high"] >= numbers[best.name]["sweep_low"]]
     lead = f", not clearly ahead of {listed(near)}" if near else ""
-    return [f"most faithful is {best.title}{lead} ({value}{against})"]
+    return [f"Most faithful is {best.title}{lead}: {value}{against}."]
 
 
 def _evidence(numbers: Numbers, judged: Sequence[Method], controls: Sequence[Method]) -> list[str]:
@@ -128,7 +142,7 @@ def _evidence(numbers: Numbers, judged: Sequence[Method], controls: Sequence[Met
     own = {m.name: numbers[m.name]["own_mean"] for m in [*known, *yardsticks]}
     best = max(known, key=lambda m: own[m.name])
     if any(own[m.name] >= own[best.name] for m in yardsticks):
-        return ["no method puts more of its mass on its own class's evidence than the controls do"]
+        return ["No method puts more of its mass on its own class's evidence than the controls do."]
     share = f"{percent(own[best.name], digits=0)} of its mass"
     mass = f"most, {share}," if len(known) > 1 else share
-    return [f"{best.title} puts {mass} on its own class's evidence"]
+    return [f"{best.title} puts {mass} on its own class's evidence."]

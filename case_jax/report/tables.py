@@ -31,7 +31,7 @@ class MainTable(NamedTuple):
     """A table ready for the page: heads with a footnote number each, rows of cells."""
 
     groups: list[tuple[str, int]]
-    heads: list[tuple[str, int]]
+    heads: list[tuple[str, int | str]]
     rows: list[tuple[Method, list[str]]]
     notes: list[str]
 
@@ -182,6 +182,31 @@ def main_table(numbers: Numbers, methods: Sequence[Method], shown: Iterable[Colu
     return MainTable(groups, heads, rows, notes)
 
 
+def plain_table(
+    methods: Sequence[Method], cells: Mapping[str, Mapping[str, str]], notes: Mapping[str, str], *further: str
+) -> MainTable:
+    """A table without groups.
+
+    Args:
+        methods: its rows, in order; those without cells are left out.
+        cells: text by method and head.
+        notes: what a head means, by head.
+        further: notes about the whole.
+    """
+    rows = [m for m in methods if m.name in cells]
+    heads = list(cells[rows[0].name]) if rows else []
+    numbers = {head: number for number, head in enumerate((h for h in heads if h in notes), start=1)}
+    lines = [(m, list(cells[m.name].values())) for m in rows]
+    marked = [(head, numbers.get(head, "")) for head in heads]
+    return MainTable([("", len(heads))], marked, lines, [*(notes[h] for h in heads if h in notes), *further])
+
+
+def ranked_first(methods: Sequence[Method], order: Sequence[str]) -> list[Method]:
+    """Methods in this order, controls last."""
+    place = {name: number for number, name in enumerate(order)}
+    return sorted(methods, key=lambda m: (m.control, place.get(m.name, len(place))))
+
+
 def title_of(method: Method) -> str:
     """The method's title; controls, and methods whose map is the same for every class, are marked."""
     if method.control:
@@ -190,7 +215,7 @@ def title_of(method: Method) -> str:
 
 
 def markdown(found: MainTable) -> str:
-    """The main table as Markdown, to be pasted."""
+    """The table as Markdown, to be printed or pasted."""
 
     def safe(text: str) -> str:
         return text.replace("|", "\\|").replace("\n", " ")
@@ -199,9 +224,7 @@ def markdown(found: MainTable) -> str:
         [[safe(title_of(method)), *map(safe, cells)] for method, cells in found.rows],
         columns=["method", *(head for head, _ in found.heads)],
     )
-    lines = frame.to_markdown(index=False, disable_numparse=True)
-    notes = [f"- **{head}**: {note}" for (head, _), note in zip(found.heads, found.notes, strict=False)]
-    return "\n".join([lines, "", "Shares in percent.", "", *notes, *(f"- {n}" for n in found.notes[len(notes) :]), ""])
+    return frame.to_markdown(index=False, disable_numparse=True)
 
 
 def pairs_table(pairs: pd.DataFrame, titles: dict[str, str]) -> list[list[str]]:

@@ -57,7 +57,7 @@ def write_training_report(folder: RunFolder) -> Path:
     page = template("training").render(
         title=f"{kind(config)} of {config['model']['name']} on {config['data']['name']}: training",
         sentence=sentence,
-        unfinished=None if done >= planned else f"This training is unfinished: step {done:,} of {planned:,} so far.",
+        warning=None if done >= planned else f"This training is unfinished: step {done:,} of {planned:,} so far.",
         heads=heads,
         rows=rows,
         drawings=[drawing],

@@ -131,7 +131,13 @@ def other_class(key: Key[Array, ""], target: Int[Array, ""], num_classes: int) -
 
 
 def image_maps(
-    question: Question, model: TappedModel, params: Params, image: UInt8[Array, "H W 3"], image_id: Array, *, random: bool = False
+    question: Question,
+    model: TappedModel,
+    params: Params,
+    image: UInt8[Array, "H W 3"],
+    image_id: Array,
+    *,
+    random: bool = False,
 ) -> tuple[View, ImageMaps]:
     """One image's view and all methods' maps of its two likeliest classes, and of a `random` other."""
     view = view_for_targets(model, params, normalise_image(image, *question.pixels))

@@ -106,6 +106,8 @@ def of_mosaics(
     require(n * n <= model.num_classes, "n", n, f"a grid of at most {model.num_classes} cells, one per class")
     grown = tap_at_mosaic_size(tap, model, n)
     chosen = confident_images(source, model, subject.pixels, confidence=confidence, limit=limit, seed=subject.seed)
+    facts = {"images to choose from": len(chosen.indices), "classes among them": len(np.unique(chosen.classes))}
+    chosen = chosen._replace(counts={**chosen.counts, **facts, "mosaics asked for": mosaics})
     drawn = make_mosaics(source, chosen, n=n, count=mosaics, seed=subject.seed, confidence=confidence)
     return subject._replace(source=drawn, model=grown, class_names=subject.names())
 
@@ -166,7 +168,9 @@ class GridPointing:
     def settings(self, subject: Subject) -> dict[str, Any]:
         """All options, and how the mosaics came about."""
         drawn = _mosaics(subject, self.n)
-        return {"grid_pointing": dataclasses.asdict(self) | {"counts": {**drawn.chosen.counts, "mosaics drawn": len(drawn)}}}
+        return {
+            "grid_pointing": dataclasses.asdict(self) | {"counts": {**drawn.chosen.counts, "mosaics drawn": len(drawn)}}
+        }
 
 
 def _mosaics(subject: Subject, n: int) -> Mosaics:

@@ -101,7 +101,9 @@ class Localise:
         twice = [name for name in subject.methods if name in BASELINES]
         accepted = f"other names than those of the baselines: {', '.join(BASELINES)}"
         require(not twice, "methods", ", ".join(twice), accepted)
-        require(self.thresholds >= 1, "thresholds", self.thresholds, "a number of thresholds of at least 1, for example 100")
+        require(
+            self.thresholds >= 1, "thresholds", self.thresholds, "a number of thresholds of at least 1, for example 100"
+        )
 
     def program(self, question: Question, model: TappedModel, images: Images) -> Program:
         """Twice through the devices: maps to the host, which finds boxes there; their crops back through the classifier."""

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -146,7 +147,9 @@ def prepare_pairs(
     pairs = study.pairs(model, empty.images.shape[1:3], size, len(question.methods))
     step = grid.step(make_counting_step(question, model, pairs))
     grid.trace(step, empty_counts(len(question.methods), model.num_classes, grid.columns), model.params, empty)
-    config = subject.configuration(images.indices, contrast) | study.settings(subject) | {"study": study.name, "tile": size}
+    config = (
+        subject.configuration(images.indices, contrast) | study.settings(subject) | {"study": study.name, "tile": size}
+    )
     config["model"] |= {"precision": precision}
     config["pairs"] |= {"pixels": pairs.pixels}
     methods = tuple(question.methods)
@@ -158,7 +161,7 @@ def run_pairs(
 ) -> Agreements:
     """Count, or go on counting.
 
-    Of several processes (`parallel.join`) each takes its share of the tiles; all return when all are counted. SIGTERM and
+    Of several processes (`parallel.join`) each takes its share of the tiles; the first returns when all are counted, the others when their share is. SIGTERM and
     Ctrl-C end it after the batch in hand, which is kept.
 
     Args:
@@ -187,18 +190,19 @@ def run_pairs(
         todo = [t for t in tiles if t not in done][number::count]
         if todo:
             _count(job, todo, mine, lambda: write_sums(folder, number, mine), save_seconds, progress)
-        if count > 1:
+        if number == 0 and count > 1:
             wait_until(lambda: tiles_counted(folder) == len(tiles))
             held = read_sums(folder, job.shape)
     return _found(job, total(held.values(), job.shape))
 
 
-def agreements(folder: RunFolder) -> Agreements:
+def agreements(path: Path) -> Agreements:
     """What a run has counted so far, read off its folder.
 
     Raises:
         CaseJaxError: for a folder without a run, or damaged sums.
     """
+    folder = RunFolder(path)
     config = folder.config()
     methods = tuple(config["methods"])
     shape = (len(methods), config["model"]["classes"])

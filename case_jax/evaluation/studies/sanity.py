@@ -94,7 +94,11 @@ class Sanity:
 
 
 def _rows(
-    tile: Tile, targets: Int[np.ndarray, " B"], found: Sequence[Mapping[str, np.ndarray]], listed: Sequence[Change], methods: Sequence[str]
+    tile: Tile,
+    targets: Int[np.ndarray, " B"],
+    found: Sequence[Mapping[str, np.ndarray]],
+    listed: Sequence[Change],
+    methods: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """One row per image, change and method, as columns."""
     slots = [slot for slot, example in enumerate(tile.examples) if example is not None]

@@ -135,7 +135,11 @@ def make_sanity_step(
         return query.targets, found
 
     count = len(listed)
-    programs = [Compiled(ask_all, of_question), Compiled(explain, of_maps, 1 + count), Compiled(compare, of_comparison, count)]
+    programs = [
+        Compiled(ask_all, of_question),
+        Compiled(explain, of_maps, 1 + count),
+        Compiled(compare, of_comparison, count),
+    ]
     return step, programs
 
 

@@ -6,15 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from studies import count_pairs
 
 from case_jax import METHODS, CaseJaxError, parallel, tag, tag_head_input, tap_function
 from case_jax.contrast.choice import choose_contrast
-from case_jax.evaluation import pair_counts
-from case_jax.evaluation import sweep as sweep_module
+from case_jax.evaluation.batches import Batch
+from case_jax.evaluation.maps import Pixels
+from case_jax.evaluation.studies import pair_counts
+from case_jax.evaluation.studies import pairs as pairs_module
 from case_jax.evaluation.studies.pair_counts import empty_counts, make_counting_step, pairs_in
 from case_jax.evaluation.studies.pair_sums import PairSums, file_of, read_sums, write_sums
-from case_jax.evaluation.step import Batch, Pixels, Protocol
-from case_jax.evaluation.studies.sweep import Sweep, confused_pairs, sweep
+from case_jax.evaluation.studies.pairs import Agreements, confused_pairs
 from case_jax.parallel import ALONE, Grid
 from case_jax.results import RunFolder
 from case_jax.source import Example, UnreadableImageError
@@ -76,8 +78,8 @@ CONTRAST = choose_contrast("topk_logits:2", CLASSES)
 @pytest.fixture
 def run(model):
     def go(source=None, methods=None, **settings):
-        given = {"agreement_percent": PERCENT, "tile": 4, "memory": ENOUGH, "progress": False} | settings
-        return sweep(source or Squares(), model, CONTRAST, methods or {"known": known}, pixels=PIXELS, **given)
+        given = {"agreement_percent": PERCENT, "tile": 4, "memory": ENOUGH} | settings
+        return count_pairs(source or Squares(), model, CONTRAST, methods or {"known": known}, pixels=PIXELS, **given)
 
     return go
 
@@ -153,9 +155,7 @@ def on_the_toy(toy, source_images, names=REAL, **settings):
 
     methods = {name: METHODS[name].maps for name in names}
     contrast, pixels = choose_contrast("topk_logits:2", toy.num_classes), Pixels((0.5,) * 3, (0.25,) * 3)
-    return sweep(
-        Noise(), toy, contrast, methods, pixels=pixels, agreement_percent=10, tile=4, progress=False, **settings
-    )
+    return count_pairs(Noise(), toy, contrast, methods, pixels=pixels, agreement_percent=10, tile=4, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -249,14 +249,14 @@ def test_another_number_of_processes_takes_what_is_left(run, model, tmp_path, mo
 
 def test_processes_share_a_folder(run, monkeypatch):
     monkeypatch.setattr(parallel, "process", lambda: (0, 2))
-    with pytest.raises(CaseJaxError, match=r"folder: got None; accepted: a folder, where processes share a sweep"):
+    with pytest.raises(CaseJaxError, match=r"folder: got None; accepted: a folder, where processes share a run"):
         run()
 
 
 def test_another_sweep_is_refused_with_the_difference(run, tmp_path):
     folder = RunFolder(tmp_path / "run")
     run(folder=folder)
-    with pytest.raises(CaseJaxError, match=r"sweep\.top: the folder has 6, this run 3"):
+    with pytest.raises(CaseJaxError, match=r"pairs\.top: the folder has 6, this run 3"):
         run(folder=folder, top=3)
     with pytest.raises(CaseJaxError, match=r"sweep\.tile: the folder has 4, this run 2"):
         run(folder=folder, tile=2)
@@ -291,13 +291,13 @@ def test_devices_are_emptied_before_their_integers_could_overflow(run, model, mo
     fetched = []
     emptied = Grid.zeros
     monkeypatch.setattr(Grid, "zeros", lambda self, state: fetched.append(1) or emptied(self, state))
-    monkeypatch.setattr(sweep_module, "LARGEST", 4 * TOP_PIXELS)  # one step of four images
+    monkeypatch.setattr(pairs_module, "LARGEST", 4 * TOP_PIXELS)  # one step of four images
     agrees(run(), model)
     assert len(fetched) == 2 + 3  # traced, begun, and after each of three steps
 
 
 def test_a_tile_whose_sums_could_overflow_is_refused(run, monkeypatch):
-    monkeypatch.setattr(sweep_module, "LARGEST", 3 * TOP_PIXELS)
+    monkeypatch.setattr(pairs_module, "LARGEST", 3 * TOP_PIXELS)
     with pytest.raises(CaseJaxError, match="tile: got 4; accepted: at most 3 images"):
         run()
 
@@ -355,7 +355,7 @@ def test_bad_settings_are_refused(model, settings, words):
         raise AssertionError("contrast sets are found last")
 
     with pytest.raises(CaseJaxError, match=words):
-        sweep(Squares(), model, never, methods, pixels=PIXELS, **given)
+        count_pairs(Squares(), model, never, methods, pixels=PIXELS, **given)
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------------------
@@ -365,11 +365,11 @@ def test_confused_pairs_are_ordered_by_agreement_images_and_class(monkeypatch):
     images = np.array([[9, 4, 4, 8], [4, 9, 8, 4], [4, 8, 9, 0], [8, 4, 0, 9]])
     agreement = np.array([[1, 0.5, 0.25, 0.5], [0.5, 1, 0.5, 0.5], [0.25, 0.5, 1, 0], [0.5, 0.5, 0, 1]])
     overlap = (images * agreement * 8).astype(int)
-    found = Sweep(("m",), overlap[None], images[None], 8, np.zeros(1), [], 9)
+    found = Agreements(("m",), overlap[None], images[None], 8, np.zeros(1), [], 9)
     names = ("a", "b", "c", "d")
     expected = [("a", "d", 8), ("b", "c", 8), ("a", "b", 4), ("b", "d", 4), ("a", "c", 4)]
     for block in (1, 8, 1 << 22):  # rows at a time
-        monkeypatch.setattr(sweep_module, "BLOCK", block)
+        monkeypatch.setattr(pairs_module, "BLOCK", block)
         pairs = confused_pairs(found, names)
         assert list(zip(pairs["class_a"], pairs["class_b"], pairs["images"], strict=True)) == expected
         assert pairs["agreement"].tolist() == [0.5, 0.5, 0.5, 0.5, 0.25]

@@ -21,8 +21,8 @@ import numpy as np
 from case_jax import METHODS
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
-from case_jax.evaluation.step import Pixels
-from case_jax.evaluation.studies.sweep import sweep
+from case_jax.evaluation import PairAgreement, Pixels, Subject
+from case_jax.evaluation.studies import prepare_pairs, run_pairs
 from case_jax.imageops import normalise_image
 from case_jax.models import load_classifier, tap_classifier
 
@@ -34,7 +34,8 @@ methods = {name: METHODS[name].maps for name in ("case", "saliency")}
 found = {}
 for top in (None, 6):  # 25 and 6 classes, which 4 and 8 do not divide
     for shards in (int(n) for n in sys.argv[2:] if top is None or int(n) in (1, 4)):
-        done = sweep(source, model, choose_contrast("topk_logits:4", 25), methods, pixels=pixels, top=top, tile=4, class_shards=shards)
+        study, subject = PairAgreement(top, class_shards=shards), Subject(source, model, choose_contrast("topk_logits:4", 25), pixels, methods)
+        done = run_pairs(prepare_pairs(study, subject, tile=4), None)
         assert done.counted == 21
         for kind in ("overlap", "images", "degenerate"):
             found[f"{top} {shards} {kind}"] = getattr(done, kind)
@@ -64,7 +65,7 @@ def test_every_table_of_devices_gives_the_sums_of_one_device(environment, tmp_pa
 
 
 WORDS = (
-    *("sweep", "--limit", 120, "--tile", 8, "--save-seconds", 0, "--contrast", "topk_logits:3"),
+    *("pairs", "--limit", 120, "--tile", 8, "--save-seconds", 0, "--contrast", "topk_logits:3"),
     *("--methods", "case", "random"),
 )
 TILES = 15
