@@ -17,7 +17,7 @@ from case_jax.report.figures import LEGEND_COLUMNS, LEGEND_LINE, lines_of, plain
 from case_jax.report.loading import Method, Run, load_run
 from case_jax.report.page import Drawing, Page, Section
 from case_jax.report.scores import Scored, two_scores
-from case_jax.report.tables import MainTable, plain_table, ranked_first
+from case_jax.report.tables import plain_table, ranked_first
 from case_jax.stats import Interval
 
 SIMILARITIES = {

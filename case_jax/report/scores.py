@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -14,9 +15,11 @@ from case_jax.report.loading import Method
 from case_jax.stats import Interval
 
 MARK, LINE = "#0072B2", "#8fb8d6"
+SAME = 5.0
+"""Pixels between marks that count as one place."""
 PLACES = [
     (r * x, r * y)
-    for r in (9, 18, 30, 44)
+    for r in (9, 20, 34, 50, 70)
     for x, y in ((1, 0.6), (1, -0.9), (-1, 0.6), (-1, -0.9), (0, 1.2), (0, -1.4))
 ]
 """Points from a mark to where its label may stand, nearest first."""
@@ -53,37 +56,43 @@ def two_scores(scored: Sequence[Scored], *, x: str, y: str, corner: str, shares:
     if shares:
         axes.xaxis.set_major_formatter(PERCENT)
         axes.yaxis.set_major_formatter(PERCENT)
-    axes.text(0.99, 0.985, f"↗ {corner}", transform=axes.transAxes, ha="right", va="top", color="#5c5c5c", fontsize=8.5)
+    axes.set_title(f"↗ {corner}", loc="right", color="#5c5c5c", fontsize=8.5)
     axes.grid(color="#ececec", linewidth=0.6, zorder=0)
     _label(figure, axes, known)
     return figure
 
 
 def _label(figure: Figure, axes: Axes, scored: Sequence[Scored]) -> None:
-    """Write each method's name where it covers least."""
+    """Write each method's name where it covers least; methods with one place share a label."""
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()
-    renderer = canvas.get_renderer()
-    marks = [axes.transData.transform((s.x.value, s.y.value)) for s in scored]
-    taken: list[Bbox] = []
-    frame = axes.get_window_extent(renderer)
-    for method, across, up in scored:
-        best: tuple[float, tuple[float, float]] | None = None
-        colour = "#666666" if method.control else "#1a1a1a"
+    figure.set_layout_engine("none")  # labels shall not move what they were placed by
+    renderer, frame = canvas.get_renderer(), axes.get_window_extent()
+    groups: list[tuple[np.ndarray, list[Scored]]] = []
+    for one in scored:
+        place = axes.transData.transform((one.x.value, one.y.value))
+        near = next((members for at, members in groups if np.abs(at - place).max() < SAME), None)
+        if near is None:
+            groups.append((place, [one]))
+        else:
+            near.append(one)
+    marks, taken = [place for place, _ in groups], list[Bbox]()
+    for _, members in groups:
+        method, across, up = members[0]
         text = axes.annotate(
-            method.title, (across.value, up.value), xytext=PLACES[0], textcoords="offset points", fontsize=8, color=colour,
+            ",\n".join(m.method.title for m in members), (across.value, up.value), xytext=PLACES[0], textcoords="offset points",
+            fontsize=8, linespacing=1.05, color="#666666" if method.control else "#1a1a1a",
             arrowprops={"arrowstyle": "-", "color": "#c9c9c9", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
         )  # fmt: skip
-        for place in PLACES:
+
+        def cost(place: tuple[float, float], text: Annotation = text) -> float:
             box = _box(text, place, renderer)
-            cost = sum(box.overlaps(other) for other in taken) * 10.0
-            cost += sum(box.x0 - 3 < px < box.x1 + 3 and box.y0 - 3 < py < box.y1 + 3 for px, py in marks) * 6.0
+            over = 10.0 * sum(box.overlaps(other) for other in taken)
+            over += 6.0 * sum(box.x0 - 4 < x < box.x1 + 4 and box.y0 - 4 < y < box.y1 + 4 for x, y in marks)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            cost += (not inside) * 4.0 + 0.02 * (abs(place[0]) + abs(place[1]))
-            if best is None or cost < best[0]:
-                best = (cost, place)
-        assert best is not None
-        taken.append(_box(text, best[1], renderer))
+            return over + 8.0 * (not inside) + 0.02 * (abs(place[0]) + abs(place[1]))
+
+        taken.append(_box(text, min(PLACES, key=cost), renderer))
 
 
 def _placed(text: Annotation, place: tuple[float, float]) -> Annotation:
@@ -95,4 +104,5 @@ def _placed(text: Annotation, place: tuple[float, float]) -> Annotation:
 
 def _box(text: Annotation, place: tuple[float, float], renderer: Any) -> Bbox:
     """Where the name would stand; without the line to its mark."""
-    return Text.get_window_extent(_placed(text, place), renderer)
+    _placed(text, place).update_positions(renderer)
+    return Text.get_window_extent(text, renderer)
