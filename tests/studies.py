@@ -30,6 +30,7 @@ def evaluation(source, model, contrast, *, pixels, methods=METHODS, **options):
 
 def localise(source, model, contrast, methods, path, *, pixels, **options):
     """What a localisation finds."""
+    options = {"part": 4 * options.get("tile", 16), **options}
     return localisation(
         run(asked(Localise, source, model, contrast, methods, pixels, options), RunFolder(path), progress=False)
     )

@@ -25,7 +25,7 @@ from case_jax.methods import centre_gaussian, finer_cam, grad_cam, random_map
 from case_jax.metrics.grid_pointing import cell_shares, grid_pointing_scores, join_cells, split_cells
 from case_jax.models import tap_classifier
 from case_jax.report import write_report
-from case_jax.report.grid_pointing import markdown, mosaics_figure, summarise
+from case_jax.report.grid_pointing import mosaics_figure, page_of, summarise
 from case_jax.report.loading import load_run
 from case_jax.results import RunFolder
 from case_jax.source import Example, UnreadableImageError
@@ -363,11 +363,11 @@ def test_degenerate_maps_have_no_score_and_are_counted():
     flat = found.rows[found.rows["method"] == "nothing"]
     assert flat["degenerate"].all()
     assert flat["score"].isna().all()
-    table = summarise(found.rows).set_index("method")
+    table = summarise(found.folder.rows()).set_index("method")
     assert table.loc["nothing", "degenerate"] == 12
     assert np.isnan(table.loc["nothing", "mean"])
     assert table.loc["nothing", "mean_with_zeros"] == 0
-    assert "12 of 12" in markdown(summarise(found.rows), {"nothing": "Nothing"}, 2)
+    assert "12 of 12" in str(page_of(found.folder.path)[1].sections)
 
 
 def test_enlarged_maps_lose_mass_over_the_borders():
@@ -485,7 +485,7 @@ def test_the_command_writes_rows_summaries_and_a_picture(pointing, tmp_path):
     assert "DiFull" in out
     rows = pd.read_csv(tmp_path / "game" / "grid_pointing.csv")
     assert len(rows) == 2 * 4 * 4 * 3
-    blind = rows[rows["method"] == "centre_gaussian"].groupby(["setting", "mosaic"])["score"].sum()
+    blind = rows[rows["method"] == "centre_gaussian"].groupby(["setting", "image_id"])["score"].sum()
     np.testing.assert_allclose(blind, 1.0, rtol=1e-5)  # the shares of one map
     summary = json.loads((tmp_path / "game" / "summary.json").read_text())
     assert summary["counts"]["mosaics drawn"] == 4
@@ -493,7 +493,7 @@ def test_the_command_writes_rows_summaries_and_a_picture(pointing, tmp_path):
     scores = {(s["setting"], s["method"]): s["mean"] for s in summary["scores"]}
     assert scores[GRIDPG, "grad_cam"] > 0.4
     assert "images looked at: 60" in (tmp_path / "game" / "summary.md").read_text()
-    with Image.open(tmp_path / "game" / "mosaics.png") as picture:
+    with Image.open(tmp_path / "game" / "figures" / "mosaics.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10
 
 

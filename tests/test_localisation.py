@@ -32,7 +32,7 @@ from case_jax.metrics.localisation_curves import (
 )
 from case_jax.metrics.mask_statistics import mask_statistics
 from case_jax.metrics.saliency_metric import saliency_metric
-from case_jax.report.localisation import markdown, summarise
+from case_jax.report.localise import summarise
 from experiments.parity import goldens
 
 OURS = [2, 3, 0, 1]
@@ -354,7 +354,4 @@ def test_tables_leave_out_what_has_no_number():
     assert summary.loc["a", "images"] == 3
     assert summary.loc["b", "degenerate"] == 3
     assert summary.loc["a", ["le", "le_low", "le_high"]].tolist() == [0.5] * 3
-    text = markdown(summary.reset_index(), {"a": "Method A"})
-    line = next(line for line in text.splitlines() if line.startswith("| Method A"))
-    assert "50.0% [50.0, 50.0]" in line
-    assert next(line for line in text.splitlines() if line.startswith("| b")).count("–") >= 8
+    assert summary.loc["b", ["le", "om", "f1", "f1a", "sm", "pxap", "max_box_acc", "mean"]].isna().all()

@@ -198,7 +198,7 @@ def test_memory_stays_within_the_setting_and_the_packed_masks():
     size = {"shape": (side, side), "tile": tile, "methods": 2, "gradients": 64}
     pairs = pairs_in(memory, top=classes, pixels=200, **size)
     assert (pairs.at_once, pairs.asked) == (4, 1)
-    protocol = Protocol(
+    protocol = Question(
         {"coarse": of_size(8), "fine": of_size(side)}, choose_contrast("topk_logits:1", classes).sets, {}, {}, PIXELS
     )
     counts = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), empty_counts(2, classes, 1))
@@ -258,7 +258,7 @@ def test_another_sweep_is_refused_with_the_difference(run, tmp_path):
     run(folder=folder)
     with pytest.raises(CaseJaxError, match=r"pairs\.top: the folder has 6, this run 3"):
         run(folder=folder, top=3)
-    with pytest.raises(CaseJaxError, match=r"sweep\.tile: the folder has 4, this run 2"):
+    with pytest.raises(CaseJaxError, match=r"tile: the folder has 4, this run 2"):
         run(folder=folder, tile=2)
     with pytest.raises(CaseJaxError, match=r"data\.images: the folder has 11, this run 10"):
         run(folder=folder, limit=10)

@@ -194,14 +194,14 @@ def test_rows_are_complete_and_exclusions_counted(checked):
 
 
 def test_nothing_changed_gives_the_same_map(checked):
-    rows = checked[0].rows
+    rows = checked[0].rows()
     same = rows[(rows["kind"] == NOTHING_CHANGED) & rows["method"].isin(["grad_cam", "case", "sobel", "centre"])]
     np.testing.assert_allclose(same[list(SIMILARITIES)], 1, atol=1e-6)
     assert (same["top1"] == same["target"]).all()
 
 
 def test_maps_that_do_not_look_at_the_classifier_stay_the_same_and_random_ones_never_do(checked):
-    rows = checked[0].rows
+    rows = checked[0].rows()
     blind = rows[rows["method"].isin(["sobel", "centre"])]
     np.testing.assert_allclose(blind[list(SIMILARITIES)], 1, atol=1e-6)
     drawn_anew = rows[rows["method"] == "random"].groupby(["kind", "step"])[["spearman", "spearman_abs"]].mean()
@@ -210,7 +210,7 @@ def test_maps_that_do_not_look_at_the_classifier_stay_the_same_and_random_ones_n
 
 
 def test_maps_that_hang_on_parameters_change(checked):
-    rows = checked[0].rows.set_index("method")
+    rows = checked[0].rows().set_index("method")
     changed = rows.loc["grad_cam"]
     changed = changed[(changed["kind"] != NOTHING_CHANGED) & ~changed["degenerate_changed"]]
     assert (changed["spearman"] < 0.999).all()
@@ -218,14 +218,14 @@ def test_maps_that_hang_on_parameters_change(checked):
 
 
 def test_degenerate_maps_have_no_similarity_and_are_counted(checked):
-    flat = checked[0].rows[checked[0].rows["method"] == "nothing"]
+    flat = checked[0].rows()[checked[0].rows()["method"] == "nothing"]
     assert flat["degenerate"].all()
     assert flat["degenerate_changed"].all()
     assert flat[list(SIMILARITIES)].isna().all().all()
-    table = report.layer_table(checked[0].rows).set_index("method").loc["nothing"]
+    table = report.layer_table(checked[0].rows()).set_index("method").loc["nothing"]
     assert (table["images"] == 0).all()
     assert (table["degenerate_changed"] == IMAGES - 1).all()
-    summary = report.summarise(checked[0].rows).set_index("method").loc["nothing"]
+    summary = report.summarise(checked[0].rows()).set_index("method").loc["nothing"]
     assert summary["cascading_degenerate"] == 1
     assert np.isnan(summary["cascading_ssim"])
 
@@ -286,10 +286,10 @@ def test_similarities_are_those_of_maps_made_one_by_one(checked):
 
 def test_rows_do_not_depend_on_the_tile_a_seed_repeats_them_and_a_stopped_run_resumes(tmp_path):
     methods = {"grad_cam": grad_cam, "random": random_map}
-    first = check(tmp_path / "a", methods, kinds=(INDEPENDENT,)).rows
+    first = check(tmp_path / "a", methods, kinds=(INDEPENDENT,)).rows()
     RunFolder(tmp_path / "a").part(1).unlink()
-    pd.testing.assert_frame_equal(check(tmp_path / "a", methods, kinds=(INDEPENDENT,)).rows, first)
-    other = check(tmp_path / "b", methods, kinds=(INDEPENDENT,), tile=5).rows
+    pd.testing.assert_frame_equal(check(tmp_path / "a", methods, kinds=(INDEPENDENT,)).rows(), first)
+    other = check(tmp_path / "b", methods, kinds=(INDEPENDENT,), tile=5).rows()
     pd.testing.assert_frame_equal(first, other, check_exact=False, atol=1e-4)
     with pytest.raises(CaseJaxError, match="holds a run with another configuration"):
         check(tmp_path / "a", methods, kinds=(INDEPENDENT,), seed=1)
@@ -299,7 +299,7 @@ def test_rows_do_not_depend_on_the_tile_a_seed_repeats_them_and_a_stopped_run_re
 
 def test_logits_that_are_not_finite_make_every_map_degenerate(tmp_path):
     broken = OTHER | {"head": {"kernel": OTHER["head"]["kernel"].at[0, 0].set(jnp.nan)}}
-    rows = check(tmp_path / "run", {"sobel": sobel_edges}, untrained=broken, kinds=(INDEPENDENT,), limit=2).rows
+    rows = check(tmp_path / "run", {"sobel": sobel_edges}, untrained=broken, kinds=(INDEPENDENT,), limit=2).rows()
     touched = rows["layer"] == "head"
     assert rows.loc[touched, "degenerate_changed"].all()
     assert not rows.loc[~touched, "degenerate_changed"].any()
@@ -334,7 +334,7 @@ def test_bad_checks_are_refused(options, words, tmp_path):
 
 
 def test_tables_rank_methods_and_tell_random_ones(checked):
-    summary = report.summarise(checked[0].rows)
+    summary = report.summarise(checked[0].rows())
     order = [name for name in summary["method"] if name not in ("nothing", "case")]
     assert order[0] in ("random", "grad_cam")
     assert set(order[-2:]) == {"sobel", "centre"}
@@ -342,25 +342,24 @@ def test_tables_rank_methods_and_tell_random_ones(checked):
     assert by_name.loc["sobel", "labels_ssim"] == pytest.approx(1, abs=1e-6)
     low, mean, high = by_name.loc["grad_cam", [f"cascading_ssim{end}" for end in ("_low", "", "_high")]]
     assert low <= mean <= high
-    methods = [Method(name, name.title(), name == "sobel", False, {}) for name in summary["method"]]
-    text = report.markdown(summary, report.layer_table(checked[0].rows), methods)
-    assert "Sobel" in text
-    assert "100.0%" in text  # degenerate
-    header = next(line for line in text.splitlines() if line.startswith("| method"))
-    assert all(line.count("|") == header.count("|") for line in text.splitlines() if line.startswith("|"))
+    page = report.page_of(checked[0].path)[1]
+    assert {method.name for method, _ in page.table.rows} == set(summary["method"])
+    assert "100.0%" in str(page.sections[-1].table)  # degenerate
+    header = next(line for line in page.text().splitlines() if line.startswith("| method"))
+    assert all(line.count("|") == header.count("|") for line in page.text().splitlines() if line.startswith("|"))
 
 
 def test_shuffled_labels_alone_make_a_table_without_curves(checked, tmp_path):
-    rows = checked[0].rows
+    rows = checked[0].rows()
     rows = rows[rows["kind"].isin([NOTHING_CHANGED, LABELS]) & rows["method"].isin(["sobel", "grad_cam"])]
     summary, layers = report.summarise(rows), report.layer_table(rows)
     assert summary["method"].tolist() == ["grad_cam", "sobel"]
-    assert "shuffled labels, ρ" in report.markdown(summary, layers, [])
-    assert report.draw_curves(layers, [], tmp_path) == []
+    assert "shuffled labels" in report._correlations(summary.to_dict("records")[0])
+    assert report.curves(layers, []) == []
 
 
 def test_curves_show_every_layer_and_the_labels(checked):
-    layers = report.layer_table(checked[0].rows)
+    layers = report.layer_table(checked[0].rows())
     methods = [Method(name, name, False, False, {}) for name in ("grad_cam", "sobel")]
     figure = report.curves_figure(layers, CASCADING, "words", methods)
     axis = figure.axes[0]
@@ -392,10 +391,10 @@ def test_the_command_writes_rows_tables_and_curves(command, classifier, tmp_path
     assert layers.set_index("method").loc["sobel", "ssim"].to_numpy() == pytest.approx(1, abs=1e-6)
     facts = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert facts["layers"] == ["head", "blocks", "bn", "stem"]
-    assert facts["counts"] == {"images": 4, "could not be read": 0, "layers": 4}
+    assert facts["counts"] == {"images": 4, "images that could not be read": 0, "layers": 4}
     assert {s["method"]: s["labels_hog"] for s in facts["scores"]}["sobel"] == pytest.approx(1, abs=1e-6)
     for picture in ("cascading.png", "independent.png"):
-        with Image.open(tmp_path / "run" / picture) as image:
+        with Image.open(tmp_path / "run" / "figures" / picture) as image:
             assert np.asarray(image.convert("L")).std() > 10
 
 

@@ -125,16 +125,6 @@ class TiledStudy(Study, Protocol):
         ...
 
 
-class Settled(NamedTuple):
-    """What a study needs to compile: checked, and its contrast sets found."""
-
-    model: TappedModel
-    """The classifier at the precision of the run."""
-    images: Images
-    contrast: ContrastChoice
-    question: Question
-
-
 class Job(NamedTuple):
     """A study that has been checked and can start."""
 
@@ -193,7 +183,8 @@ def prepare(
     require(whole >= 1 and whole % (1 if size == AUTO else size) == 0, "part", part, f"a multiple of the tile, {tile}")
     accepted = "a bound for a tile that is found: tile='auto'"
     require(memory is None or size == AUTO, "memory", memory, accepted)
-    model, images, contrast, question = settle(study, subject, limit=limit, precision=precision)
+    model, images = checked(study, subject, limit=limit, precision=precision)
+    contrast, question = asked(subject, images)
     indices = images.indices
     program = study.program(question, model, images)
     if size == AUTO:
@@ -211,15 +202,20 @@ def prepare(
     return Job(study, subject, question, model, images, contrast, program, size, whole, config)
 
 
-def settle(study: Study, subject: Subject, *, limit: int | None, precision: str) -> Settled:
-    """Check subject and study, draw the images, then find the contrast sets; arguments and errors as `prepare`."""
+def checked(study: Study, subject: Subject, *, limit: int | None, precision: str) -> tuple[TappedModel, Images]:
+    """The classifier at its precision, and the images; subject and study are checked. Arguments and errors as `prepare`."""
     subject.check()
     model = at_precision(subject.model, precision)
     indices = select(subject.source, limit, subject.seed)
     images = Images(subject.source, indices, first_readable(subject.source, indices))
     study.check(subject, images)
+    return model, images
+
+
+def asked(subject: Subject, images: Images) -> tuple[ContrastChoice, Question]:
+    """The contrast sets, found when all else has been checked, and what every image is asked."""
     contrast = subject.settled(normalise_image(images.first.image, *subject.pixels))
-    return Settled(model, images, contrast, Question(subject.functions, contrast.sets, subject.pixels, subject.seed))
+    return contrast, Question(subject.functions, contrast.sets, subject.pixels, subject.seed)
 
 
 def _largest_tile(program: Program, model: TappedModel, images: Images, memory: int, most: int) -> int:

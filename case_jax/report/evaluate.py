@@ -58,7 +58,7 @@ def page_of(path: Path) -> tuple[Run, Page]:
         table=_first_table(numbers, methods, ranks["mean_rank"] if judged else pd.Series(dtype=float)),
         gallery=gallery,
         sections=sections,
-        counts={"images that could not be read": len(run.excluded), **summary.counts},
+        counts={"images that could not be read": len(run.excluded), **summary.counts, **_degenerate(numbers, run.methods)},
         files={"summary.csv": _csv(summary, run.methods, ranks)},
     )
     return run, page
@@ -129,6 +129,11 @@ def _first_table(numbers: Numbers, methods: Sequence[Method], ranks: pd.Series) 
         cells[m.name] = entry
     notes["n"] = "Images with usable maps of both classes."
     return plain_table(methods, cells, notes)
+
+
+def _degenerate(numbers: Numbers, methods: Sequence[Method]) -> dict[str, int]:
+    rows = [(m.title, numbers[m.name]["degenerate"]) for m in methods if m.name in numbers]
+    return {f"images with a degenerate map of {title}": int(number) for title, number in rows if number}
 
 
 def _paired(summary: Summary, methods: Sequence[Method]) -> list[Section]:

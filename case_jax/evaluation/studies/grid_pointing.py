@@ -169,7 +169,7 @@ class GridPointing:
         """All options, and how the mosaics came about."""
         drawn = _mosaics(subject, self.n)
         return {
-            "grid_pointing": dataclasses.asdict(self) | {"counts": {**drawn.chosen.counts, "mosaics drawn": len(drawn)}}
+            "grid_pointing": dataclasses.asdict(self) | {"confidence": drawn.chosen.confidence, "counts": {**drawn.chosen.counts, "mosaics drawn": len(drawn)}}
         }
 
 

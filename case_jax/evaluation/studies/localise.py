@@ -217,9 +217,9 @@ def localisation(folder: RunFolder) -> Localisation:
     Raises:
         CaseJaxError: when nothing could be scored; says why.
     """
-    config, excluded = folder.config(), folder.excluded()
+    config, excluded = folder.config(), [{"kind": UNREADABLE, **entry} for entry in folder.excluded()]
     drawn = config["data"]["images"]
-    kinds = Counter(entry.get("kind", UNREADABLE) for entry in excluded)
+    kinds = Counter(entry["kind"] for entry in excluded)
     if len(excluded) == drawn:
         raise CaseJaxError(
             f"source: none of the {drawn} images of {config['data']['name']} could be scored: "

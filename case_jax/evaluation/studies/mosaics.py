@@ -29,6 +29,8 @@ class Confident(NamedTuple):
     probabilities: Float[np.ndarray, " N"]
     counts: dict[str, int]
     """How many images were looked at, left out and why."""
+    confidence: float
+    """Least probability of the likeliest class."""
     highest: float
     """The highest probability of any image classified correctly (or without a label)."""
 
@@ -92,7 +94,7 @@ def confident_images(
     }
     kept = finite & right & sure
     highest = float(np.max(probabilities[finite & right], initial=0.0))
-    return Confident(at[kept], classes[kept], probabilities[kept], counts, highest)
+    return Confident(at[kept], classes[kept], probabilities[kept], counts, confidence, highest)
 
 
 def draw_mosaics(classes: Int[np.ndarray, " N"], *, n: int, count: int, seed: int) -> Int[np.ndarray, "M n*n"]:

@@ -17,7 +17,7 @@ from case_jax import parallel
 from case_jax._checks import require, require_percent
 from case_jax.contrast.choice import ContrastChoice
 from case_jax.evaluation.batches import Batch, Tile, groups, template, tiles
-from case_jax.evaluation.engine import Images, contrast_facts, settle
+from case_jax.evaluation.engine import Images, asked, checked, contrast_facts
 from case_jax.evaluation.folders import opened
 from case_jax.evaluation.studies.pair_counts import Pairs, empty_counts, make_counting_step, pairs_in
 from case_jax.evaluation.studies.pair_sums import PairSums, read_sums, tiles_counted, total, write_sums
@@ -142,9 +142,10 @@ def prepare_pairs(
     """Check completely, before any long work; arguments and errors as `engine.prepare`, and those of `PairAgreement`."""
     require(tile is None or tile >= 1, "tile", tile, "at least 1 image per device and step")
     size = study.tile if tile is None else tile
-    model, images, contrast, question = settle(study, subject, limit=limit, precision=precision)
+    model, images = checked(study, subject, limit=limit, precision=precision)
     empty, grid = template(images.source, images.indices, size), parallel.Grid(study.class_shards)
-    pairs = study.pairs(model, empty.images.shape[1:3], size, len(question.methods))
+    pairs = study.pairs(model, empty.images.shape[1:3], size, len(subject.methods))
+    contrast, question = asked(subject, images)
     step = grid.step(make_counting_step(question, model, pairs))
     grid.trace(step, empty_counts(len(question.methods), model.num_classes, grid.columns), model.params, empty)
     config = (
