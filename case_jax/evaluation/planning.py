@@ -1,7 +1,6 @@
 """What an evaluation will do, checked completely before any long work, and everything that decides its rows."""
 
 import hashlib
-import importlib.metadata
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from case_jax import parallel
+from case_jax import __version__, parallel
 from case_jax._checks import require, require_percent, unknown
 from case_jax.contrast.choice import ContrastChoice
 from case_jax.evaluation.cost import largest_tile, memory_bound
@@ -78,7 +77,7 @@ def _numerics() -> dict[str, Any]:
     return {
         "platform": jax.default_backend(),
         "jax": jax.__version__,
-        "case_jax": importlib.metadata.version("case-jax"),
+        "case_jax": __version__,
         "x64": jax.config.jax_enable_x64,  # type: ignore[attr-defined]
     }
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from case_jax import parallel
+from case_jax import __version__, parallel
 from case_jax._checks import require
 from case_jax.evaluation.planning import Plan
 from case_jax.evaluation.stream import Pace, Tile, template, through_devices, tiles
@@ -23,7 +23,6 @@ from case_jax.results import NOTHING, Begun, RunFolder, write_json
 from case_jax.stopping import Stopping
 
 PACKAGES = (
-    "case-jax",
     "jax",
     "jaxlib",
     "flax",
@@ -40,7 +39,8 @@ LOG = logging.getLogger(__name__)
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "case-jax": __version__, **found}
 
 
 def session() -> dict[str, Any]:
