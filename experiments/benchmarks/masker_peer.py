@@ -22,6 +22,7 @@ from case_jax.masking import Ingredients, masker_task, networks
 from case_jax.models import load_classifier
 from case_jax.models.weights import flat_state
 from case_jax.training import Batch, Examples, Keys
+from case_jax.training.loop import PRECISION
 from experiments.benchmarks.core import interleaved
 from experiments.benchmarks.record import circumstances, recorded
 from experiments.benchmarks.torch_peers import digit_network, peer_versions
@@ -153,7 +154,7 @@ def compared(mode: str, config: Config) -> dict[str, Any]:
         key = jax.random.key(0)
         return task.step(state, batch, Keys(key, key))
 
-    step = parallel.over_devices(one)
+    step = parallel.over_devices(one, precision=PRECISION)
     state = parallel.replicate(jax.tree.map(np.asarray, task.state))
     given = parallel.shard(Batch(*(a[None] for a in batch)))
     [file] = Path(case_jax.models.__file__).parent.rglob("digit_resnet.safetensors")
