@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from case_jax._checks import CaseJaxError, require
+from case_jax.cli.numerics import require_right_numbers
 from case_jax.cli.options import options_of, with_options
 from case_jax.contrast.choice import Confusions, ContrastChoice, choose_contrast
 from case_jax.data import CachedCrops, DigitScenes, ImageFolder, open_source, read_image
@@ -187,9 +188,10 @@ def make_ready(choice: Model, crops: Path | None = None, methods: Mapping[str, M
     """Load and tap the chosen classifier; says which weights and preprocessing it has, and the contrast where none was chosen.
 
     Raises:
-        CaseJaxError: also when one of the methods is a masker that was trained with another classifier.
+        CaseJaxError: also when one of the methods is a masker that was trained with another classifier, and where JAX computes wrong numbers.
     """
     require_contrast_data(choice)
+    require_right_numbers()
     classifier = load_classifier(choice.model, weights=choice.weights)
     facts = classifier.preprocessing
     say(f"model: {classifier}")
