@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from case_jax import canaries, parallel
 from case_jax._checks import CaseJaxError
 from case_jax.results import write_json
 
-FLAG = "--xla_cpu_experimental_ynn_fusion_type="
+NAME = "--xla_cpu_experimental_ynn_fusion_type"
+FLAG = f"{NAME}="
 """Takes from XLA's CPU back end the fusions that compute wrong numbers in jax 0.10.2 to 0.12.0.1 (all that there were)."""
 RIGHT = "0.10.0 and 0.10.1"
 CPU_FACTS = ("model name", "flags", "CPU implementer", "CPU part", "Features")
@@ -88,15 +90,17 @@ def _remember(file: Path, facts: Mapping[str, str]) -> None:
 
 
 def _refusal(wrong: Sequence[canaries.Wrong], facts: Mapping[str, str]) -> str:
-    first, flags = wrong[0], facts["xla_flags"]
+    words, error = wrong[0]
+    size = "is not a number" if math.isnan(error) else f"is off by {error:.1g} of its largest value"
     what = (
-        f"numerics: jax {facts['jax']} with jaxlib {facts['jaxlib']} computes wrong numbers on {facts['device']} here: {first.words} is off by "
-        f"{first.error:.1g} of its largest value (accepted: {canaries.BOUND:g}), as are {len(wrong) - 1} more of {len(canaries.CANARIES)} expressions. "
+        f"numerics: jax {facts['jax']} with jaxlib {facts['jaxlib']} computes wrong numbers on this machine ({facts['device']}): {len(wrong)} of "
+        f"{len(canaries.CANARIES)} small expressions are not what NumPy gives; {words} {size} (accepted: {canaries.BOUND:g}). "
     )
-    others = f"or install another version ({RIGHT} are right)."
+    flags = facts["xla_flags"]
+    others = f"install another version of jax ({RIGHT} are right on CPUs)."
     if not facts["device"].startswith("cpu"):
-        return f"{what}Nothing was computed; install another version of jax or of the device's driver."
-    if FLAG.rstrip("=") in flags:
-        return f"{what}XLA_FLAGS={flags!r} does not help; leave {FLAG.rstrip('=')} empty, {others}"
+        return f"{what}Take another device, or {others}"
+    if NAME in flags:
+        return f"{what}XLA_FLAGS={flags!r} does not help: set {FLAG} there, with nothing behind it, or {others}"
     value = f"'{flags} {FLAG}'" if flags else FLAG
-    return f"{what}Set XLA_FLAGS={value} in the environment and start the same command again, {others}"
+    return f"{what}Set XLA_FLAGS={value} in the environment and start the same command again, or {others}"
