@@ -1,7 +1,7 @@
-"""Devices and processes: the only room that knows how many there are."""
+"""Devices and processes: the only room that knows how many there are, and where every program is compiled and gets its precision."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -15,6 +15,9 @@ HEARTBEAT_SECONDS = 20
 """After so long without a sign of life a process counts as dead, and JAX ends the others."""
 WAIT_SECONDS = 7 * 24 * 3600
 """How long a process that is done waits for the others: as long as they live."""
+EXACT = "highest"
+"""Precision of the products and convolutions of every program: with it float32 means float32 on GPUs and TPUs, too. What is to have
+fewer bits says so itself, inside the program (`tap.precision`); training is a program of its own (`training.loop.PRECISION`)."""
 
 
 def join(coordinator: str | None = None, process_id: int | None = None, process_count: int | None = None) -> None:
@@ -108,13 +111,29 @@ def shard(tree: Any) -> Any:
     return jax.device_put(tree, _over_devices())
 
 
-def over_devices(function: Callable[..., Any], *, donate: bool = False) -> Callable[..., Any]:
+def with_precision(function: Callable[..., Any], precision: str = EXACT) -> Callable[..., Any]:
+    """The function, traced so that every product and convolution in it states a precision: this one where it asks for no other."""
+
+    @wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return function(*args, **kwargs)
+
+    return traced
+
+
+def on_one_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function compiled for one device, for programs that are not worth distributing."""
+    return jax.jit(with_precision(function))
+
+
+def over_devices(function: Callable[..., Any], *, precision: str = EXACT, donate: bool = False) -> Callable[..., Any]:
     """The function under `jax.pmap` over this process's devices: every argument and result has a leading device axis.
 
     With `donate` the first argument's memory is reused: it must not be used again.
     """
-    donated = (0,) if donate else ()
-    return jax.pmap(function, axis_name="devices", devices=jax.local_devices(), donate_argnums=donated)
+    donated, step = (0,) if donate else (), with_precision(function, precision)
+    return jax.pmap(step, axis_name="devices", devices=jax.local_devices(), donate_argnums=donated)
 
 
 def average(tree: Any) -> Any:
@@ -186,6 +205,7 @@ class Grid:
 
     def step(self, function: Step) -> Callable[..., tuple[Any, Any]]:
         """Compile a step, to be called with what `zeros`, `replicate` and `shard` return; the state that it is given is used up."""
+        function = with_precision(function)
         if self.columns == 1:
             whole = partial(function, share=ALONE)
             return jax.pmap(whole, axis_name="data", devices=jax.local_devices(), donate_argnums=0)

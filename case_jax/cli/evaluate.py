@@ -36,7 +36,6 @@ def evaluate(
     tile: int | Literal["auto"] = TILE,
     part: int = PART,
     memory: float | None = None,
-    precision: str = "float32",
     seed: int = 0,
     crops: Path | None = None,
     plan: bool = False,
@@ -69,7 +68,6 @@ def evaluate(
         tile: images per device and step; `auto` takes as many as --memory holds.
         part: images per result file; what a killed run loses.
         memory: GB per device for `--tile auto`; by default 0.8 of what there is.
-        precision: of the classifier's passes: float32, tf32 or bf16; maps and scores are float32 always.
         seed: for drawing images and for random methods.
         crops: folder in which decoded images are kept, for this run and others on the same images; by default nowhere.
         plan: run nothing: print images, operations, bytes and the time that this would take here and on more chips, by a few measured steps.
@@ -101,7 +99,6 @@ def evaluate(
             tile=None if tile == "auto" else tile,
             part=part,
             memory=None if memory is None else int(memory * 1e9),
-            precision=precision,
             model_name=model.model,
             class_names=ready.classifier.class_names,
         )

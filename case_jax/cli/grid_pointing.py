@@ -1,7 +1,6 @@
 """`case-jax grid-pointing`: the grid pointing game from the shell."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,6 @@ from case_jax.cli.ready import Model, Names, make_ready, require_outside, say
 from case_jax.evaluation.grid_pointing import grid_pointing as play
 from case_jax.evaluation.grid_pointing import other_cells, require_game
 from case_jax.methods import titles_of
-from case_jax.models import tap_classifier
 from case_jax.results import require_writable, write_atomically, write_json
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
@@ -81,7 +79,7 @@ def grid_pointing(
     by_cell = model.contrast == OTHER_CELLS
     found = play(
         source,
-        partial(tap_classifier, ready.classifier, layer=model.layer),
+        ready.tap,
         chosen,
         pixels=ready.pixels,
         contrast=other_cells if by_cell else ready.contrast(evaluated=source, seed=seed).sets,
@@ -101,7 +99,7 @@ def grid_pointing(
     counts = "\n".join(f"- {what}: {number:,}" for what, number in found.counts.items())
     settings = {
         "data": source.name, "fingerprint": source.fingerprint, "model": model.model, "weights": ready.classifier.weights,
-        "layer": ready.model.layer, "contrast": ready.choice.contrast, "set": list(model.set), "n": n, "confidence": least,
+        "layer": ready.model.layer, "precision": model.precision, "contrast": ready.choice.contrast, "set": list(model.set), "n": n, "confidence": least,
         "upsampled": upsampled, "seed": seed,
     }  # fmt: skip
     scores = json.loads(summary.to_json(orient="records"))  # NaN becomes null

@@ -98,7 +98,7 @@ def localise(
 def _facts(ready: Ready, source: Source, seed: int) -> dict[str, object]:
     return {
         "data": source.name, "fingerprint": source.fingerprint, "model": ready.choice.model, "weights": ready.classifier.weights,
-        "layer": ready.model.layer, "contrast": ready.choice.contrast, "set": list(ready.choice.set), "seed": seed,
+        "layer": ready.model.layer, "precision": ready.choice.precision, "contrast": ready.choice.contrast, "set": list(ready.choice.set), "seed": seed,
     }  # fmt: skip
 
 

@@ -96,7 +96,8 @@ def sanity(
     )
     settings = {
         "data": source.name, "images": count, "model": model.model, "weights": ready.classifier.weights,
-        "layer": ready.model.layer, "contrast": ready.choice.contrast, "set": list(model.set), "redraw": redraw, "depth": depth, "seed": seed,
+        "layer": ready.model.layer, "precision": model.precision, "contrast": ready.choice.contrast, "set": list(model.set),
+        "redraw": redraw, "depth": depth, "seed": seed,
         "shuffled_weights": None if shuffled_weights is None else str(shuffled_weights),
     }  # fmt: skip
     write_results(found, folder, settings)

@@ -10,6 +10,7 @@ import tyro
 from flax import nnx
 
 from case_jax._checks import require, require_number, require_seed
+from case_jax.cli.numerics import require_right_numbers
 from case_jax.cli.ready import require_outside, run_folder, say
 from case_jax.data import open_source
 from case_jax.evaluation.run import session
@@ -246,6 +247,7 @@ def train_(
     Args:
         what: which one; each has its own --help.
     """
+    require_right_numbers()
     if isinstance(what, MaskerRun):
         _masker(what)
     elif isinstance(what, ClassifierRun):

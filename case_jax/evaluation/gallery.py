@@ -2,9 +2,9 @@
 
 import io
 
-import jax
 import numpy as np
 
+from case_jax import parallel
 from case_jax.evaluation.planning import Plan
 from case_jax.evaluation.step import image_maps
 from case_jax.evaluation.stream import load_tile, template
@@ -25,7 +25,7 @@ def save_gallery(planned: Plan, folder: RunFolder, *, count: int = 6) -> None:
     kept = [slot for slot, example in enumerate(tile.examples) if example is not None]
     examples = [tile.examples[slot] for slot in kept]
     protocol = planned.protocol._replace(metrics={})  # maps of the two likeliest classes, whatever else was scored
-    one = jax.jit(lambda *args: image_maps(protocol, planned.model, *args)[1])
+    one = parallel.on_one_device(lambda *args: image_maps(protocol, planned.model, *args)[1])
     found = [one(planned.model.params, tile.batch.images[slot], tile.batch.image_ids[slot]) for slot in kept]
     arrays = {
         "images": tile.batch.images[kept],

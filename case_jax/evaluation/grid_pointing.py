@@ -285,7 +285,7 @@ def _shown(game: _Game, model: TappedModel, drawn: Mosaics, rows: pd.DataFrame, 
     read = load_tile(drawn, np.arange(len(drawn)), 0, template(drawn, np.arange(len(drawn)), max(1, count)))
     kept = [slot for slot, example in enumerate(read.examples) if example is not None][:count]
 
-    @jax.jit
+    @parallel.on_one_device
     def finished(params: Any, image: Array, image_id: Array, targets: Array) -> tuple[Array, Array]:
         view = view_for_targets(model, params, normalise_image(image, *game.pixels))
         return maps_of_view(protocol, view, targets, image_key(game.seed, image_id))

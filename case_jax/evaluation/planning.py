@@ -21,7 +21,6 @@ from case_jax.metrics import METRICS, PERCENTS, Metric, metric
 from case_jax.ranking import pixel_count
 from case_jax.results import fingerprint
 from case_jax.source import Source
-from case_jax.tap.precision import at_precision
 from case_jax.tap.view import TappedModel, check_closed_form
 
 TILE, PART = 32, 128
@@ -143,7 +142,6 @@ def plan(
     tile: int | None = TILE,
     part: int = PART,
     memory: int | None = None,
-    precision: str = "float32",
     model_name: str = "custom",
     class_names: Sequence[str] | None = None,
 ) -> Plan:
@@ -151,7 +149,7 @@ def plan(
 
     Args:
         source: the images.
-        model: the classifier, tapped.
+        model: the classifier, tapped; of `at_precision`, where its passes are to have fewer bits (maps and scores are float32 always).
         contrast: the contrast sets of the contrastive methods; or a function that finds them, called when the rest has been checked.
         pixels: how the source's uint8 pixels become the classifier's input.
         methods: names in `METHODS`, or your own functions by name; by default all but the slow ones.
@@ -166,7 +164,6 @@ def plan(
             holds, a power of two of at most `part`.
         part: images per Parquet part; a multiple of `tile`. What is lost when a run is killed is at most the parts in hand.
         memory: bytes per device for `tile=None`; by default 0.8 of what the device has.
-        precision: of the classifier's passes, a name in `PRECISIONS`; maps and scores are float32 always.
         model_name: how tables name the classifier.
         class_names: how tables name its classes; by default as the source does.
 
@@ -189,7 +186,6 @@ def plan(
         "a bound for a tile that is found, not given: leave one of them out",
     )
     require_fitting(source, model, pixels, class_names)
-    low = at_precision(model, precision)
     indices = select(source, limit, seed)
     first = first_readable(source, indices).image
     require_percent("agreement_percent", [agreement_percent])
@@ -206,7 +202,6 @@ def plan(
     if "fidelity" in scores:
         _check_removed(scores["fidelity"]["percents"], first.shape[:2])
     contrast = settled(contrast, source, model, normalise_image(first, *pixels))
-    model = low
     protocol = Protocol(functions, contrast.sets, chosen, scores, pixels, seed)
     step = parallel.over_devices(make_step(protocol, model))
     if tile is None:
@@ -215,7 +210,7 @@ def plan(
     parallel.trace(step, model.params, template(source, indices, tile))  # what a function refuses fails here
     config = configuration(protocol, model, source, indices, contrast)
     config |= {"tile": tile, "part": part}
-    config["model"] |= {"name": model_name, "precision": precision}
+    config["model"]["name"] = model_name
     names = source.class_names if class_names is None else tuple(class_names)
     return Plan(protocol, step, model, source, indices, contrast, config, tile, part, names)
 
@@ -248,6 +243,7 @@ def configuration(
             "layer": model.layer,
             "classes": model.num_classes,
             "activation": list(model.activation_shape),
+            "precision": model.precision,
             "class_weights": "pullback" if model.head_kernel is None else "closed form",
         },
         "pixels": protocol.pixels._asdict(),

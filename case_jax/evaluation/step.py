@@ -174,8 +174,7 @@ def make_step(protocol: Protocol, model: TappedModel) -> Any:
         }
 
     def step(params: Params, batch: Batch) -> dict[str, Array]:
-        with jax.default_matmul_precision("highest"):  # the classifier alone may have fewer bits, see `at_precision`
-            return jax.vmap(partial(one, params))(*batch)
+        return jax.vmap(partial(one, params))(*batch)
 
     return step
 

@@ -11,6 +11,7 @@ from case_jax.masking import Ingredients, masker_task, networks
 from case_jax.models import Classifier
 from case_jax.models.weights import flat_state
 from case_jax.training import Batch, Keys
+from case_jax.training.loop import PRECISION
 from experiments.benchmarks.torch_peers import torch_device
 
 Mode = Literal["fixed", "alongside"]
@@ -49,7 +50,7 @@ def both_steps(classifier: Classifier, network: Any, read: Mapping[str, Any], ba
         key = jax.random.key(0)
         return task.step(state, batch, Keys(key, key))
 
-    step = parallel.over_devices(one)
+    step = parallel.over_devices(one, precision=PRECISION)
     state = parallel.replicate(jax.tree.map(np.asarray, task.state))
     given = parallel.shard(Batch(*(a[None] for a in batch)))
     masker = nets.masker.module(nets.masker.variables)
