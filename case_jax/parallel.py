@@ -3,11 +3,12 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -21,6 +22,7 @@ WAIT_SECONDS = 7 * 24 * 3600
 Mapper = Literal["pmap", "shard_map"]
 MAPPERS: tuple[Mapper, ...] = get_args(Mapper)
 _MAPPER: ContextVar[Mapper] = ContextVar("mapper", default="pmap")
+_COMPILED_NOW: list[Any] = []
 
 
 def join(coordinator: str | None = None, process_id: int | None = None, process_count: int | None = None) -> None:
@@ -144,16 +146,45 @@ def _mapped(
         inputs: layouts of the arguments, where not all are like `everyone`; `jax.pmap` knows no others.
         donate: reuse the first argument's memory.
     """
-    mesh, donated = everyone.mesh, (0,) if donate else ()
+    mesh, donated = cast(Mesh, everyone.mesh), (0,) if donate else ()
     if inputs is None and _MAPPER.get() == "pmap":
         devices = list(mesh.devices.flat)
-        return jax.pmap(function, axis_name=mesh.axis_names[0], devices=devices, donate_argnums=donated)
+        program = jax.pmap(function, axis_name=mesh.axis_names[0], devices=devices, donate_argnums=donated)
+        return _compiled_apart(program)
 
     def one(*arguments: Any) -> Any:
         return jax.tree.map(lambda a: a[None], function(*jax.tree.map(lambda a: a[0], arguments)))
 
     split = jax.shard_map(one, mesh=mesh, in_specs=inputs or everyone.spec, out_specs=everyone.spec, check_vma=False)
-    return jax.jit(split, donate_argnums=donated)
+    return _compiled_apart(jax.jit(split, donate_argnums=donated))
+
+
+def _compiled_apart(program: Any) -> Callable[..., Any]:
+    """The program, compiled before its first run instead of during it, so that `compiling` can tell one from the other.
+
+    JAX keeps what is compiled for these arguments: the run that follows finds it.
+    """
+    new = True
+
+    @wraps(program)
+    def run(*arguments: Any) -> Any:
+        nonlocal new
+        if new and not any(isinstance(a, Tracer) for a in jax.tree.leaves(arguments)):
+            _COMPILED_NOW.append(program)
+            try:
+                program.lower(*arguments).compile()
+            finally:
+                _COMPILED_NOW.remove(program)
+            new = False
+        return program(*arguments)
+
+    cast(Any, run).lower = program.lower
+    return run
+
+
+def compiling() -> bool:
+    """Whether a step is being compiled for its first run just now, whichever thread asks."""
+    return bool(_COMPILED_NOW)
 
 
 def over_devices(function: Callable[..., Any], *, donate: bool = False) -> Callable[..., Any]:
