@@ -10,8 +10,8 @@ import pytest
 
 FLOORS = (
     ("_checks",),
-    ("source", "imageops", "ranking", "measure", "parallel", "results", "stopping"),
-    ("tap", "data", "canaries"),
+    ("source", "imageops", "ranking", "measure", "parallel", "results", "stall"),
+    ("tap", "data", "stopping", "canaries"),
     ("models",),
     ("training",),
     ("contrast",),

@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from case_jax._checks import require
 from case_jax.cli.commands import report
+from case_jax.cli.devices import Devices
 from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import Model, Names, make_ready, require_outside, run_folder, say
 from case_jax.evaluation.cost import described, measure
@@ -20,11 +21,13 @@ from case_jax.metrics import PERCENTS
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
 ProcessesArgs = Annotated[Processes, tyro.conf.arg(name="")]
+DevicesArgs = Annotated[Devices, tyro.conf.arg(name="")]
 
 
 def evaluate(
     model: ModelArgs,
     processes: ProcessesArgs,
+    devices: DevicesArgs,
     data: str = "digit_scenes",
     methods: Names = (),
     metrics: Names = (),
@@ -57,6 +60,7 @@ def evaluate(
     Args:
         model: classifier and contrast.
         processes: several processes that share the run; --out must be a folder that all of them see.
+        devices: what puts steps on the devices, and for how long they may stand still.
         data: `digit_scenes[:SPLIT]`, `folder:PATH` (labels from sub-folders when there are any) or `tfds:NAME:SPLIT`.
         methods: names from `case-jax list methods`, or `all`; by default all but the slow ones.
         metrics: names from `case-jax list metrics`, or `all`; by default all but the slow ones.
@@ -76,7 +80,8 @@ def evaluate(
     require(memory is None or (memory > 0 and tile == "auto"), "memory", memory, accepted)
     chosen = model.methods(methods, scored=True)
     scored = model.metrics(metrics, chosen)
-    with together(processes) as first:
+    devices.check()
+    with together(processes) as first, devices.mapped():
         ready = make_ready(model, crops, chosen)
         source = ready.open(data, limit=limit, seed=seed)
         folder = run_folder(out, source.name, model.model, limit)
@@ -86,7 +91,7 @@ def evaluate(
         planned = plan_evaluation(
             source,
             ready.model,
-            partial(ready.contrast, evaluated=source, seed=seed),
+            partial(ready.contrast, evaluated=source, seed=seed, stall=devices.stall),
             pixels=ready.pixels,
             methods=chosen,
             metrics=tuple(scored),
@@ -106,7 +111,7 @@ def evaluate(
             _print_cost(planned)
             return
         say(f"evaluate: {len(planned.indices)} images of {source.name} × {len(chosen)} methods into {folder.path}")
-        run_evaluation(planned, folder)
+        run_evaluation(planned, folder, stall=devices.stall)
         if first:
             save_gallery(planned, folder)
             report(folder.path)

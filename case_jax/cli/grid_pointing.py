@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from case_jax.cli.devices import Devices
 from case_jax.cli.ready import Model, Names, make_ready, require_outside, say
 from case_jax.evaluation.grid_pointing import grid_pointing as play
 from case_jax.evaluation.grid_pointing import other_cells, require_game
@@ -13,6 +14,7 @@ from case_jax.methods import titles_of
 from case_jax.results import require_writable, write_atomically, write_json
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
+DevicesArgs = Annotated[Devices, tyro.conf.arg(name="")]
 
 CONFIDENCE, SCENE_CONFIDENCE = 0.99, 0.6
 """Of the authors; and for digit scenes, whose classifier is trained to give the likeliest class 0.7."""
@@ -25,6 +27,7 @@ SCENES_NOTE = (
 
 def grid_pointing(
     model: ModelArgs,
+    devices: DevicesArgs,
     data: str = "digit_scenes",
     methods: Names = (),
     n: int = 2,
@@ -53,6 +56,7 @@ def grid_pointing(
 
     Args:
         model: classifier and contrast.
+        devices: as in `case-jax evaluate`.
         data: as in `case-jax evaluate`; images with a label are used where they are classified correctly.
         methods: names from `case-jax list methods`, or `all`; by default all but the slow ones.
         n: rows and columns of a mosaic.
@@ -71,27 +75,30 @@ def grid_pointing(
     scenes = data.partition(":")[0] == "digit_scenes"
     least = (SCENE_CONFIDENCE if scenes else CONFIDENCE) if confidence is None else confidence
     require_game(n=n, mosaics=mosaics, confidence=least, tile=tile, seed=seed)
+    devices.check()
     chosen = model.methods(methods)
     ready = make_ready(model, methods=chosen)
     source = ready.open(data, limit=limit, seed=seed)
     require_outside(out, source)
     require_writable(out)
     by_cell = model.contrast == OTHER_CELLS
-    found = play(
-        source,
-        ready.tap,
-        chosen,
-        pixels=ready.pixels,
-        contrast=other_cells if by_cell else ready.contrast(evaluated=source, seed=seed).sets,
-        n=n,
-        mosaics=mosaics,
-        confidence=least,
-        limit=limit,
-        difull=difull,
-        upsampled=upsampled,
-        seed=seed,
-        tile=tile,
-    )
+    with devices.mapped():
+        found = play(
+            source,
+            ready.tap,
+            chosen,
+            pixels=ready.pixels,
+            contrast=other_cells if by_cell else ready.contrast(evaluated=source, seed=seed, stall=devices.stall).sets,
+            n=n,
+            mosaics=mosaics,
+            confidence=least,
+            limit=limit,
+            difull=difull,
+            upsampled=upsampled,
+            seed=seed,
+            tile=tile,
+            stall=devices.stall,
+        )
     names = ready.classifier.class_names
     summary = summarise(found.rows)
     titles = titles_of(chosen)

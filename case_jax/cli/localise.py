@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from case_jax.cli.devices import Devices
 from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, run_folder, say
 from case_jax.evaluation.localise import TILE, Localisation, Target, require_located
@@ -18,12 +19,14 @@ from case_jax.source import Source
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
 ProcessesArgs = Annotated[Processes, tyro.conf.arg(name="")]
+DevicesArgs = Annotated[Devices, tyro.conf.arg(name="")]
 LISTED = 10
 
 
 def localise(
     model: ModelArgs,
     processes: ProcessesArgs,
+    devices: DevicesArgs,
     data: str = "digit_scenes",
     methods: Names = (),
     target: Target = "label",
@@ -54,6 +57,7 @@ def localise(
     Args:
         model: classifier and contrast.
         processes: as in `case-jax evaluate`.
+        devices: as in `case-jax evaluate`.
         data: `digit_scenes[:SPLIT]`, or `tfds:imagenet2012:validation`.
         methods: names from `case-jax list methods`, or `all`; by default all but the slow ones.
         target: whose map: that of the image's label, or of the likeliest class (predicted).
@@ -67,7 +71,8 @@ def localise(
         crops: as in `case-jax evaluate`.
     """
     chosen = model.methods(methods)
-    with together(processes) as first:
+    devices.check()
+    with together(processes) as first, devices.mapped():
         ready = make_ready(model, crops, chosen)
         source, kind = require_located(ready.open(data, limit=limit, seed=seed), truth)
         folder = run_folder(out, "localise", source.name, model.model, target, kind, limit)
@@ -77,7 +82,7 @@ def localise(
         found = run_localisation(
             source,
             ready.model,
-            partial(ready.contrast, evaluated=source, seed=seed),
+            partial(ready.contrast, evaluated=source, seed=seed, stall=devices.stall),
             chosen,
             folder,
             pixels=ready.pixels,
@@ -89,6 +94,7 @@ def localise(
             thresholds=thresholds,
             reference_box=reference_box,
             model_name=model.model,
+            stall=devices.stall,
         )
         if first:
             settings = {"target": target, "truth": kind, "thresholds": thresholds, "reference_box": reference_box}

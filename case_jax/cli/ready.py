@@ -1,6 +1,7 @@
 """From the shell's words to a tapped classifier, its data and its contrast sets."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -138,8 +139,8 @@ class Ready(NamedTuple):
         )
         return source if self.crops is None else CachedCrops(source, self.crops)
 
-    def contrast(self, *, evaluated: Source | None = None, seed: int) -> ContrastChoice:
-        """The contrast sets; confusions must not be counted on the images that will be evaluated."""
+    def contrast(self, *, evaluated: Source | None = None, seed: int, stall: float | None = math.inf) -> ContrastChoice:
+        """The contrast sets; confusions must not be counted on the images that will be evaluated, see there for `stall`."""
         name = self.choice.contrast or default_contrast(self.choice, self.model.num_classes)
 
         def confusions() -> Confusions:
@@ -148,7 +149,7 @@ class Ready(NamedTuple):
             source = self.open(where, limit=CONFUSION_IMAGES, seed=0)
             if evaluated is not None:
                 require_other_images(evaluated, source.fingerprint, source.name)
-            counted = count_confusions(source, self.model, self.pixels)
+            counted = count_confusions(source, self.model, self.pixels, stall=stall)
             right = counted.counts.trace() / counted.counts.sum()
             say(f"contrast: {name}, counted on {counted.source}, where the classifier is right in {right:.1%}")
             return counted

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from case_jax._checks import require
+from case_jax.cli.devices import Devices
 from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, run_folder, say
 from case_jax.evaluation.sanity import TILE, Sanity
 from case_jax.evaluation.sanity import sanity as run_sanity
@@ -19,11 +20,13 @@ from case_jax.tap.parameters import permuted
 from case_jax.tap.view import Params
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
+DevicesArgs = Annotated[Devices, tyro.conf.arg(name="")]
 LIMIT = 200
 
 
 def sanity(
     model: ModelArgs,
+    devices: DevicesArgs,
     data: str = "digit_scenes",
     methods: Names = (),
     kinds: Names = (),
@@ -55,6 +58,7 @@ def sanity(
 
     Args:
         model: classifier and contrast.
+        devices: as in `case-jax evaluate`.
         data: as in `case-jax evaluate`.
         methods: names from `case-jax list methods`, or `all`; by default all but the slow ones.
         kinds: cascading, independent, labels; by default the first two, and labels where there are --shuffled-weights.
@@ -67,6 +71,7 @@ def sanity(
         seed: for the new draws, for drawing images and for random methods.
         crops: as in `case-jax evaluate`.
     """
+    devices.check()
     chosen = model.methods(methods)
     require(LABELS not in kinds or shuffled_weights is not None, "kinds", LABELS, "labels with --shuffled-weights FILE")
     ready = make_ready(model, crops, chosen)
@@ -78,22 +83,24 @@ def sanity(
     folder.require_writable()
     own = ready.model.params
     say(f"sanity: {count:,} of {len(source):,} images of {source.name} × {len(chosen)} methods into {folder.path}")
-    found = run_sanity(
-        source,
-        ready.model,
-        partial(ready.contrast, evaluated=source, seed=seed),
-        chosen,
-        folder,
-        pixels=ready.pixels,
-        untrained=permuted(own, seed=seed) if redraw == "permute" else initial_params(ready.classifier, seed=seed),
-        shuffled=shuffled,
-        kinds=kinds or None,
-        depth=depth,
-        limit=count,
-        seed=seed,
-        tile=tile,
-        model_name=model.model,
-    )
+    with devices.mapped():
+        found = run_sanity(
+            source,
+            ready.model,
+            partial(ready.contrast, evaluated=source, seed=seed, stall=devices.stall),
+            chosen,
+            folder,
+            pixels=ready.pixels,
+            untrained=permuted(own, seed=seed) if redraw == "permute" else initial_params(ready.classifier, seed=seed),
+            shuffled=shuffled,
+            kinds=kinds or None,
+            depth=depth,
+            limit=count,
+            seed=seed,
+            tile=tile,
+            model_name=model.model,
+            stall=devices.stall,
+        )
     settings = {
         "data": source.name, "images": count, "model": model.model, "weights": ready.classifier.weights,
         "layer": ready.model.layer, "precision": model.precision, "contrast": ready.choice.contrast, "set": list(model.set),

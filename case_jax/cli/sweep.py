@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from case_jax.cli.devices import Devices
 from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import Model, Names, make_ready, require_outside, run_folder, say
 from case_jax.evaluation.superclasses import ALL, Hierarchy, blocks, read_hierarchy, superclass_table
@@ -18,11 +19,13 @@ from case_jax.results import write_atomically, write_json
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
 ProcessesArgs = Annotated[Processes, tyro.conf.arg(name="")]
+DevicesArgs = Annotated[Devices, tyro.conf.arg(name="")]
 
 
 def sweep(
     model: ModelArgs,
     processes: ProcessesArgs,
+    devices: DevicesArgs,
     data: str = "digit_scenes",
     methods: Names = (),
     top: int | None = None,
@@ -56,6 +59,7 @@ def sweep(
     Args:
         model: classifier and contrast.
         processes: as in `case-jax evaluate`.
+        devices: as in `case-jax evaluate`.
         data: as in `case-jax evaluate`.
         methods: names from `case-jax list methods`, or `all`; by default all but the slow ones.
         top: pairs among this many likeliest classes of each image; all classes by default.
@@ -72,7 +76,8 @@ def sweep(
         crops: as in `case-jax evaluate`.
     """
     chosen = model.methods(methods)
-    with together(processes) as first:
+    devices.check()
+    with together(processes) as first, devices.mapped():
         ready = make_ready(model, crops, chosen)
         names = ready.classifier.class_names
         groups = None if hierarchy is None else read_hierarchy(hierarchy, names)
@@ -84,7 +89,7 @@ def sweep(
         found = run_sweep(
             source,
             ready.model,
-            partial(ready.contrast, evaluated=source, seed=seed),
+            partial(ready.contrast, evaluated=source, seed=seed, stall=devices.stall),
             chosen,
             pixels=ready.pixels,
             top=top,
@@ -97,6 +102,7 @@ def sweep(
             folder=folder,
             save_seconds=save_seconds,
             model_name=model.model,
+            stall=devices.stall,
         )
         if first:
             write_results(found, titles_of(chosen), names, groups, folder.path)

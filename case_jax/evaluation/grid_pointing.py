@@ -1,5 +1,6 @@
 """The grid pointing game: mosaics of confidently classified images through a classifier, one score per cell and method."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from case_jax.imageops import is_degenerate, normalise_image, resize_map
 from case_jax.methods import MapFunction
 from case_jax.metrics.grid_pointing import grid_pointing_scores, require_grid
 from case_jax.source import Source
+from case_jax.stall import require_stall
+from case_jax.stopping import STARTS_ANEW, Stopping
 from case_jax.tap.view import TappedModel, View, at_least_float32
 
 GRIDPG, DIFULL = SETTINGS = ("GridPG", "DiFull")
@@ -165,6 +168,7 @@ def grid_pointing(
     seed: int = 0,
     tile: int = 8,
     shown: int = 3,
+    stall: float | None = math.inf,
     progress: bool | None = None,
 ) -> GridPointing:
     """Play the grid pointing game with every method on the same mosaics.
@@ -191,6 +195,8 @@ def grid_pointing(
         seed: for choosing images, drawing mosaics and random methods.
         tile: mosaics per device and step.
         shown: how many mosaics to keep with their maps.
+        stall: minutes in which no batch finishes after which the process says what it waits for and ends; None takes a
+            multiple of what batches took, see `case_jax.stall`; inf waits for ever.
         progress: show a bar; None shows it in a terminal.
 
     Returns:
@@ -200,6 +206,7 @@ def grid_pointing(
         CaseJaxError: for a grid with more cells than classes, a confidence outside (0, 1), numbers below 1, images that do not
             suffice for one mosaic, or a classifier that does not take images of mosaic size.
     """
+    require_stall(stall)
     require_game(n=n, mosaics=mosaics, confidence=confidence, tile=tile, seed=seed)
     require(methods, "methods", "none", "at least one map function by name")
     require(shown >= 0, "shown", shown, "a number of mosaics of at least 0")
@@ -207,7 +214,7 @@ def grid_pointing(
     model = tap(jnp.zeros(size))
     require(n * n <= model.num_classes, "n", n, f"a grid of at most {model.num_classes} cells, one per class")
     grown = tap_at_mosaic_size(tap, model, n)
-    chosen = confident_images(source, model, pixels, confidence=confidence, limit=limit, seed=seed)
+    chosen = confident_images(source, model, pixels, confidence=confidence, limit=limit, seed=seed, stall=stall)
     drawn = make_mosaics(source, chosen, n=n, count=mosaics, seed=seed, confidence=confidence)
     game = _Game(methods, contrast, pixels, n, seed, upsampled)
     settings = {GRIDPG: partial(_gridpg, game, grown)}
@@ -219,7 +226,7 @@ def grid_pointing(
         return {name: setting(params, normalised, key, targets) for name, setting in settings.items()}
 
     step = parallel.over_devices(lambda params, batch: jax.vmap(partial(one, params))(*batch))
-    rows, excluded = _stream(drawn, step, model.params, tuple(methods), tile, progress)
+    rows, excluded = _stream(drawn, step, model.params, tuple(methods), tile, stall, progress)
     counts = {
         **chosen.counts,
         "images to choose from": len(chosen.indices),
@@ -232,19 +239,26 @@ def grid_pointing(
 
 
 def _stream(
-    drawn: Mosaics, step: Any, params: Any, methods: tuple[str, ...], tile: int, progress: bool | None
+    drawn: Mosaics,
+    step: Any,
+    params: Any,
+    methods: tuple[str, ...],
+    tile: int,
+    stall: float | None,
+    progress: bool | None,
 ) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """All mosaics through the compiled step."""
     indices = np.arange(len(drawn))
     empty = template(drawn, indices, tile)
     frames, excluded = [], []
     stream = tiles(drawn, indices, range(-(-len(indices) // tile)), empty, ahead=4)
-    with tqdm(
-        total=len(indices), unit=" mosaics", desc="grid pointing", disable=None if progress is None else not progress
-    ) as bar:
-        for read, found in through_devices(step, params, stream):
+    hidden = None if progress is None else not progress
+    bar = tqdm(total=len(indices), unit=" mosaics", desc="grid pointing", disable=hidden)
+    with bar, Stopping(lambda: STARTS_ANEW, stall=stall) as stopping:
+        for read, found in through_devices(step, params, stopping.until(stream)):
             excluded += read.excluded
             frames += list(_frames(drawn, read, found, methods))
+            stopping.finished()
             bar.update(sum(example is not None for example in read.examples) + len(read.excluded))
     return pd.concat(frames, ignore_index=True), excluded
 

@@ -1,5 +1,6 @@
 """Do maps lie on the object? Maps of a whole source against its boxes and pixel masks, in one table with baselines."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -32,6 +33,7 @@ from case_jax.methods import MapFunction
 from case_jax.metrics.localisation_curves import THRESHOLDS
 from case_jax.results import NOTHING, Begun, RunFolder
 from case_jax.source import Located, Source, Truth
+from case_jax.stall import require_stall
 from case_jax.stopping import Stopping
 from case_jax.tap.view import TappedModel
 
@@ -88,6 +90,7 @@ def localise(
     thresholds: int = THRESHOLDS,
     reference_box: bool = False,
     model_name: str = "custom",
+    stall: float | None = math.inf,
     progress: bool | None = None,
 ) -> Localisation:
     """Score where finished maps lie, against the source's truth, on the same images for every method; or resume that.
@@ -115,6 +118,8 @@ def localise(
         thresholds: of MaxBoxAcc and MaxBoxAccV2, see `threshold_hits`; most of the host's time is proportional to them.
         reference_box: make boxes as the masking paper's code does, see `box_of_map`.
         model_name: how the folder names the classifier.
+        stall: minutes in which no batch finishes after which the process keeps what it can, says what it waits for and ends; None takes a
+            multiple of what batches took, see `case_jax.stall`; inf waits for ever.
         progress: show a bar; None shows it in a terminal.
 
     Returns:
@@ -124,6 +129,7 @@ def localise(
         CaseJaxError: for a source without truth (says which have one), an unknown kind of truth or target, labels asked for where there
             are none, a method named as a baseline, numbers below 1, a folder that holds another run, or when nothing could be scored.
     """
+    require_stall(stall)
     plan = _plan(
         source, model, contrast, methods,
         pixels=pixels, target=target, truth=truth, limit=limit, seed=seed, tile=tile, thresholds=thresholds, reference_box=reference_box,
@@ -132,7 +138,7 @@ def localise(
     parts = range(-(-len(plan.indices) // (tile * TILES_PER_PART)))
     with share(folder, plan.config, parts) as (_, mine):
         if mine:
-            _run(plan, folder, list(mine), progress)
+            _run(plan, folder, list(mine), stall, progress)
         folder.wait_for(parts)
     return _found(plan, folder, parts)
 
@@ -206,7 +212,7 @@ class _Image(NamedTuple):
     left_out: dict[str, Any] | None
 
 
-def _run(plan: _Plan, folder: RunFolder, parts: list[int], progress: bool | None) -> None:
+def _run(plan: _Plan, folder: RunFolder, parts: list[int], stall: float | None, progress: bool | None) -> None:
     """Score these parts; each is written as soon as its last tile is there."""
     total = -(-len(plan.indices) // plan.tile)
     ends = {part: min((part + 1) * TILES_PER_PART, total) for part in parts}
@@ -221,7 +227,7 @@ def _run(plan: _Plan, folder: RunFolder, parts: list[int], progress: bool | None
     def keep() -> str:
         return "the parts that are whole are kept, and the same command resumes"
 
-    with bar, Stopping(keep) as stopping:
+    with bar, Stopping(keep, stall=stall) as stopping:
         for read, images, terms in _scored(plan, stopping.until(stream)):
             part, columns, counts = read.number // TILES_PER_PART, *_rows(plan, images, terms)
             left_out = [{**entry, "kind": UNREADABLE} for entry in read.excluded]
@@ -232,6 +238,7 @@ def _run(plan: _Plan, folder: RunFolder, parts: list[int], progress: bool | None
                 write_counts(folder, part, sums)
                 folder.write_part(part, rows)
                 del begun[part]
+            stopping.finished()
             bar.update(sizes[read.number])
 
 

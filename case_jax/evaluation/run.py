@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import logging
+import math
 import os
 import platform
 import sys
@@ -20,6 +21,7 @@ from case_jax._checks import require
 from case_jax.evaluation.planning import Plan
 from case_jax.evaluation.stream import Pace, Tile, template, through_devices, tiles
 from case_jax.results import NOTHING, Begun, RunFolder, write_json
+from case_jax.stall import require_stall
 from case_jax.stopping import Stopping
 
 PACKAGES = (
@@ -87,7 +89,9 @@ def share(folder: RunFolder, config: Mapping[str, Any], parts: range) -> Iterato
         yield number, {part: begun.get(part, NOTHING) for part in missing[number::count]}
 
 
-def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) -> RunFolder:
+def evaluate(
+    planned: Plan, folder: RunFolder, *, stall: float | None = math.inf, progress: bool | None = None
+) -> RunFolder:
     """Run an evaluation into a folder, or resume it there; the rows do not depend on when it was interrupted.
 
     Of several processes (`parallel.join`) each takes its share of the parts; the first returns when all parts are there. SIGTERM and
@@ -96,20 +100,23 @@ def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) 
     Args:
         planned: from `plan`; in every process the same.
         folder: the run folder; new, empty, or holding this very run; where all processes see it.
+        stall: minutes in which no batch finishes after which the process keeps what it can, says what it waits for and ends; None takes a
+            multiple of what batches took, see `case_jax.stall`; inf waits for ever.
         progress: show a bar with rate and time left; None shows it in a terminal.
 
     Returns:
         The run folder; in the first process complete: one row per readable image and method.
 
     Raises:
-        CaseJaxError: when the folder cannot be written, holds another run or damaged parts, or is in use.
+        CaseJaxError: when the folder cannot be written, holds another run or damaged parts, or is in use; for a stall of no minutes.
     """
+    require_stall(stall)
     parts = range(-(-len(planned.indices) // planned.part))
     with share(folder, planned.config, parts) as (number, mine):
         if number == 0:
             write_json(folder.path / "contrast.json", _contrast_facts(planned))
         if mine:
-            pace = _run_parts(planned, folder, mine, progress)
+            pace = _run_parts(planned, folder, mine, stall, progress)
             LOG.info("evaluate: %s", pace)
             folder.log("pace", {"process": number, **pace.rates()})
         if number == 0:
@@ -117,7 +124,9 @@ def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) 
     return folder
 
 
-def _run_parts(planned: Plan, folder: RunFolder, begun: dict[int, Begun], progress: bool | None) -> Pace:
+def _run_parts(
+    planned: Plan, folder: RunFolder, begun: dict[int, Begun], stall: float | None, progress: bool | None
+) -> Pace:
     """Evaluate what these parts lack; a part is written as soon as its last tile is there."""
     tile, per_part = planned.tile, planned.part // planned.tile
     total = -(-len(planned.indices) // tile)
@@ -138,7 +147,7 @@ def _run_parts(planned: Plan, folder: RunFolder, begun: dict[int, Begun], progre
     stream = tiles(planned.source, planned.indices, numbers, empty, ahead=2 * parallel.device_count(), pace=pace)
     hidden = None if progress is None else not progress
     bar = tqdm(total=all_mine, initial=all_mine - sum(sizes.values()), unit=" images", desc="evaluate", disable=hidden)
-    with bar, Stopping(keep) as stopping:
+    with bar, Stopping(keep, stall=stall) as stopping:
         found = through_devices(planned.step, planned.model.params, stopping.until(stream), pace=pace)
         for read, columns in found:
             part = read.number // per_part
@@ -146,6 +155,7 @@ def _run_parts(planned: Plan, folder: RunFolder, begun: dict[int, Begun], progre
                 begun[part] = begun[part].plus(_rows(read, columns, list(planned.protocol.methods)), read.excluded)
                 if part * per_part + begun[part].tiles == ends[part]:
                     folder.write_part(part, begun.pop(part))
+            stopping.finished()
             bar.update(sizes[read.number])
     return pace
 

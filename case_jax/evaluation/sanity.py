@@ -3,6 +3,7 @@
 Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim, *Sanity Checks for Saliency Maps*, NeurIPS 2018 (arXiv 1810.03292).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from case_jax.methods import MapFunction
 from case_jax.metrics.similarity import SIMILARITIES
 from case_jax.results import NOTHING, RunFolder, fingerprint
 from case_jax.source import Source
+from case_jax.stall import require_stall
 from case_jax.stopping import Stopping
 from case_jax.tap.parameters import ParameterLayers, fitted, parameter_layers
 from case_jax.tap.view import Params, TappedModel
@@ -89,6 +91,7 @@ def sanity(
     seed: int = 0,
     tile: int = TILE,
     model_name: str = "custom",
+    stall: float | None = math.inf,
     progress: bool | None = None,
 ) -> Sanity:
     """Compare every method's map with the one that it gives when layers of the classifier are as before training.
@@ -114,6 +117,8 @@ def sanity(
         seed: for the drawing of images and random methods.
         tile: images per device and step.
         model_name: how the folder names the classifier.
+        stall: minutes in which no batch finishes after which the process keeps what it can, says what it waits for and ends; None takes a
+            multiple of what batches took, see `case_jax.stall`; inf waits for ever.
         progress: show a bar; None shows it in a terminal.
 
     Returns:
@@ -123,6 +128,7 @@ def sanity(
         CaseJaxError: for unknown kinds, `labels` without `shuffled` or these without it, parameters of another network, images with a side
             below 12 pixels, or a folder that holds another run.
     """
+    require_stall(stall)
     named = kinds or (CASCADING, INDEPENDENT, *([LABELS] if shuffled is not None else []))
     settings = _Settings(named, depth, limit, seed, tile)
     checks = _checked(source, model, contrast, methods, pixels, untrained, shuffled, settings)
@@ -130,7 +136,7 @@ def sanity(
     total = range(-(-len(checks.indices) // tile))
     with share(folder, checks.config, total) as (number, mine):
         if mine:
-            _run(checks, folder, list(mine), progress)
+            _run(checks, folder, list(mine), stall, progress)
         if number == 0:
             folder.wait_for(total)
     return Sanity(folder.rows(), checks.layers.names, folder.excluded())
@@ -178,17 +184,20 @@ def _checked(
     return _Checks(source, model, indices, empty, tuple(methods), layers, listed, step, (model.params, *others), config)
 
 
-def _run(checks: _Checks, folder: RunFolder, numbers: Sequence[int], progress: bool | None) -> None:
+def _run(
+    checks: _Checks, folder: RunFolder, numbers: Sequence[int], stall: float | None, progress: bool | None
+) -> None:
     """The tiles that are missing, each written as soon as it is there."""
     size, images = len(checks.empty.image_ids), len(checks.indices)
     missing = sum(min(size, images - t * size) for t in numbers)
     hidden = None if progress is None else not progress
     stream = tiles(checks.source, checks.indices, numbers, checks.empty, ahead=2 * parallel.device_count())
     bar = tqdm(total=images, initial=images - missing, unit=" images", desc="sanity", disable=hidden)
-    with bar, Stopping(lambda: "all whole batches are kept, and the same command resumes") as stopping:
+    with bar, Stopping(lambda: "all whole batches are kept, and the same command resumes", stall=stall) as stopping:
         for read, (targets, found) in through_devices(checks.step, checks.params, stopping.until(stream)):
             rows = _rows(read, targets[:, 0], found, checks)
             folder.write_part(read.number, NOTHING.plus(rows, read.excluded))
+            stopping.finished()
             bar.update(min(size, images - read.number * size))
 
 

@@ -1,5 +1,6 @@
 """Which classes does a method fail to tell apart? Mean agreement of the maps of every pair of classes, over any number of images."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from case_jax.methods import MapFunction
 from case_jax.ranking import pixel_count
 from case_jax.results import RunFolder, wait_until
 from case_jax.source import Source
+from case_jax.stall import require_stall
 from case_jax.stopping import Stopping
 from case_jax.tap.view import TappedModel
 
@@ -105,6 +107,7 @@ def sweep(
     folder: RunFolder | None = None,
     save_seconds: float = SAVE_SECONDS,
     model_name: str = "custom",
+    stall: float | None = math.inf,
     progress: bool | None = None,
 ) -> Sweep:
     """The mean agreement matrix over a data set.
@@ -133,6 +136,8 @@ def sweep(
         folder: keeps the sums, so that a killed sweep resumes; where all processes see it; None keeps nothing.
         save_seconds: how often they are written, and what a killed sweep loses at most.
         model_name: how the folder names the classifier.
+        stall: minutes in which no batch finishes after which the process keeps what it can, says what it waits for and ends; None takes a
+            multiple of what batches took, see `case_jax.stall`; inf waits for ever.
         progress: show a bar; None shows it in a terminal.
 
     Returns:
@@ -142,6 +147,7 @@ def sweep(
         CaseJaxError: for `top` outside [2, C], bad percentages or limits, memory for less than one class, several processes
             without a folder, or a folder that holds another sweep.
     """
+    require_stall(stall)
     require(
         folder is not None or parallel.process()[1] == 1, "folder", folder, "a folder, where processes share a sweep"
     )
@@ -152,7 +158,7 @@ def sweep(
     tiles = range(-(-len(plan.indices) // tile))
     if folder is None:
         found = PairSums.none(*shape)
-        _count(plan, tiles, found, None, save_seconds, progress)
+        _count(plan, tiles, found, None, save_seconds, stall, progress)
         return _found(plan, found)
     with opened(folder, plan.config) as (number, count):
         held = read_sums(folder, shape)
@@ -161,7 +167,7 @@ def sweep(
         mine = held.setdefault(number, PairSums.none(*shape))
         todo = [t for t in tiles if t not in done][number::count]
         if todo:
-            _count(plan, todo, mine, lambda: write_sums(folder, number, mine), save_seconds, progress)
+            _count(plan, todo, mine, lambda: write_sums(folder, number, mine), save_seconds, stall, progress)
         if number == 0 and count > 1:
             wait_until(lambda: tiles_counted(folder) == len(tiles))
             held = read_sums(folder, shape)
@@ -230,6 +236,7 @@ def _count(
     sums: PairSums,
     save: Callable[[], None] | None,
     save_seconds: float,
+    stall: float | None,
     progress: bool | None,
 ) -> None:
     """Count these tiles into the sums.
@@ -262,11 +269,13 @@ def _count(
     missing = sum(min(size, images - t * size) for t in numbers)
     hidden = None if progress is None else not progress
     bar = tqdm(total=images, initial=images - missing, unit=" images", desc="sweep", disable=hidden)
-    with bar, Stopping(keep) as stopping:
+    with bar, Stopping(keep, stall=stall) as stopping:
         for group in groups(stopping.until(stream), grid.rows):
             batches = [t.batch for t in group] + [plan.empty] * (grid.rows - len(group))
             state, seen = plan.step(state, params, grid.shard(jax.tree.map(lambda *a: np.stack(a), *batches)))
-            jax.block_until_ready(running)
+            if running is not None:
+                jax.block_until_ready(running)
+                stopping.finished()
             running, steps = seen, steps + 1
             in_hand += map(_counted, group)
             bar.update(sum(min(size, images - t.number * size) for t in group))
