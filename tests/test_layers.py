@@ -11,7 +11,7 @@ import pytest
 FLOORS = (
     ("_checks",),
     ("source", "imageops", "ranking", "measure", "parallel", "results", "stopping"),
-    ("tap", "data"),
+    ("tap", "data", "shared_folder"),
     ("models",),
     ("training",),
     ("contrast",),
