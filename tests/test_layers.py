@@ -11,7 +11,7 @@ import pytest
 FLOORS = (
     ("_checks",),
     ("source", "imageops", "ranking", "measure", "parallel", "results", "stall"),
-    ("tap", "data", "stopping", "canaries"),
+    ("tap", "data", "stopping", "canaries", "shared_folder"),
     ("models",),
     ("training",),
     ("contrast",),

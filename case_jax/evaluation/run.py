@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from case_jax import __version__, parallel
-from case_jax._checks import require
+from case_jax import parallel
 from case_jax.evaluation.planning import Plan
 from case_jax.evaluation.stream import Pace, Tile, template, through_devices, tiles
 from case_jax.results import NOTHING, Begun, RunFolder, write_json
+from case_jax.shared_folder import opened
 from case_jax.stall import require_stall
 from case_jax.stopping import Stopping
 
@@ -57,32 +57,9 @@ def session() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def opened(folder: RunFolder, config: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    """A run folder in all processes of a run, locked by the first; yields the number of this process and how many there are.
-
-    Raises:
-        CaseJaxError: when the folder cannot be written, is in use, holds another run, or is not seen by every process.
-    """
-    number, count = parallel.process()
-    with folder.locked() if number == 0 else contextlib.nullcontext():
-        if number == 0:
-            folder.open(config, session())
-        parallel.meet("the run folder is open")
-        if number > 0:
-            require(
-                (folder.path / "config.json").exists(),
-                "out",
-                f"{folder.path}, which process {number} sees without the run that process 0 has opened there",
-                "a folder that all processes share, or the run's parts copied into one folder afterwards",
-            )
-            folder.require_same(config)
-        yield number, count
-
-
-@contextlib.contextmanager
 def share(folder: RunFolder, config: Mapping[str, Any], parts: range) -> Iterator[tuple[int, dict[int, Begun]]]:
     """`opened`, with this process's number and its share of the parts that are missing, each with what has been kept of it."""
-    with opened(folder, config) as (number, count):
+    with opened(folder, config, session()) as (number, count):
         done, begun = folder.done(), folder.begun()
         parallel.meet("all have seen what is done")
         missing = [part for part in parts if part not in done]

@@ -17,13 +17,14 @@ from case_jax.contrast.choice import ContrastChoice
 from case_jax.evaluation.pair_counts import Pairs, empty_counts, make_counting_step, pairs_in
 from case_jax.evaluation.pair_sums import PairSums, read_sums, tiles_counted, total, write_sums
 from case_jax.evaluation.planning import configuration, require_fitting, settled
-from case_jax.evaluation.run import opened
+from case_jax.evaluation.run import session
 from case_jax.evaluation.step import Batch, Pixels, Protocol
 from case_jax.evaluation.stream import Tile, first_readable, groups, select, template, tiles
 from case_jax.imageops import normalise_image
 from case_jax.methods import MapFunction
 from case_jax.ranking import pixel_count
 from case_jax.results import RunFolder, wait_until
+from case_jax.shared_folder import opened
 from case_jax.source import Source
 from case_jax.stall import require_stall
 from case_jax.stopping import Stopping
@@ -160,7 +161,7 @@ def sweep(
         found = PairSums.none(*shape)
         _count(plan, tiles, found, None, save_seconds, stall, progress)
         return _found(plan, found)
-    with opened(folder, plan.config) as (number, count):
+    with opened(folder, plan.config, session()) as (number, count):
         held = read_sums(folder, shape)
         parallel.meet("all have seen what is counted")
         done = {t for sums in held.values() for t in sums.tiles}
