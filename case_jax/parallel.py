@@ -1,20 +1,31 @@
-"""Devices and processes: the only room that knows how many there are."""
+"""Devices and processes: the only room that knows how many there are, and where every program is compiled and gets its precision."""
 
+import contextlib
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, NamedTuple, cast
+from contextvars import ContextVar
+from functools import partial, wraps
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from case_jax._checks import CaseJaxError, require
+from case_jax._checks import CaseJaxError, require, unknown
 
 HEARTBEAT_SECONDS = 20
 """After so long without a sign of life a process counts as dead, and JAX ends the others."""
 WAIT_SECONDS = 7 * 24 * 3600
 """How long a process that is done waits for the others: as long as they live."""
+EXACT = "highest"
+"""Precision of the products and convolutions of every program: with it float32 means float32 on GPUs and TPUs, too. What is to have
+fewer bits says so itself, inside the program (`tap.precision`); training is a program of its own (`training.loop.PRECISION`)."""
+
+Mapper = Literal["pmap", "shard_map"]
+MAPPERS: tuple[Mapper, ...] = get_args(Mapper)
+_MAPPER: ContextVar[Mapper] = ContextVar("mapper", default="pmap")
+_COMPILED_NOW: list[Any] = []
 
 
 def join(coordinator: str | None = None, process_id: int | None = None, process_count: int | None = None) -> None:
@@ -108,13 +119,99 @@ def shard(tree: Any) -> Any:
     return jax.device_put(tree, _over_devices())
 
 
-def over_devices(function: Callable[..., Any], *, donate: bool = False) -> Callable[..., Any]:
-    """The function under `jax.pmap` over this process's devices: every argument and result has a leading device axis.
+def with_precision(function: Callable[..., Any], precision: str = EXACT) -> Callable[..., Any]:
+    """The function, traced so that every product and convolution in it states a precision: this one where it asks for no other."""
+
+    @wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return function(*args, **kwargs)
+
+    return traced
+
+
+def on_one_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function compiled for one device, for programs that are not worth distributing."""
+    return jax.jit(with_precision(function))
+
+
+@contextlib.contextmanager
+def mapped_by(mapper: Mapper) -> Iterator[None]:
+    """Steps that are made inside run under this one of JAX's two ways onto several devices; the numbers are the same, bit for bit.
+
+    Raises:
+        CaseJaxError: for another name than `pmap` or `shard_map`.
+    """
+    if mapper not in MAPPERS:
+        raise unknown("mapper", mapper, MAPPERS)
+    before = _MAPPER.set(mapper)
+    try:
+        yield
+    finally:
+        _MAPPER.reset(before)
+
+
+def _mapped(
+    function: Callable[..., Any], everyone: NamedSharding, *, inputs: Any = None, donate: bool = False
+) -> Callable[..., Any]:
+    """A function of one device's arrays on every device of a mesh; arguments and results have a leading axis over the devices.
+
+    The only place that knows `jax.pmap`, which JAX keeps as a wrapper of the other way. Nothing is known of replication in either
+    (`check_vma=False`): else gradients with respect to constants would be summed over devices in silence.
+
+    Args:
+        function: may use collectives over the axes of the mesh.
+        everyone: the devices, and the layout of an array with a slice for each of them.
+        inputs: layouts of the arguments, where not all are like `everyone`; `jax.pmap` knows no others.
+        donate: reuse the first argument's memory.
+    """
+    mesh, donated = cast(Mesh, everyone.mesh), (0,) if donate else ()
+    if inputs is None and _MAPPER.get() == "pmap":
+        devices = list(mesh.devices.flat)
+        program = jax.pmap(function, axis_name=mesh.axis_names[0], devices=devices, donate_argnums=donated)
+        return _compiled_apart(program)
+
+    def one(*arguments: Any) -> Any:
+        return jax.tree.map(lambda a: a[None], function(*jax.tree.map(lambda a: a[0], arguments)))
+
+    split = jax.shard_map(one, mesh=mesh, in_specs=inputs or everyone.spec, out_specs=everyone.spec, check_vma=False)
+    return _compiled_apart(jax.jit(split, donate_argnums=donated))
+
+
+def _compiled_apart(program: Any) -> Callable[..., Any]:
+    """The program, compiled before its first run instead of during it, so that `compiling` can tell one from the other.
+
+    JAX keeps what is compiled for these arguments: the run that follows finds it.
+    """
+    new = True
+
+    @wraps(program)
+    def run(*arguments: Any) -> Any:
+        nonlocal new
+        if new and not any(isinstance(a, Tracer) for a in jax.tree.leaves(arguments)):
+            _COMPILED_NOW.append(program)
+            try:
+                program.lower(*arguments).compile()
+            finally:
+                _COMPILED_NOW.remove(program)
+            new = False
+        return program(*arguments)
+
+    cast(Any, run).lower = program.lower
+    return run
+
+
+def compiling() -> bool:
+    """Whether a step is being compiled for its first run just now, whichever thread asks."""
+    return bool(_COMPILED_NOW)
+
+
+def over_devices(function: Callable[..., Any], *, precision: str = EXACT, donate: bool = False) -> Callable[..., Any]:
+    """The function under `jax.pmap` (see `mapped_by`) over this process's devices: every argument and result has a leading device axis.
 
     With `donate` the first argument's memory is reused: it must not be used again.
     """
-    donated = (0,) if donate else ()
-    return jax.pmap(function, axis_name="devices", devices=jax.local_devices(), donate_argnums=donated)
+    return _mapped(with_precision(function, precision), _over_devices(), donate=donate)
 
 
 def average(tree: Any) -> Any:
@@ -129,7 +226,7 @@ def device_index() -> jax.Array:
 
 def first_of(tree: Any) -> Any:
     """The first device's arrays, on the host."""
-    return jax.tree.map(lambda a: np.asarray(a[0]), tree)
+    return jax.tree.map(lambda a: _of_device(a, 0), tree)  # a[0] would gather from all devices
 
 
 def stand_ins(arguments: Any) -> Any:
@@ -171,8 +268,7 @@ Step = Callable[..., tuple[Any, Any]]
 class Grid:
     """The local devices as a table: the devices of a row work on one tile and split the classes among them.
 
-    With one column a step runs under `jax.pmap`, with more under `jax.shard_map`. There it must be local but for `Share.gather`, so
-    nothing is known of replication (`check_vma=False`): else gradients with respect to constants would be summed over devices in silence.
+    With one column a step runs under `jax.pmap` (see `mapped_by`), with more under `jax.shard_map`; it must be local but for `Share.gather`.
     """
 
     def __init__(self, columns: int = 1):
@@ -193,27 +289,19 @@ class Grid:
 
     def step(self, function: Step) -> Callable[..., tuple[Any, Any]]:
         """Compile a step, to be called with what `zeros`, `replicate` and `shard` return; the state that it is given is used up."""
+        function = with_precision(function)
         if self.columns == 1:
-            whole = partial(function, share=ALONE)
-            return jax.pmap(whole, axis_name="data", devices=jax.local_devices(), donate_argnums=0)
+            return _mapped(partial(function, share=ALONE), self._by_device, donate=True)
 
         def gather(array: jax.Array, axis: int) -> jax.Array:
             return jax.lax.all_gather(array, "class", axis=axis, tiled=True)
 
         def one_of_group(*arguments: Any) -> tuple[Any, Any]:
-            share = Share(jax.lax.axis_index("class"), self.columns, gather)
-            found = function(*jax.tree.map(lambda a: a[0], arguments), share=share)
-            return jax.tree.map(lambda a: a[None], found)
+            return function(*arguments, share=Share(jax.lax.axis_index("class"), self.columns, gather))
 
-        everyone, rows = self._by_device.spec, self._by_row.spec
-        split = jax.shard_map(
-            one_of_group,
-            mesh=self._by_device.mesh,
-            in_specs=(everyone, everyone, rows),
-            out_specs=everyone,
-            check_vma=False,
-        )
-        return jax.jit(split, donate_argnums=0)
+        everyone = self._by_device.spec
+        inputs = (everyone, everyone, self._by_row.spec)
+        return _mapped(one_of_group, self._by_device, inputs=inputs, donate=True)
 
     def trace(self, step: Callable[..., Any], state: Any, params: Any, batch: Any) -> None:
         """Trace a step for the shapes of one device's state, params and batch, without running it; its first call does not trace again.

@@ -29,7 +29,7 @@ from case_jax.report.sanity import summarise as summarise_sanity
 from case_jax.results import RunFolder
 from case_jax.stats import RANK_DECIMALS, ranked, summarise
 from experiments import masking
-from experiments.benchmarks.core import interleaved
+from experiments.benchmarks.timing import interleaved
 from experiments.claim import Answer, Finding, Table, from_shell, heat, keep, percent
 from experiments.families import SHIPPED
 from experiments.subjects import Subject, Where, asked_by_name, only

@@ -82,11 +82,18 @@ def tapped(classifier, images):
     return tap_classifier(classifier, images[0])
 
 
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory):
+    """What commands need not find out again is kept here, and not where users keep it."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def shell(monkeypatch, capsys, tmp_path):
+def shell(monkeypatch, capsys, tmp_path, cache_folder):
     """Run `case-jax ARGS` in an empty folder; returns exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
+    monkeypatch.setattr(cli.numerics, "cache_folder", lambda: cache_folder)
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["case-jax", *map(str, args)])

@@ -7,10 +7,10 @@ import sys
 import tempfile
 
 
-def start(words, environment):
-    """Start `case-jax` with these words; end it with `end`."""
+def start(words, environment, program=("-m", "case_jax.cli")):
+    """Start `case-jax`, or what else is given to Python, with these words; end it with `end`."""
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (no pipe: nobody would empty it while the test waits)
-    command = [sys.executable, "-m", "case_jax.cli", *map(str, words)]
+    command = [sys.executable, *program, *map(str, words)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log), log
 
 

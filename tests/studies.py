@@ -8,7 +8,7 @@ from case_jax.results import RunFolder
 
 METHODS = quick(EVERY)
 SUBJECT = ("seed", "model_name", "class_names")
-HOW = ("limit", "tile", "part", "memory", "precision")
+HOW = ("limit", "tile", "part", "memory")
 
 
 def parted(options, *kinds):
@@ -45,16 +45,14 @@ def sanity(source, model, contrast, methods, path, *, pixels, **options):
 
 def count_pairs(source, model, contrast, methods, *, pixels, folder=None, save_seconds=300.0, **options):
     """What is counted for every pair of classes."""
-    subject, how, rest = parted(options, SUBJECT, ("limit", "tile", "precision"))
+    subject, how, rest = parted(options, SUBJECT, ("limit", "tile"))
     job = prepare_pairs(PairAgreement(**rest), Subject(source, model, contrast, pixels, methods, **subject), **how)
     return run_pairs(job, folder, save_seconds=save_seconds, progress=False)
 
 
 def play(source, tap, model, methods, path, *, pixels, contrast=OTHER_CELLS, **options):
     """The folder of the grid pointing game, and what was played."""
-    drawing, subject, how, rest = parted(
-        options, ("mosaics", "confidence", "limit"), SUBJECT, ("tile", "part", "precision")
-    )
+    drawing, subject, how, rest = parted(options, ("mosaics", "confidence", "limit"), SUBJECT, ("tile", "part"))
     n = rest.get("n", 2)
     drawn = of_mosaics(Subject(source, model, contrast, pixels, methods, **subject), tap, n=n, **drawing)
     job = prepare(GridPointing(**rest), drawn, **how)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from case_jax import (
     METHODS,
@@ -325,6 +326,66 @@ def test_where_the_sum_over_channels_cancels_the_furthest_value_is_positive():
         found = np.asarray(of_stack(given[None])[0])
         assert found.max() == np.abs(found).max()
         assert found.min() < 0
+
+
+PATTERNS = np.array([[1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]], np.float32)
+"""Three orthogonal maps of 2×2 positions, each of mean zero."""
+
+
+def with_singular_values(values, channels):
+    """A map (2, 2, K) whose three first singular values are twice these, those of the three patterns."""
+    padding = np.zeros((4, channels - 3), np.float32)
+    return np.hstack([PATTERNS.T * np.asarray(values, np.float32), padding]).reshape(2, 2, channels)
+
+
+def test_the_first_component_is_found_where_the_second_is_as_large_but_for_the_last_digit():
+    """Squares of channels are exact here: what is left of the second is what the squarings leave."""
+    just_less = 1 - np.finfo(np.float32).eps
+    values = np.stack([with_singular_values(v, 3) for v in ((1, just_less, 0.5), (just_less, 0.5, 1))])
+    parts = np.asarray(of_stack(values)).reshape(2, 4) @ PATTERNS.T / 4
+    np.testing.assert_allclose(np.abs(parts), [[1, 0, 0], [0, 0, 1]], atol=1e-6)
+
+
+def direction_error(shape, gap):
+    """Largest error of a map, as a share of its largest value, whose second singular value is smaller by this share."""
+    rng = np.random.default_rng(0)
+    height, width, channels = shape
+    rows = rng.normal(size=(height * width, 4))
+    left = np.linalg.qr(rows - rows.mean(0))[0]
+    right = np.linalg.qr(rng.normal(size=(channels, 4)))[0]
+    values = ((left * [1, 1 - gap, 0.7, 0.1]) @ right.T).astype(np.float32).reshape(shape)
+    found, expected = (
+        f(v) for f, v in ((lambda v: of_stack(v[None])[0], values), (plain_principal, values.astype(float)))
+    )
+    return min(np.abs(found - expected).max(), np.abs(found + expected).max()) / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 64), (14, 14, 32)])
+def test_the_error_grows_as_the_two_largest_come_closer(shape):
+    """As it must in float32: with one over their difference, and no faster."""
+    for gap in (0.5, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
+        assert direction_error(shape, gap) < 3e-7 + 3e-8 / gap
+
+
+@pytest.mark.parametrize("channels", [3, 9], ids=["channels", "positions"])
+def test_of_two_equally_large_components_the_map_is_one_of_their_plane(channels):
+    found = np.asarray(of_stack(with_singular_values((1, 0.5, 1), channels)[None])).ravel()
+    parts = PATTERNS @ found / 4
+    np.testing.assert_allclose(np.hypot(parts[0], parts[2]), 1, rtol=1e-6)  # as long as either
+    np.testing.assert_allclose(parts[1], 0, atol=1e-6)
+
+
+def test_a_value_that_is_not_finite_leaves_no_map():
+    for broken in (np.nan, np.inf):
+        for shape in ((2, 3, 9), (3, 4, 2)):
+            assert np.isnan(of_stack(numbers(1, *shape, seed=0).at[0, 1, 2, 1].set(broken))).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 9), (3, 4, 2)])
+def test_the_first_component_has_a_gradient(shape):
+    with jax.enable_x64(True):
+        values = jnp.asarray(np.random.default_rng(0).normal(size=shape))
+        check_grads(jax.jit(partial(principal_map, dtype=jnp.float64)), (values,), order=1, rtol=1e-5)
 
 
 @jax.jit

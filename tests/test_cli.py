@@ -10,6 +10,7 @@ from PIL import Image
 from case_jax.data.digit_scenes import CLASS_NAMES
 from case_jax.models import save_weights
 from case_jax.results import RunFolder
+from case_jax.tap.precision import at_precision
 
 
 @pytest.fixture(scope="session")
@@ -307,3 +308,51 @@ def test_labels_by_class_name_are_used(shell, tmp_path):
     assert status == 0
     rows = RunFolder(tmp_path / "run").rows()
     assert (rows["label"] == rows["top1"]).mean() > 0.8
+
+
+SMALL = ("--limit", 4, "--methods", "grad_cam", "--contrast", "topk_logits:2", "--out", "run")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", *SMALL, "--tile", 4, "--part", 4, "--metrics", "sensitivity"),
+        ("localise", *SMALL, "--tile", 4),
+        ("sanity", *SMALL, "--tile", 4, "--kinds", "cascading", "--depth", 1),
+        ("sweep", *SMALL, "--tile", 4, "--top", 2),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_run_knows_the_classifiers_precision_and_is_not_resumed_at_another(shell, tmp_path, words):
+    status, _, err = shell(*words, "--precision", "bf16")
+    assert status == 0, err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["model"]["precision"] == "bf16"
+    status, _, err = shell(*words, "--precision", "tf32")
+    assert status == 2
+    assert "model.precision: the folder has 'bf16', this run 'tf32'" in err
+
+
+def test_precision_reaches_mosaics_and_drawings(shell, tmp_path, monkeypatch):
+    asked = []
+
+    def spied(model, precision):
+        asked.append(precision)
+        return at_precision(model, precision)
+
+    monkeypatch.setattr("case_jax.cli.ready.at_precision", spied)
+    words = ("--methods", "grad_cam", "--precision", "bf16", "--out", "run")
+    status, _, err = shell("grid-pointing", *words, "--mosaics", 1, "--limit", 60, "--no-difull")
+    assert status == 0, err
+    settings = json.loads((tmp_path / "run" / "summary.json").read_text())["settings"]
+    assert settings["precision"] == "bf16"
+    assert asked == ["bf16"] * 3  # as loaded, at the size of a cell, at that of a mosaic
+    status, _, err = shell("explain", "digit_scenes:3", *words, "--contrast", "topk_logits:2")
+    assert status == 0, err
+    assert asked == ["bf16"] * 4
+
+
+def test_an_unknown_precision_lists_those_that_exist(shell):
+    status, out, err = shell("sweep", "--precision", "int4")
+    assert status == 2
+    assert all(name in out + err for name in ("float32", "tf32", "bf16"))

@@ -127,7 +127,6 @@ def test_sets_are_looked_for_after_everything_else_was_checked(prepared, tapped)
 
     for changes, words in (
         ({"fill": "wood"}, "fill"),
-        ({"precision": "int4"}, "precision"),
         ({"part": 10}, "part"),
         ({"limit": 31}, "limit"),
         ({"agreement_percent": 0.0}, "agreement_percent"),

@@ -11,8 +11,9 @@ import pytest
 FLOORS = (
     ("_checks",),
     ("files",),
-    ("source", "imageops", "ranking", "measure", "parallel", "records", "stopping"),
-    ("results", "tap", "data"),
+    ("source", "imageops", "ranking", "measure", "parallel", "records", "stall"),
+    ("results", "tap", "data", "stopping", "canaries"),
+    ("shared_folder",),
     ("models",),
     ("training",),
     ("contrast",),
@@ -88,13 +89,24 @@ def test_rooms_of_rows_and_tables_do_not_import_jax(file):
 
 
 @pytest.mark.parametrize("file", [f for f in INSIDE if room_of(f) != "parallel"])
-def test_only_parallel_speaks_of_devices(file):
-    words = {"pmap", "shard_map", "devices", "local_devices", "device_put", "process_index", "process_count", "Mesh"}
+def test_only_parallel_speaks_of_devices_and_compiles(file):
+    words = {
+        "jit",
+        "pmap",
+        "shard_map",
+        "devices",
+        "local_devices",
+        "device_put",
+        "process_index",
+        "process_count",
+        "Mesh",
+    }
     tree = ast.walk(ast.parse(FILES[file].read_text()))
     found = {
         n.attr for n in tree if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "jax"
     }
     assert not found & words
+    assert not {f"jax.{word}" for word in words} & set(imports(FILES[file]))
 
 
 def test_importing_the_package_is_light():

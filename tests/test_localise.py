@@ -19,8 +19,8 @@ from case_jax.evaluation.studies.localisation_scores import BASELINES, baselines
 from case_jax.imageops import crop_resized, finish_maps
 from case_jax.metrics.localisation import box_of_map, box_scores
 from case_jax.metrics.localisation_curves import pixel_average_precision, pixel_counts
-from case_jax.report.localise import page_of
 from case_jax.records import SUMS
+from case_jax.report.localise import page_of
 from case_jax.results import RunFolder
 from case_jax.source import Example, Truth, UnreadableImageError
 
@@ -226,7 +226,9 @@ def test_a_run_that_was_cut_off_resumes_to_the_same(one_by_one, model, tmp_path,
     kept = 4 * len(list((tmp_path / "run" / "parts").glob("part-*.parquet")))
     assert kept in (4, 8)
     seen = []
-    monkeypatch.setattr(module, "score_image", lambda *a, score=module.score_image, **k: seen.append(1) or score(*a, **k))
+    monkeypatch.setattr(
+        module, "score_image", lambda *a, score=module.score_image, **k: seen.append(1) or score(*a, **k)
+    )
     again = run(model, tmp_path / "run", tile=1)
     assert len(seen) <= len(set(range(kept, IMAGES)) - {TORN})
     pd.testing.assert_frame_equal(again.rows, one_by_one.rows)

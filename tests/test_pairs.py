@@ -11,7 +11,7 @@ from studies import count_pairs
 from case_jax import METHODS, CaseJaxError, parallel, tag, tag_head_input, tap_function
 from case_jax.contrast.choice import choose_contrast
 from case_jax.evaluation.batches import Batch
-from case_jax.evaluation.maps import Pixels
+from case_jax.evaluation.maps import Pixels, Question
 from case_jax.evaluation.studies import pair_counts
 from case_jax.evaluation.studies import pairs as pairs_module
 from case_jax.evaluation.studies.pair_counts import empty_counts, make_counting_step, pairs_in

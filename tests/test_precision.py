@@ -1,3 +1,5 @@
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,8 @@ import pytest
 
 from case_jax import case, finish_maps, top_class_maps, topk_logits
 from case_jax._checks import CaseJaxError
-from case_jax.tap.precision import PRECISIONS, at_precision
+from case_jax.tap import check_closed_form
+from case_jax.tap.precision import PRECISIONS, Precision, at_precision
 
 
 def maps(model, image):
@@ -37,6 +40,7 @@ def products(model, image):
 
 def test_float32_is_the_model_itself(tapped):
     assert at_precision(tapped, "float32") is tapped
+    assert tapped.precision == "float32"
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
@@ -75,4 +79,20 @@ def test_parameters_are_still_an_argument(tapped, images):
 def test_an_unknown_precision_is_named(tapped):
     with pytest.raises(CaseJaxError, match=r"precision: 'fp16' is unknown\."):
         at_precision(tapped, "fp16")
-    assert set(PRECISIONS) == {"float32", "tf32", "bf16"}
+    assert tuple(PRECISIONS) == get_args(Precision) == ("float32", "tf32", "bf16")
+
+
+def test_a_model_of_fewer_bits_knows_the_exact_one(tapped, images):
+    low = at_precision(tapped, "bf16")
+    assert (low.precision, low.exact) == ("bf16", tapped)
+    assert at_precision(low, "float32") is tapped
+    assert at_precision(low, "tf32").exact is tapped  # nothing is rounded twice
+    check_closed_form(low, images[0], tolerance=1e-5)  # of the exact one: bfloat16 alone would miss that
+
+
+def test_maps_of_further_layers_have_fewer_bits_too(tapped, images):
+    exact, low, half = (at_precision(tapped, p).view(tapped.params, images[0]).stages() for p in PRECISIONS)
+    for a, b, c in zip(exact, low, half, strict=True):
+        assert a.dtype == b.dtype == c.dtype == jnp.float32
+        assert 0 < jnp.abs(c - a).max() < 0.05 * jnp.abs(a).max()
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5)  # the same on CPUs

@@ -132,7 +132,9 @@ def reported(tmp_path_factory):
 def test_writes_every_file(reported):
     folder, page = reported
     assert page == folder.path / "report.html"
-    names = {f"{name}.{kind}" for name in ("overview", "agreement", "drop", "sweep", "gallery") for kind in ("png", "pdf")}
+    names = {
+        f"{name}.{kind}" for name in ("overview", "agreement", "drop", "sweep", "gallery") for kind in ("png", "pdf")
+    }
     assert {file.name for file in (folder.path / "figures").iterdir()} == names
     assert not list(folder.path.rglob("*.partial"))
 
@@ -190,7 +192,9 @@ def test_sentence_does_not_call_an_open_test_a_refutation(tmp_path):
 def test_sentence_of_one_method(tmp_path):
     rows = columns(["case"], 30, evidence=False)
     page = write_report(run_folder(tmp_path / "run", rows).path)
-    assert sentence_of(page).startswith("CASE on 30 images (the network is right on 90% of them): class-sensitive at θ = 0.5, the top 5% pixels")
+    assert sentence_of(page).startswith(
+        "CASE on 30 images (the network is right on 90% of them): class-sensitive at θ = 0.5, the top 5% pixels"
+    )
     assert "Fidelity against" not in page.read_text()
     assert "class pointing" not in page.read_text()
 

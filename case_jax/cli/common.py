@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from case_jax._checks import require
 from case_jax.cli.commands import report
+from case_jax.cli.devices import Devices
 from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, run_folder, say
 from case_jax.evaluation.cost import described, measure
@@ -21,6 +22,7 @@ from case_jax.methods import MapFunction
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
 ProcessesArgs = Annotated[Processes, tyro.conf.arg(name="")]
+DevicesArgs = Annotated[Devices, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Common:
 
     model: ModelArgs
     processes: ProcessesArgs
+    devices: DevicesArgs
     data: str = "digit_scenes"
     """`digit_scenes[:SPLIT]`, `folder:PATH` (labels from sub-folders when there are any) or `tfds:NAME:SPLIT`."""
     methods: Names = ()
@@ -45,8 +48,6 @@ class Common:
     """Images per result file; what a killed run loses. A multiple of the tile."""
     memory: float | None = None
     """GB per device for `--tile auto`; by default 0.8 of what there is."""
-    precision: str = "float32"
-    """Of the classifier's passes: float32, tf32 or bf16; maps and scores are float32 always."""
     crops: Path | None = None
     """Folder in which decoded images are kept, for this run and others on the same images; by default nowhere."""
     plan: bool = False
@@ -57,6 +58,7 @@ class Common:
         accepted = "a bound in GB above 0, with --tile auto"
         proper = self.memory is None or (self.memory > 0 and self.tile == "auto")
         require(proper, "memory", self.memory, accepted)
+        self.devices.check()
 
     def how(self) -> dict[str, Any]:
         """The options of `engine.prepare`."""
@@ -75,7 +77,7 @@ class Common:
         return Subject(
             source,
             ready.model,
-            partial(ready.contrast, evaluated=source, seed=self.seed),
+            partial(ready.contrast, evaluated=source, seed=self.seed, stall=self.devices.stall),
             ready.pixels,
             methods,
             seed=self.seed,
@@ -110,7 +112,7 @@ def run_study(
     """
     common.check()
     methods = common.model.methods(common.methods) if methods is None else methods
-    with together(common.processes) as first:
+    with together(common.processes) as first, common.devices.mapped():
         ready = make_ready(common.model, common.crops, methods)
         subject = common.subject(ready, methods)
         folder = run_folder(common.out, name, subject.source.name, common.model.model, *words, common.limit)
@@ -124,7 +126,7 @@ def run_study(
             return
         count = len(job.images.indices)
         say(f"{name}: {count:,} {study.unit} of {subject.source.name} × {len(methods)} methods into {folder.path}")
-        run(job, folder)
+        run(job, folder, stall=common.devices.stall)
         if first:
             if gallery is not None:
                 save_gallery(job, folder, of=gallery)

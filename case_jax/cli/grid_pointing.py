@@ -1,7 +1,5 @@
 """`case-jax grid-pointing`: the grid pointing game from the shell."""
 
-from functools import partial
-
 from case_jax.cli.common import Asked, CommonArgs, run_study
 from case_jax.cli.ready import Ready
 from case_jax.evaluation.gallery import REGIONS
@@ -9,7 +7,6 @@ from case_jax.evaluation.studies.grid_pointing import OTHER_CELLS, GridPointing,
 from case_jax.evaluation.studies.mosaics import require_confidence
 from case_jax.evaluation.subject import Subject
 from case_jax.metrics.grid_pointing import require_grid
-from case_jax.models import tap_classifier
 
 CONFIDENCE, SCENE_CONFIDENCE = 0.99, 0.6
 """Of the authors; and for digit scenes, whose classifier is trained to give the likeliest class 0.7."""
@@ -53,8 +50,9 @@ def grid_pointing(
     def asked(ready: Ready, subject: Subject) -> Asked:
         if common.model.contrast == OTHER_CELLS.name:
             subject = subject._replace(contrast=OTHER_CELLS)
-        tap = partial(tap_classifier, ready.classifier, layer=common.model.layer)
-        drawn = of_mosaics(subject, tap, n=n, mosaics=mosaics, confidence=least, limit=common.limit)
+        drawn = of_mosaics(
+            subject, ready.tap, n=n, mosaics=mosaics, confidence=least, limit=common.limit, stall=common.devices.stall
+        )
         return GridPointing(n, difull, upsampled), drawn
 
     run_study(common, asked, "grid_pointing", f"{n}x{n}", limited=False, gallery=REGIONS)

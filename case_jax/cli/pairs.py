@@ -46,10 +46,11 @@ def pairs(
     accepted = "a number of images: chunks of classes, not tiles, are what --memory bounds"
     require(common.tile != "auto", "tile", common.tile, accepted)
     require(common.part is None, "part", common.part, "nothing: sums are written every --save-seconds")
+    common.check()
     chosen = common.model.methods(common.methods)
     memory = MEMORY if common.memory is None else int(common.memory * 1e9)
     study = PairAgreement(top, agreement_percent, memory, class_shards)
-    with together(common.processes) as first:
+    with together(common.processes) as first, common.devices.mapped():
         ready = make_ready(common.model, common.crops, chosen)
         if hierarchy is not None:
             read_hierarchy(hierarchy, ready.classifier.class_names)
@@ -59,11 +60,11 @@ def pairs(
         require_outside(folder.path, subject.source)
         folder.require_writable()
         tile = common.tile if isinstance(common.tile, int) else None
-        job = prepare_pairs(study, subject, limit=common.limit, tile=tile, precision=common.precision)
+        job = prepare_pairs(study, subject, limit=common.limit, tile=tile)
         say(
             f"pairs: {len(job.images.indices):,} images of {subject.source.name} × {len(chosen)} methods into {folder.path}"
         )
-        run_pairs(job, folder, save_seconds=save_seconds)
+        run_pairs(job, folder, save_seconds=save_seconds, stall=common.devices.stall)
         if first:
             from case_jax.report.pairs import HIERARCHY  # matplotlib
 

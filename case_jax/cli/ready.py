@@ -1,14 +1,17 @@
 """From the shell's words to a tapped classifier, its data and its contrast sets."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from case_jax._checks import CaseJaxError, require
+from case_jax.cli.numerics import require_right_numbers
 from case_jax.cli.options import options_of, with_options
 from case_jax.contrast.choice import Confusions, ContrastChoice, choose_contrast
 from case_jax.data import CachedCrops, DigitScenes, ImageFolder, open_source, read_image
@@ -23,6 +26,7 @@ from case_jax.models import model as bundled_model
 from case_jax.results import RunFolder
 from case_jax.source import Example, Source, UnreadableImageError
 from case_jax.tap import TappedModel
+from case_jax.tap.precision import Precision, at_precision
 
 CONFUSION_IMAGES = 5000
 Names = tuple[str, ...]
@@ -52,6 +56,9 @@ class Model:
     data, else topk_logits:5."""
     contrast_data: str | None = None
     """Labelled data on which confusions are counted; the model's own confusion split by default."""
+    precision: Precision = "float32"
+    """Of the classifier's passes; maps and scores are float32 always. float32 also where the device would rather not; tf32 on TF32 units
+    (NVIDIA), in three bfloat16 passes (TPU), in float32 elsewhere; bf16 takes half of the memory and of its traffic."""
     set: Names = ()
     """Options of methods and metrics, NAME.OPTION=VALUE, for example case.eps_relative=true rise.masks=500 road.percents=20,40."""
 
@@ -113,6 +120,10 @@ class Ready(NamedTuple):
     crops: Path | None = None
     """Where crops are kept on disk; None keeps none."""
 
+    def tap(self, image: Array) -> TappedModel:
+        """The same classifier, tapped alike, for images of this one's size."""
+        return _tapped(self.choice, self.classifier, image)
+
     def open(self, data: str, *, limit: int | None, seed: int) -> Source:
         """A data set, preprocessed for this classifier; `limit` is the number of digit scenes made."""
         require(limit is None or limit >= 1, "limit", limit, "a number of images of at least 1")
@@ -128,8 +139,8 @@ class Ready(NamedTuple):
         )
         return source if self.crops is None else CachedCrops(source, self.crops)
 
-    def contrast(self, *, evaluated: Source | None = None, seed: int) -> ContrastChoice:
-        """The contrast sets; confusions must not be counted on the images that will be evaluated."""
+    def contrast(self, *, evaluated: Source | None = None, seed: int, stall: float | None = math.inf) -> ContrastChoice:
+        """The contrast sets; confusions must not be counted on the images that will be evaluated, see there for `stall`."""
         name = self.choice.contrast or default_contrast(self.choice, self.model.num_classes)
 
         def confusions() -> Confusions:
@@ -138,7 +149,7 @@ class Ready(NamedTuple):
             source = self.open(where, limit=CONFUSION_IMAGES, seed=0)
             if evaluated is not None:
                 require_other_images(evaluated, source.fingerprint, source.name)
-            counted = count_confusions(source, self.model, self.pixels)
+            counted = count_confusions(source, self.model, self.pixels, stall=stall)
             right = counted.counts.trace() / counted.counts.sum()
             say(f"contrast: {name}, counted on {counted.source}, where the classifier is right in {right:.1%}")
             return counted
@@ -178,15 +189,16 @@ def make_ready(choice: Model, crops: Path | None = None, methods: Mapping[str, M
     """Load and tap the chosen classifier; says which weights and preprocessing it has, and the contrast where none was chosen.
 
     Raises:
-        CaseJaxError: also when one of the methods is a masker that was trained with another classifier.
+        CaseJaxError: also when one of the methods is a masker that was trained with another classifier, and where JAX computes wrong numbers.
     """
     require_contrast_data(choice)
+    require_right_numbers()
     classifier = load_classifier(choice.model, weights=choice.weights)
     facts = classifier.preprocessing
     say(f"model: {classifier}")
     for name, function in (methods or {}).items():
         _require_its_classifier(name, function, classifier)
-    model = tap_classifier(classifier, jnp.zeros((facts.crop, facts.crop, 3)), layer=choice.layer)
+    model = _tapped(choice, classifier, jnp.zeros((facts.crop, facts.crop, 3)))
     require(
         model.num_classes >= 2, "weights", f"{model.num_classes} class", "weights of a classifier of at least 2 classes"
     )
@@ -194,6 +206,10 @@ def make_ready(choice: Model, crops: Path | None = None, methods: Mapping[str, M
         choice = dataclasses.replace(choice, contrast=default_contrast(choice, model.num_classes))
         say(f"contrast: {choice.contrast}, by default")
     return Ready(choice, classifier, model, Pixels(facts.mean, facts.std), crops)
+
+
+def _tapped(choice: Model, classifier: Classifier, image: Array) -> TappedModel:
+    return at_precision(tap_classifier(classifier, image, layer=choice.layer), choice.precision)
 
 
 def _require_its_classifier(name: str, function: MapFunction, classifier: Classifier) -> None:

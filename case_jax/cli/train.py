@@ -10,6 +10,8 @@ import tyro
 from flax import nnx
 
 from case_jax._checks import require, require_number, require_seed
+from case_jax.cli.devices import Devices
+from case_jax.cli.numerics import require_right_numbers
 from case_jax.cli.ready import require_outside, run_folder, say
 from case_jax.data import open_source
 from case_jax.evaluation.batches import select
@@ -49,6 +51,9 @@ Words = Literal[
 ]
 
 
+DevicesArgs = Annotated[Devices, tyro.conf.arg(name="")]
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     """What is trained on, and for how long."""
@@ -75,11 +80,13 @@ class Data:
     """Steps between checkpoints, which a killed run loses at most."""
     augment: bool = False
     """Random crops of whole images, and mirror images, for photographs."""
+    devices: DevicesArgs = dataclasses.field(default_factory=Devices)
 
     def open(self, classifier: Classifier, *, own_classes: bool = False) -> Source:
         """The images, as the classifier sees them; of its classes, unless the data may have their own."""
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "a number of images of at least 1")
         require_seed(self.seed)
+        self.devices.check()
         require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         require(self.batch >= 1, "batch", self.batch, "a multiple of the number of devices, of at least 1")
         require(self.save_every >= 1, "save_every", self.save_every, "a number of steps of at least 1")
@@ -246,6 +253,7 @@ def train_(
     Args:
         what: which one; each has its own --help.
     """
+    require_right_numbers()
     if isinstance(what, MaskerRun):
         _masker(what)
     elif isinstance(what, ClassifierRun):
@@ -394,7 +402,8 @@ def _run(
     say(
         f"train: {recipe.steps:,} steps of {recipe.batch} images, from {len(examples):,} of {source.name}, into {folder.path}"
     )
-    state = train(task, examples, recipe, folder, config=config, facts=session())
+    with data.devices.mapped():
+        state = train(task, examples, recipe, folder, config=config, facts=session(), stall=data.devices.stall)
     broken = examples.unreadable
     if broken:
         print(

@@ -48,6 +48,10 @@ class Tile(NamedTuple):
     batch: Any
     """What a step takes of it: a `Batch`, or another named tuple of arrays with leading axis B."""
 
+    def __str__(self) -> str:
+        """Its name in messages."""
+        return f"tile {self.number}"
+
 
 @dataclass
 class Pace:

@@ -1,5 +1,6 @@
 """A classifier's confusions, counted in one pass over a labelled split."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,13 @@ from case_jax.evaluation.batches import Batch, template, through_devices, tiles
 from case_jax.evaluation.maps import Pixels
 from case_jax.imageops import normalise_image
 from case_jax.source import Source
+from case_jax.stopping import STARTS_ANEW, Stopping
 from case_jax.tap.view import TappedModel
 
 
-def count_confusions(source: Source, model: TappedModel, pixels: Pixels, *, tile: int = 100) -> Confusions:
+def count_confusions(
+    source: Source, model: TappedModel, pixels: Pixels, *, tile: int = 100, stall: float | None = math.inf
+) -> Confusions:
     """Confusion counts and mean softmax outputs per true class.
 
     Args:
@@ -24,6 +28,7 @@ def count_confusions(source: Source, model: TappedModel, pixels: Pixels, *, tile
         model: the classifier.
         pixels: how pixels are normalised.
         tile: images per device and step.
+        stall: minutes in which no batch finishes after which the process ends, see `case_jax.stall`.
 
     Returns:
         Counts (C, C), rows = true class, and mean probabilities (C, C); zero rows for classes without images.
@@ -41,12 +46,15 @@ def count_confusions(source: Source, model: TappedModel, pixels: Pixels, *, tile
     counts = np.zeros((model.num_classes, model.num_classes), np.int64)
     sums = np.zeros((model.num_classes, model.num_classes), np.float64)
     stream = tiles(source, indices, range(-(-len(indices) // tile)), empty, ahead=4)
-    for read, found in through_devices(parallel.over_devices(probabilities), model.params, stream):
-        slots = [(i, e.label) for i, e in enumerate(read.examples) if e is not None and e.label >= 0]
-        if slots:
-            at, labels = np.array(slots).T
-            np.add.at(counts, (labels, found[at].argmax(-1)), 1)
-            np.add.at(sums, labels, found[at].astype(np.float64))
+    step = parallel.over_devices(probabilities)
+    with Stopping(lambda: STARTS_ANEW, stall=stall) as stopping:
+        for read, found in through_devices(step, model.params, stopping.until(stream)):
+            slots = [(i, e.label) for i, e in enumerate(read.examples) if e is not None and e.label >= 0]
+            if slots:
+                at, labels = np.array(slots).T
+                np.add.at(counts, (labels, found[at].argmax(-1)), 1)
+                np.add.at(sums, labels, found[at].astype(np.float64))
+            stopping.finished()
     if not counts.any():
         raise CaseJaxError(
             f"contrast: none of the {len(source)} images of {source.name} has a label; confusions cannot be counted there."

@@ -1,6 +1,7 @@
 """One engine for every study: images in fixed tiles over all devices and processes, into a run folder that survives being killed."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -32,8 +33,8 @@ from case_jax.imageops import normalise_image
 from case_jax.records import Records
 from case_jax.results import RunFolder
 from case_jax.source import Example, Source
+from case_jax.stall import require_stall
 from case_jax.stopping import Stopping
-from case_jax.tap.precision import at_precision
 from case_jax.tap.view import TappedModel
 
 AUTO: Literal["auto"] = "auto"
@@ -121,7 +122,7 @@ class TiledStudy(Study, Protocol):
         ...
 
     def program(self, question: Question, model: TappedModel, images: Images) -> Program:
-        """The compiled functions; the classifier has the precision of the run."""
+        """The compiled functions."""
         ...
 
 
@@ -131,14 +132,17 @@ class Job(NamedTuple):
     study: TiledStudy
     subject: Subject
     question: Question
-    model: TappedModel
-    """The classifier at the precision of the run."""
     images: Images
     contrast: ContrastChoice
     program: Program
     tile: int
     part: int
     config: dict[str, Any]
+
+    @property
+    def model(self) -> TappedModel:
+        """The classifier."""
+        return self.subject.model
 
     @property
     def empty(self) -> Batch:
@@ -159,19 +163,17 @@ def prepare(
     tile: int | Literal["auto"] | None = None,
     part: int | None = None,
     memory: int | None = None,
-    precision: str = "float32",
 ) -> Job:
     """Check a run completely, before any long work; confusions are counted last, and every function is traced.
 
     Args:
         study: what is asked.
-        subject: of what.
+        subject: of what; its classifier of `at_precision`, where its passes are to have fewer bits (maps and scores are float32 always).
         limit: this many images, drawn once by the seed; None takes all.
         tile: images per device and step. It fixes the shapes, and so the last bits, of the computation. `auto` takes as many as
             `memory` holds, a power of two of at most `part`. None takes the study's own number.
         part: images per result file; a multiple of `tile`. What is lost when a run is killed is at most the parts in hand.
         memory: bytes per device for `tile="auto"`; by default 0.8 of what the device has.
-        precision: of the classifier's passes, a name in `PRECISIONS`; maps and scores are float32 always.
 
     Raises:
         CaseJaxError: for anything that could not run: see the message.
@@ -183,12 +185,12 @@ def prepare(
     require(whole >= 1 and whole % (1 if size == AUTO else size) == 0, "part", part, f"a multiple of the tile, {tile}")
     accepted = "a bound for a tile that is found: tile='auto'"
     require(memory is None or size == AUTO, "memory", memory, accepted)
-    model, images = checked(study, subject, limit=limit, precision=precision)
+    images = checked(study, subject, limit=limit)
     contrast, question = asked(subject, images)
     indices = images.indices
-    program = study.program(question, model, images)
+    program = study.program(question, subject.model, images)
     if size == AUTO:
-        size = _largest_tile(program, model, images, memory or memory_bound(), min(whole, len(indices)))
+        size = _largest_tile(program, subject.model, images, memory or memory_bound(), min(whole, len(indices)))
         whole -= whole % size
     empty = template(images.source, indices, size)
     for function, arguments, _ in program.compiled:
@@ -198,18 +200,16 @@ def prepare(
         | study.settings(subject)
         | {"study": study.name, "tile": size, "part": whole}
     )
-    config["model"] |= {"precision": precision}
-    return Job(study, subject, question, model, images, contrast, program, size, whole, config)
+    return Job(study, subject, question, images, contrast, program, size, whole, config)
 
 
-def checked(study: Study, subject: Subject, *, limit: int | None, precision: str) -> tuple[TappedModel, Images]:
-    """The classifier at its precision, and the images; subject and study are checked. Arguments and errors as `prepare`."""
+def checked(study: Study, subject: Subject, *, limit: int | None) -> Images:
+    """The images, when subject and study have been checked. Arguments and errors as `prepare`."""
     subject.check()
-    model = at_precision(subject.model, precision)
     indices = select(subject.source, limit, subject.seed)
     images = Images(subject.source, indices, first_readable(subject.source, indices))
     study.check(subject, images)
-    return model, images
+    return images
 
 
 def asked(subject: Subject, images: Images) -> tuple[ContrastChoice, Question]:
@@ -226,7 +226,7 @@ def _largest_tile(program: Program, model: TappedModel, images: Images, memory: 
     return largest_tile(temporary, model.params, memory=memory, most=most)
 
 
-def run(job: Job, folder: RunFolder, *, progress: bool | None = None) -> RunFolder:
+def run(job: Job, folder: RunFolder, *, stall: float | None = math.inf, progress: bool | None = None) -> RunFolder:
     """Run a study into a folder, or resume it there; the rows do not depend on when it was interrupted.
 
     Of several processes (`parallel.join`) each takes its share of the parts; all return when all parts are there. SIGTERM and
@@ -235,26 +235,31 @@ def run(job: Job, folder: RunFolder, *, progress: bool | None = None) -> RunFold
     Args:
         job: from `prepare`; in every process the same.
         folder: the run folder; new, empty, or holding this very run; where all processes see it.
+        stall: minutes in which no batch finishes after which the process keeps what it can, says what it waits for and ends; None takes a
+            multiple of what batches took, see `case_jax.stall`; inf waits for ever.
         progress: show a bar with rate and time left; None shows it in a terminal.
 
     Returns:
         The run folder, complete.
 
     Raises:
-        CaseJaxError: when the folder cannot be written, holds another run or damaged parts, or is in use.
+        CaseJaxError: when the folder cannot be written, holds another run or damaged parts, or is in use; for a stall of no minutes.
     """
+    require_stall(stall)
     with share(folder, job.config, job.parts) as (number, mine):
         if number == 0:
             write_json(folder.path / "contrast.json", contrast_facts(job.contrast, job.subject.names()))
         if mine:
-            pace = _run_parts(job, folder, mine, progress)
+            pace = _run_parts(job, folder, mine, stall, progress)
             LOG.info("%s: %s", job.study.name, pace)
             folder.log("pace", {"process": number, **pace.rates()})
         folder.wait_for(job.parts)
     return folder
 
 
-def _run_parts(job: Job, folder: RunFolder, begun: dict[int, Records], progress: bool | None) -> Pace:
+def _run_parts(
+    job: Job, folder: RunFolder, begun: dict[int, Records], stall: float | None, progress: bool | None
+) -> Pace:
     """Answer what these parts lack; a part is written as soon as its last tile is there."""
     indices, size, per_part = job.images.indices, job.tile, job.part // job.tile
     total = -(-len(indices) // size)
@@ -273,13 +278,14 @@ def _run_parts(job: Job, folder: RunFolder, begun: dict[int, Records], progress:
 
     pace = Pace()
     stream = tiles(job.images.source, indices, numbers, job.empty, ahead=2 * parallel.device_count(), pace=pace)
-    with _bar(job, all_mine, all_mine - sum(sizes.values()), progress) as bar, Stopping(keep) as stopping:
+    with _bar(job, all_mine, all_mine - sum(sizes.values()), progress) as bar, Stopping(keep, stall=stall) as stopping:
         for tile, found in job.program.found(stopping.until(stream), partial(through_devices, pace=pace)):
             part = tile.number // per_part
             with writing:
                 begun[part] = begun[part].plus(found.columns, [*tile.excluded, *found.excluded], found.sums)
                 if part * per_part + begun[part].tiles == ends[part]:
                     folder.write_part(part, begun.pop(part))
+            stopping.finished()
             bar.update(sizes[tile.number])
     return pace
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from case_jax import parallel
 from case_jax._checks import require, require_seed
 from case_jax.contrast.sets import ContrastSet
 from case_jax.evaluation.maps import Pixels, Question, image_key, maps_of_view, view_for_targets
@@ -57,7 +58,7 @@ def explain_images(
     require_seed(seed)
     question = Question(methods, contrast(), pixels, seed)
 
-    @jax.jit
+    @parallel.on_one_device
     def maps(params, image, image_id):
         view = view_for_targets(model, params, normalise_image(image, *pixels))
         targets = jax.lax.top_k(view.logits, top)[1]

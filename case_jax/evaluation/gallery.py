@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from case_jax import parallel
 from case_jax.evaluation.batches import load_tile, template
 from case_jax.evaluation.engine import Job
 from case_jax.evaluation.maps import image_key, maps_of_view, view_for_targets
@@ -33,7 +34,7 @@ def save_gallery(job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKEL
     kept = [slot for slot, example in enumerate(tile.examples) if example is not None]
     examples = [tile.examples[slot] for slot in kept]
 
-    @jax.jit
+    @parallel.on_one_device
     def one(params: Any, image: Array, image_id: Array, classes: Array) -> dict[str, Array]:
         view = view_for_targets(job.model, params, normalise_image(image, *question.pixels))
         targets = classes if of == REGIONS else jax.lax.top_k(view.logits, 2)[1]

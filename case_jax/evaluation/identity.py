@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from case_jax import parallel
+from case_jax import __version__, parallel
 from case_jax._checks import CaseJaxError
 
 DIGITS = 16
@@ -126,7 +125,7 @@ def numerics() -> dict[str, Any]:
         "platform": jax.default_backend(),
         "device": parallel.device_names()[0],
         "jax": jax.__version__,
-        "case_jax": importlib.metadata.version("case-jax"),
+        "case_jax": __version__,
         "code": package_digest(),
         "x64": settings.jax_enable_x64,
         "random numbers": f"{settings.jax_default_prng_impl}, partitionable: {settings.jax_threefry_partitionable}",

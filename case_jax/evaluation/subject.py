@@ -102,6 +102,7 @@ class Subject(NamedTuple):
                 "layer": model.layer,
                 "classes": model.num_classes,
                 "activation": list(model.activation_shape),
+                "precision": model.precision,
                 "class_weights": "pullback" if model.head_kernel is None else "closed form",
                 "name": self.model_name,
             },

@@ -67,6 +67,34 @@ def cancels(total: Float[Array, "*n"], terms: Float[Array, "*n K"], dtype: Any) 
     return jnp.abs(total).max() <= bound * jnp.abs(terms).sum(-1).max()
 
 
+def _product(a: Float[Array, "n m"], b: Float[Array, "m *k"]) -> Float[Array, "n *k"]:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def leading_vector(gram: Float[Array, "n n"]) -> Float[Array, " n"]:
+    """A multiple of the leading eigenvector of a symmetric matrix without negative eigenvalues, by repeated squaring.
+
+    `G ← (G / tr G)²`, m + 4 times for numbers of m bits (23 in float32). What is left is `G^(2^(m+4))`, scaled: of the
+    direction of an eigenvalue that is smaller by 2⁻ᵐ of the largest, e⁻¹⁶ or 1e-7. So it is `v vᵀ`, scaled, and the
+    column with the largest diagonal entry, in which rounding counts least, is v.
+
+    Made of matrix products alone, because a step must not call LAPACK: on CPU such a call hands the images of a batch to the
+    threads that run the steps and waits for them in one of these, and with as many devices as threads it waits for ever.
+
+    Returns:
+        The vector, its length and sign open; zero for a zero matrix. Where the two largest eigenvalues are equal, one
+        vector of their plane.
+    """
+
+    def squared(_: Any, power: Array) -> Array:
+        trace = jnp.trace(power)
+        scaled = power / jnp.where(trace == 0, 1.0, trace)
+        return _product(scaled, scaled)
+
+    power = jax.lax.fori_loop(0, jnp.finfo(gram.dtype).nmant + 4, squared, gram)
+    return power[:, jnp.diagonal(power).argmax()]
+
+
 def principal_map(values: Float[Array, "H W K"], dtype: Any) -> Float[Array, "H W"]:
     """Projection of the positions on the first principal direction of the channels.
 
@@ -74,31 +102,30 @@ def principal_map(values: Float[Array, "H W K"], dtype: Any) -> Float[Array, "H 
     sign, which the decomposition leaves open, makes p correlate positively with `Σ_k values`; where that sum is the
     same at all positions but for rounding (`cancels`), it makes the value of p furthest from zero positive.
 
-    X is divided by its largest magnitude, so that squares neither overflow nor vanish. The eigenvectors are those of
-    the smaller of X Xᵀ and Xᵀ X: the first of them is as accurate as that of a singular value decomposition, only the
-    last ones lose digits. One more multiplication with X Xᵀ removes most of what is left of the others.
+    X is divided by its largest magnitude, so that squares neither overflow nor vanish. The direction comes from the
+    smaller of X Xᵀ and Xᵀ X (`leading_vector`), and one more multiplication with X and Xᵀ removes most of what is left
+    of the others. Against a singular value decomposition in float64 a map in float32 errs by 1e-7 of its largest value where
+    the second singular value is half the first, and by some 1e-8 over the relative difference of the two where they are close.
 
     Args:
         values: of one image, at least float32.
         dtype: the type that they were computed in.
 
     Returns:
-        The projection, of mean zero; zero for values that are the same at all positions. Where the two largest singular
-        values are equal, so that every direction of a plane would do, one of them.
+        The projection, of mean zero; zero for values that are the same at all positions; NaN where one is not finite.
+        Where the two largest singular values are equal, so that every direction of a plane would do, one of them: which,
+        rounding decides, the same way whenever the same program is given the same values. Differentiable elsewhere.
     """
     rows = values.reshape(-1, values.shape[-1])
     centred = rows - rows.mean(0)
     largest = jnp.abs(centred).max()
     x = centred / jnp.where(largest > 0, largest, 1.0)
 
-    def times(a: Array, b: Array) -> Array:
-        return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
     wide = x.shape[0] <= x.shape[1]
-    vector = jnp.linalg.eigh(times(x, x.T) if wide else times(x.T, x))[1][:, -1]
-    direction = times(x.T, vector) if wide else times(x.T, times(x, vector))
+    vector = leading_vector(_product(x, x.T) if wide else _product(x.T, x))
+    direction = _product(x.T, vector if wide else _product(x, vector))
     length = jnp.linalg.norm(direction)
-    projection = times(x, direction / jnp.where(length > 0, length, 1.0))
+    projection = _product(x, direction / jnp.where(length > 0, length, 1.0))
 
     total = x.sum(-1)
     noise = cancels(total * largest, rows, dtype)

@@ -58,7 +58,11 @@ def page_of(path: Path) -> tuple[Run, Page]:
         table=_first_table(numbers, methods, ranks["mean_rank"] if judged else pd.Series(dtype=float)),
         gallery=gallery,
         sections=sections,
-        counts={"images that could not be read": len(run.excluded), **summary.counts, **_degenerate(numbers, run.methods)},
+        counts={
+            "images that could not be read": len(run.excluded),
+            **summary.counts,
+            **_degenerate(numbers, run.methods),
+        },
         files={"summary.csv": _csv(summary, run.methods, ranks)},
     )
     return run, page

@@ -1,17 +1,20 @@
 """A classifier that computes with fewer bits, while everything around it stays in float32."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from case_jax import parallel
 from case_jax._checks import unknown
 from case_jax.tap.split import split, tag
 from case_jax.tap.view import Params, TappedModel
 
-PRECISIONS = {
+Precision = Literal["float32", "tf32", "bf16"]
+PRECISIONS: dict[Precision, str] = {
     "float32": "every product in float32, also where the device would rather not",
     "tf32": "convolutions and matrix products on TF32 units (NVIDIA), in three bfloat16 passes (TPU), in float32 elsewhere",
     "bf16": "parameters, images and all between in bfloat16: half of the memory and of its traffic",
@@ -19,12 +22,12 @@ PRECISIONS = {
 
 
 def at_precision(model: TappedModel, precision: str) -> TappedModel:
-    """The same model, its forward and backward passes with fewer bits.
+    """The same model, its forward and backward passes with fewer bits, those for the maps of further layers too.
 
     The activation at the layer, the logits, and so class weights, maps and all that is counted on them, are float32 again.
 
     Args:
-        model: a model in float32.
+        model: a model in float32, or one of this function.
         precision: a name in `PRECISIONS`.
 
     Raises:
@@ -32,23 +35,37 @@ def at_precision(model: TappedModel, precision: str) -> TappedModel:
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
+    exact = model.exact or model
     if precision == "float32":
-        return model
-
-    def in_tf32(params: Params, image: Array) -> Array:
-        with jax.default_matmul_precision("tensorfloat32"):
-            return model.apply(params, image)
-
+        return exact
     if precision == "tf32":
-        return replace(model, apply=in_tf32)
-    name = f"{model.tag} in float32"
+        apply = parallel.with_precision(exact.apply, "tensorfloat32")
+        stages = exact.stages and parallel.with_precision(exact.stages, "tensorfloat32")
+        return replace(exact, apply=apply, stages=stages, precision=precision, exact=exact)
+    name = f"{exact.tag} in float32"
 
     def in_bf16(params: Params, image: Array) -> Array:
         low = jax.tree.map(_to_bf16, params)
-        activation, tail = split(model.apply, model.tag)(low, _to_bf16(image))
+        activation, tail = split(exact.apply, exact.tag)(low, _to_bf16(image))
         return tail(_to_bf16(tag(activation.astype(jnp.float32), name))).astype(jnp.float32)
 
-    return replace(model, apply=in_bf16, tag=name, activation_dtype=jnp.dtype(jnp.float32))
+    return replace(
+        exact,
+        apply=in_bf16,
+        tag=name,
+        activation_dtype=jnp.dtype(jnp.float32),
+        stages=exact.stages and _stages_in_bf16(exact.stages),
+        precision=precision,
+        exact=exact,
+    )
+
+
+def _stages_in_bf16(stages: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
+    def in_bf16(params: Params, image: Array) -> tuple[Array, ...]:
+        found = stages(jax.tree.map(_to_bf16, params), _to_bf16(image))
+        return tuple(a.astype(jnp.float32) for a in found)
+
+    return in_bf16
 
 
 def _to_bf16(value: Any) -> Any:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from case_jax import parallel
 from case_jax._checks import CaseJaxError, require
 from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.head import (
@@ -84,6 +85,10 @@ class TappedModel:
     """Most classes (or channels) that one pullback holds in memory at once."""
     stages: Callable[[Params, Float[Array, "Hx Wx 3"]], tuple[Float[Array, "h w k"], ...]] | None = None
     """Maps of further layers, the highest resolution first."""
+    precision: str = "float32"
+    """Of its passes, see `at_precision`."""
+    exact: "TappedModel | None" = None
+    """The same model in float32, where this one has fewer bits."""
 
     def view(self, params: Params, image: Float[Array, "Hx Wx 3"]) -> View:
         """One forward pass; only the part after the layer is differentiated.
@@ -251,6 +256,8 @@ def check_closed_form(
 ) -> None:
     """Compare the declared closed form with the pullback for a few random classes on one image.
 
+    In full precision: the question is whether the tail is channelwise, not how fewer bits round.
+
     Args:
         model: a model with a declared head.
         image: one normalised image.
@@ -263,15 +270,14 @@ def check_closed_form(
         CaseJaxError: when the two differ, that is, when the tail is not channelwise with a linear head.
     """
     some = jax.random.choice(jax.random.key(seed), model.num_classes, (min(classes, model.num_classes),), replace=False)
-    with jax.default_matmul_precision(
-        "highest"
-    ):  # the question is whether the tail is channelwise, not how TF32 rounds
-        closed, pulled = jax.jit(
-            lambda params, x: (
-                model.view(params, x).class_weights(some),
-                replace(model, head_kernel=None).view(params, x).class_weights(some),
-            )
-        )(model.params, image)
+    model = model.exact or model
+    pullback = replace(model, head_kernel=None)
+
+    @parallel.on_one_device
+    def both(params: Params, x: Array) -> tuple[Array, Array]:
+        return model.view(params, x).class_weights(some), pullback.view(params, x).class_weights(some)
+
+    closed, pulled = both(model.params, image)
     if tolerance is None:
         tolerance = max(1e-4, float(jnp.finfo(model.activation_dtype).eps))
     error = float("inf")

@@ -121,31 +121,46 @@ class Examples:
         answer = np.eye(self.classes, dtype=np.float32)[label] if target is None else target
         return LabelledImages(example.image[None], np.array([label], np.int32), answer[None])
 
-    def batches(self, first: int, last: int, batch: int, *, ahead: int = 2) -> Generator[LabelledImages, None, None]:
-        """The batches of steps `first` to `last − 1`, read in advance by threads."""
-        waiting: deque[list[Future[LabelledImages | None]]] = deque()
+    def batches(
+        self, first: int, last: int, batch: int, *, share: tuple[int, int] = (0, 1), ahead: int = 2
+    ) -> Generator[LabelledImages, None, None]:
+        """The batches of steps `first` to `last − 1`, read in advance by threads.
+
+        Args:
+            first: step.
+            last: behind the last step.
+            batch: images of a whole batch.
+            share: `(number, of)`: which of how many equal shares of each batch to read.
+            ahead: batches that are read while one is in use.
+        """
+        number, of = share
+        places = range(number * batch // of, (number + 1) * batch // of)
+        waiting: deque[list[Future[LabelledImages]]] = deque()
         pool = ThreadPoolExecutor(THREADS)
         try:
             for step in range(first, last):
-                chosen = enumerate(self.chosen(step, batch), step * batch)
-                waiting.append([pool.submit(self.drawn, int(i), place) for place, i in chosen])
+                chosen = self.chosen(step, batch)
+                waiting.append([pool.submit(self._shown, chosen, step * batch, place) for place in places])
                 if len(waiting) > ahead:
-                    yield _joined(waiting.popleft(), self.unreadable)
+                    yield _joined(waiting.popleft())
             while waiting:
-                yield _joined(waiting.popleft(), self.unreadable)
+                yield _joined(waiting.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
+    def _shown(self, chosen: Int[np.ndarray, " B"], start: int, place: int) -> LabelledImages:
+        """The image of one place of a batch; where it cannot be read, that of the next place that can, whoever reads the others."""
+        for other in (*range(place, len(chosen)), *range(place)):
+            found = self.drawn(int(chosen[other]), start + other)
+            if found is not None:
+                return found
+        last = ", ".join(list(self.unreadable)[-3:])
+        given = f"a batch of {len(chosen)} in which no image can be read, {last} the last of them"
+        raise CaseJaxError(f"data: got {given}; accepted: a larger batch, or data without these images.")
 
-def _joined(futures: list[Future[LabelledImages | None]], unreadable: dict[str, str]) -> LabelledImages:
-    found = [future.result() for future in futures]
-    good = [one for one in found if one is not None]
-    given = (
-        f"a batch of {len(found)} in which no image can be read, {', '.join(list(unreadable)[-3:])} the last of them"
-    )
-    require(good, "data", given, "a larger batch, or data without these images")
-    whole = [good[place % len(good)] if one is None else one for place, one in enumerate(found)]
-    return LabelledImages(*map(np.concatenate, zip(*whole, strict=True)))
+
+def _joined(futures: list[Future[LabelledImages]]) -> LabelledImages:
+    return LabelledImages(*map(np.concatenate, zip(*(future.result() for future in futures), strict=True)))
 
 
 def few_shot(

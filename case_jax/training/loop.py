@@ -19,11 +19,15 @@ from case_jax import parallel
 from case_jax._checks import CaseJaxError, require
 from case_jax.files import write_atomically
 from case_jax.results import RunFolder
+from case_jax.stall import require_stall
 from case_jax.stopping import Stopping
 from case_jax.training.examples import Examples, LabelledImages
 
 LOG = logging.getLogger(__name__)
 CURVES = "log.csv"
+PRECISION = "tensorfloat32"
+"""Of all products of a training step: TF32 on NVIDIA, as PyTorch's convolutions have it by default, three bfloat16 passes on TPUs,
+float32 on CPUs. A gradient's own noise is far above what that rounds, and float32 proper would take several times as long."""
 
 
 class Batch(NamedTuple):
@@ -77,6 +81,7 @@ def train(
     *,
     config: Mapping[str, Any],
     facts: Mapping[str, Any],
+    stall: float | None = math.inf,
     progress: bool | None = None,
 ) -> Any:
     """Train, or go on in a folder where the same training was interrupted.
@@ -91,6 +96,7 @@ def train(
         folder: holds `config.json`, `log.csv`, `unreadable.json` (images by name, and why they could not be read) and `checkpoints`.
         config: decides the result; a folder with another one is refused.
         facts: about this session, kept in `sessions.jsonl`.
+        stall: minutes in which no step finishes after which the process ends, see `case_jax.stall`; its checkpoints are kept.
         progress: show a bar; None shows it in a terminal.
 
     Returns:
@@ -100,6 +106,7 @@ def train(
         CaseJaxError: for a batch that the devices do not share evenly, several processes, a folder that cannot be written or holds
             another training, or a loss that is not finite.
     """
+    require_stall(stall)
     devices, size = parallel.device_count(), recipe.batch
     for name in ("steps", "log_every", "save_every"):
         require(getattr(recipe, name) >= 1, name, getattr(recipe, name), "at least 1")
@@ -116,9 +123,11 @@ def train(
             hidden = None if progress is None else not progress
             bar = tqdm(total=recipe.steps, initial=first, unit=" steps", desc="train", disable=hidden)
             stream = examples.batches(first, recipe.steps, recipe.batch)
-            with bar, Stopping(training.kept) as stopping:
-                for batch in stopping.until(stream):
+            with bar, Stopping(training.kept, stall=stall) as stopping:
+                for batch in stopping.until(stream, lambda _: f"the batch of step {training.done + 1}"):
                     line = training.step(batch)
+                    if training.done > first + 1:
+                        stopping.finished()  # the step before this one
                     bar.update()
                     if line:
                         bar.set_postfix({name: f"{value:.3g}" for name, value in list(line.items())[:3]})
@@ -155,7 +164,7 @@ class _Training:
             key = jax.random.fold_in(jax.random.key(recipe.seed), number)
             return task.step(state, batch, Keys(key, jax.random.fold_in(key, parallel.device_index())))
 
-        self._step = parallel.over_devices(one, donate=True)
+        self._step = parallel.over_devices(one, precision=PRECISION, donate=True)
 
     def step(self, batch: LabelledImages) -> Mapping[str, float]:
         """One step; the means since the last line of the log, when a line is due."""
@@ -163,6 +172,8 @@ class _Training:
         halves = Batch(*(a.reshape(count, -1, *a.shape[1:]) for a in batch))
         number = np.full(count, self.done, np.int32)
         self._state, losses = self._step(self._state, parallel.shard(halves), parallel.shard(number))
+        if self._recent:
+            jax.block_until_ready(self._recent[-1])  # one step is in hand at a time, and one waits behind it
         self._recent.append(losses)
         self.done += 1
         last = self.done == self.recipe.steps

@@ -8,7 +8,6 @@ Expected   one class ≥ 5 × faster; all 1,000 classes ≥ 10,000 × (theirs ti
 
 import dataclasses
 import statistics
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -22,9 +21,9 @@ from tabulate import tabulate
 
 from case_jax import METHODS, all_class_maps, top_class_maps
 from case_jax.contrast.choice import choose_contrast
-from case_jax.models import load_classifier, tap_classifier
+from case_jax.models import tap_classifier
 from experiments.benchmarks.record import circumstances, recorded
-from experiments.benchmarks.torch_peers import official_case, peer_versions, torchvision_network
+from experiments.benchmarks.torch_peers import official_case, peer_versions, torch_pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +46,7 @@ def main(config: Config) -> dict[str, Any]:
 
     name, side, layer = ("resnet18", 64, "layer4.1") if config.quick else ("resnet50", 224, "layer4.2")
     images = np.random.default_rng(0).normal(size=(config.batch, side, side, 3)).astype(np.float32)
-    with tempfile.TemporaryDirectory() as folder:
-        network = torchvision_network(name, Path(folder) / "weights.safetensors")
-        classifier = load_classifier(name, weights=str(Path(folder) / "weights.safetensors"))
+    network, classifier = torch_pair(name)
     model = tap_classifier(classifier, jnp.asarray(images[0]), layer=layer)
     contrast = choose_contrast("topk_logits:5", model.num_classes).sets
     case = METHODS["case"].maps

@@ -11,15 +11,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 from tabulate import tabulate
 
@@ -27,11 +24,12 @@ from case_jax import METHODS, all_class_maps, parallel
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
 from case_jax.evaluation import Evaluate, Pixels, Subject, prepare, run
-from case_jax.evaluation.batches import load_tile, template
 from case_jax.imageops import normalise_image
 from case_jax.models import load_classifier, tap_classifier
 from case_jax.results import RunFolder
 from experiments.benchmarks.record import circumstances, recorded
+from experiments.benchmarks.resident import resident_step
+from experiments.benchmarks.timing import interleaved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +40,6 @@ class Config:
     """Small sizes, to prove that it runs."""
     out: Path | None = None
     """JSON file to write."""
-
-
-def interleaved(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each function, taking turns so that all meet the same disturbances."""
-    for function in functions.values():
-        jax.block_until_ready(function())
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            jax.block_until_ready(function())
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def class_maps_against_forward(batch: int, repeats: int) -> list[dict[str, Any]]:
@@ -96,18 +81,15 @@ def pipeline_against_step(images: int, tile: int) -> dict[str, float]:
     model = tap_classifier(classifier, normalise_image(source[0].image, *pixels))
     contrast = choose_contrast("topk_logits:5", model.num_classes)
     job = prepare(Evaluate(), Subject(source, model, contrast, pixels), tile=tile, part=4 * tile)
-    empty, devices = template(source, job.images.indices, tile), parallel.device_count()
-    loaded = [load_tile(source, job.images.indices, t, empty).batch for t in range(devices)]
-    batch = parallel.shard(jax.tree.map(lambda *a: np.stack(a), *loaded))
-    params = parallel.replicate(model.params)
+    step = resident_step(job)
 
     def pipeline() -> None:
         with tempfile.TemporaryDirectory() as folder:
             run(job, RunFolder(Path(folder) / "run"), progress=False)
 
     def bare() -> None:
-        for _ in range(-(-images // (tile * devices))):
-            jax.block_until_ready(job.program.compiled[0].function(params, batch))
+        for _ in range(-(-images // (tile * parallel.device_count()))):
+            jax.block_until_ready(step())
 
     found = interleaved({"pipeline": pipeline, "step": bare}, 5)
     rates = {name: images / seconds for name, seconds in found.items()}

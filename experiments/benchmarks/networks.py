@@ -7,24 +7,21 @@ Expected   ResNet-50 ≤ 1.10, DenseNet-201 ≤ 1.15, VGG-19 ≤ 2.5, ConvNeXt-L
 """
 
 import dataclasses
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
-from flax import nnx
 from tabulate import tabulate
 
 from case_jax import METHODS, all_class_maps, ask, topk_logits
 from case_jax.models import model as entry_of
-from case_jax.models.weights import abstract
 from case_jax.tap import tap_nnx
-from experiments.benchmarks.core import interleaved
+from experiments.benchmarks.random_network import random_network
 from experiments.benchmarks.record import circumstances, recorded
+from experiments.benchmarks.timing import interleaved, temporary_bytes
 
 BATCH = {"convnext_large": 1, "vgg19_bn": 4}
 
@@ -43,23 +40,6 @@ class Config:
     """JSON file to write."""
 
 
-def random_network(name: str) -> nnx.Module:
-    """A full-size network with random weights of the usual size, and neutral statistics."""
-    module = abstract(entry_of(name).build, 1000)
-    rng = np.random.default_rng(0)
-
-    def drawn(path: tuple[Any, ...], variable: Any) -> Any:
-        shape = tuple(variable.shape)
-        if path[-1] == "kernel" or len(shape) > 1:
-            fan_in = max(1, math.prod(shape[:-1]))
-            return jnp.asarray(rng.standard_normal(shape, np.float32) * math.sqrt(2 / fan_in))
-        return jnp.ones(shape) if path[-1] in ("scale", "var", "layer_scale") else jnp.zeros(shape)
-
-    flat = nnx.to_flat_state(nnx.state(module))
-    nnx.update(module, nnx.from_flat_state({path: v.replace(drawn(path, v)) for path, v in flat}))
-    return module
-
-
 def measure(name: str, *, batch: int, repeats: int) -> dict[str, Any]:
     """One network at the paper's layer: milliseconds, the ratio, temporary memory, and closed form against pullback."""
     entry = entry_of(name)
@@ -74,7 +54,7 @@ def measure(name: str, *, batch: int, repeats: int) -> dict[str, Any]:
     }
     compiled = {key: jax.jit(f).lower(model.params, images).compile() for key, f in functions.items()}
     seconds = interleaved({key: partial(f, model.params, images) for key, f in compiled.items()}, repeats)
-    extra = [getattr(compiled[key].memory_analysis(), "temp_size_in_bytes", math.nan) for key in ("maps", "forward")]
+    extra = [temporary_bytes(compiled[key]) for key in ("maps", "forward")]
     return {
         "model": name,
         "layer": layer,

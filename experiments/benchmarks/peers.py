@@ -7,7 +7,6 @@ Expected   Ablation-CAM ≥ 200 × pytorch-grad-cam; Score-CAM ≥ 0.9 of the fo
 """
 
 import dataclasses
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -21,10 +20,10 @@ from tabulate import tabulate
 
 from case_jax import METHODS, ask, finish_maps
 from case_jax.imageops import rescale_map
-from case_jax.models import load_classifier, tap_classifier
-from experiments.benchmarks.core import interleaved
+from case_jax.models import tap_classifier
 from experiments.benchmarks.record import circumstances, recorded
-from experiments.benchmarks.torch_peers import peer_versions, torchvision_network
+from experiments.benchmarks.timing import interleaved
+from experiments.benchmarks.torch_peers import peer_ablation, peer_versions, torch_pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,25 +38,11 @@ class Config:
     """JSON file to write."""
 
 
-def peer_ablation(network: Any, image: np.ndarray, target: int) -> tuple[np.ndarray, float]:
-    """pytorch-grad-cam's finished Ablation-CAM map, and its seconds."""
-    import torch  # type: ignore[import-not-found]
-    from pytorch_grad_cam import AblationCAM  # type: ignore[import-not-found]
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # type: ignore[import-not-found]
-
-    with AblationCAM(model=network, target_layers=[network.layer4[-1]]) as cam:
-        start = time.perf_counter()
-        found = cam(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()), [ClassifierOutputTarget(target)])
-        return found[0], time.perf_counter() - start
-
-
 def main(config: Config) -> dict[str, Any]:
     """Measure, print, and write JSON when asked."""
     name, side = ("resnet18", 64) if config.quick else ("resnet50", 224)
     image = np.random.default_rng(0).normal(size=(side, side, 3)).astype(np.float32)
-    with tempfile.TemporaryDirectory() as folder:
-        network = torchvision_network(name, Path(folder) / "weights.safetensors")
-        classifier = load_classifier(name, weights=str(Path(folder) / "weights.safetensors"))
+    network, classifier = torch_pair(name)
     model = tap_classifier(classifier, jnp.asarray(image), layer="layer4.2" if name == "resnet50" else "layer4.1")
     batch, channels = model.chunk, model.activation_shape[-1]
 

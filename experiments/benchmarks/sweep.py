@@ -7,7 +7,6 @@ Expected   temporary memory of counting at most the setting and a few packed mas
 """
 
 import dataclasses
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,17 @@ import tyro
 from jaxtyping import Array, Int, UInt32
 from tabulate import tabulate
 
-from case_jax import METHODS, finish_maps, parallel, tag, tag_head_input, tap_function, topk_logits
-from case_jax.evaluation.batches import Batch
-from case_jax.evaluation.maps import Pixels, Question
-from case_jax.evaluation.studies.pair_counts import BYTES_A_PIXEL, empty_counts, make_counting_step, pairs_in
+from case_jax import finish_maps, tag, tag_head_input, tap_function
+from case_jax.evaluation.studies.pair_counts import BYTES_A_PIXEL
 from case_jax.evaluation.studies.pairs import MEMORY
 from case_jax.imageops import normalise_image
 from case_jax.models import model as entry_of
 from case_jax.ranking import pixel_count, shared_pixels, top_words
 from case_jax.tap import TappedModel, tap_nnx
-from experiments.benchmarks.core import interleaved
-from experiments.benchmarks.networks import random_network
+from experiments.benchmarks.counting_step import PIXELS, compiled_step
+from experiments.benchmarks.random_network import random_network
 from experiments.benchmarks.record import circumstances, recorded
-
-PIXELS = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+from experiments.benchmarks.timing import interleaved, temporary_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,20 +61,6 @@ def counted_bits(rows: UInt32[Array, "R W"], columns: UInt32[Array, "C W"], *, b
 
     start = jnp.zeros((len(rows), len(columns)), jnp.int32)
     return jax.lax.scan(add, start, (blocks(rows), blocks(columns)))[0]
-
-
-def compiled_step(model: TappedModel, methods: tuple[str, ...], images: np.ndarray, *, top: int, memory: int) -> Any:
-    """The step of a sweep on one device, compiled, with the arguments for one call."""
-    shape, count = images.shape[1:3], len(images)
-    size = {"shape": shape, "tile": count, "methods": len(methods), "gradients": model.chunk}
-    pairs = pairs_in(memory, top=top, pixels=pixel_count(5.0, shape), **size)
-    question = Question({n: METHODS[n].maps for n in methods}, topk_logits(5, model.num_classes), PIXELS)
-    step = partial(make_counting_step(question, model, pairs), share=parallel.ALONE)
-    shapes = empty_counts(len(methods), model.num_classes, 1)
-    counts = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    nowhere = np.zeros((count, 0, *shape), bool), np.zeros((count, 0), np.int32)
-    batch = Batch(images, np.arange(count, dtype=np.int32), *nowhere)
-    return jax.jit(step).lower(counts, model.params, batch).compile(), (counts, model.params, batch)
 
 
 def steps_against_forward(
@@ -150,17 +132,12 @@ def memory_against_setting(images: np.ndarray, classes: int, settings: tuple[int
         rows.append(
             {
                 "setting_mb": memory / 1e6,
-                "temporary_mb": temporary(step) / 1e6,
+                "temporary_mb": temporary_bytes(step) / 1e6,
                 "packed_masks_of_a_method_mb": masks / 1e6,
                 "all_maps_of_a_method_mb": masks * 32 / 1e6,
             }
         )
     return rows
-
-
-def temporary(compiled: Any) -> float:
-    """Bytes, where the platform tells."""
-    return getattr(compiled.memory_analysis(), "temp_size_in_bytes", math.nan)
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -1,10 +1,16 @@
 """What the PyTorch world does today, written anew: the networks and the procedures that ours are timed beside."""
 
+import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from case_jax import parallel
+from case_jax._checks import require
+from case_jax.models import Classifier, load_classifier
 
 
 def torchvision_network(name: str, file: Path) -> Any:
@@ -19,6 +25,28 @@ def torchvision_network(name: str, file: Path) -> Any:
         network.train()(torch.randn(8, 3, 128, 128))
     save_file(network.state_dict(), file)
     return network.eval()
+
+
+def torch_pair(name: str) -> tuple[Any, Classifier]:
+    """`torchvision_network`, and ours with the same weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.safetensors"
+        return torchvision_network(name, file), load_classifier(name, weights=str(file))
+
+
+def torch_device() -> str:
+    """Where PyTorch finds the chip that JAX uses; the processors where JAX uses those.
+
+    Raises:
+        CaseJaxError: where PyTorch does not reach JAX's device: nothing can be compared there.
+    """
+    import torch  # type: ignore[import-not-found]
+
+    platform = parallel.platform()
+    found = "cpu" if platform == "cpu" else "cuda" if platform == "gpu" and torch.cuda.is_available() else None
+    require(found, "torch", f"PyTorch {torch.__version__}, which does not reach JAX's {platform}", "one that does")
+    assert found is not None, "that has been required"
+    return found
 
 
 def digit_network(weights: dict[str, np.ndarray]) -> Any:
@@ -104,7 +132,19 @@ def official_case(network: Any, layer: Any, image: Any, target: int, contrast: S
         backwards.remove()
     alpha, mean = weights[0], torch.stack(weights[1:]).mean(0)
     alpha = alpha - (alpha @ mean) / (mean @ mean + 1e-8) * mean
-    return torch.relu((alpha[:, None, None] * kept["activation"][0]).sum(0)).numpy()
+    return torch.relu((alpha[:, None, None] * kept["activation"][0]).sum(0)).cpu().numpy()
+
+
+def peer_ablation(network: Any, image: np.ndarray, target: int) -> tuple[np.ndarray, float]:
+    """pytorch-grad-cam's finished Ablation-CAM map, and its seconds."""
+    import torch  # type: ignore[import-not-found]
+    from pytorch_grad_cam import AblationCAM  # type: ignore[import-not-found]
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # type: ignore[import-not-found]
+
+    with AblationCAM(model=network, target_layers=[network.layer4[-1]]) as cam:
+        start = time.perf_counter()
+        found = cam(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()), [ClassifierOutputTarget(target)])
+        return found[0], time.perf_counter() - start
 
 
 def peer_versions() -> dict[str, str]:

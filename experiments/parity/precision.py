@@ -81,7 +81,6 @@ def changes(network: Network, precision: str, platform: str, case: Arrays | None
         low = replace(model, apply=rounded(model.apply, MANTISSA[precision]))
         context = contextlib.nullcontext
     shape = images.shape[1:3]
-    count = pixel_count(5, shape)
     methods = [(name, method, None) for name, method in REFERENCE.items()]
     if case is not None:
         classes = len(case["conf_matrix"])
@@ -92,28 +91,41 @@ def changes(network: Network, precision: str, platform: str, case: Arrays | None
         exact = compute(model)
         with context():
             found = compute(low)
-        usable = ~np.asarray(is_degenerate(exact) | is_degenerate(found))
-        tops = [_tops(maps, shape, count) for maps in (exact, found)]
-        other = 1 - (tops[0] & tops[1]).sum((-2, -1))[usable] / count
+        other = changed_pixels(exact, found, shape)
         mean, largest = (float(other.mean()), float(other.max())) if len(other) else (float("nan"), float("nan"))
-        yield Change(network.name, name, mean, largest, int(usable.sum()))
+        yield Change(network.name, name, mean, largest, len(other))
+
+
+def changed_pixels(exact: jax.Array, found: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+    """Share of the top 5% pixels that are others, of every map that is not degenerate on either side.
+
+    Args:
+        exact: maps at the layer's resolution, any leading axes.
+        found: the same maps, computed otherwise.
+        shape: of the images, at which pixels are ranked.
+    """
+    count = pixel_count(5, shape)
+    usable = ~np.asarray(is_degenerate(exact) | is_degenerate(found))
+    tops = [_tops(maps, shape, count) for maps in (exact, found)]
+    return 1 - (tops[0] & tops[1]).sum((-2, -1))[usable] / count
 
 
 def logits_change(network: Network, precision: str, platform: str) -> tuple[float, int]:
     """Largest change of a logit as a share of the largest logit, and in how many images the likeliest class changes."""
     images = network.images()
     model = network.tap(images[0])
-    exact = _logits(model, images)
+    exact = logits_of(model, images)
     if (platform, precision) in NATIVE:
         with jax.default_matmul_precision(NATIVE[platform, precision]):
-            found = _logits(model, images)
+            found = logits_of(model, images)
     else:
-        found = _logits(replace(model, apply=rounded(model.apply, MANTISSA[precision])), images)
+        found = logits_of(replace(model, apply=rounded(model.apply, MANTISSA[precision])), images)
     error = float(np.abs(found - exact).max() / np.abs(exact).max())
     return error, int((found.argmax(1) != exact.argmax(1)).sum())
 
 
-def _logits(model: TappedModel, images: jax.Array) -> np.ndarray:
+def logits_of(model: TappedModel, images: jax.Array) -> np.ndarray:
+    """Of every image."""
     return np.asarray(jax.jit(jax.vmap(lambda x: model.apply(model.params, x)))(images))
 
 

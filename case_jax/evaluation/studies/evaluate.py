@@ -198,8 +198,7 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
         }
 
     def step(params: Params, batch: Batch) -> dict[str, Array]:
-        with jax.default_matmul_precision("highest"):  # the classifier alone may have fewer bits, see `at_precision`
-            return jax.vmap(partial(one, params))(*batch)
+        return jax.vmap(partial(one, params))(*batch)
 
     return step
 

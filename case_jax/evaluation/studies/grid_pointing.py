@@ -1,6 +1,7 @@
 """The grid pointing game: mosaics of confidently classified images through a classifier, one score per cell and method."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -80,6 +81,7 @@ def of_mosaics(
     mosaics: int = 100,
     confidence: float = 0.99,
     limit: int | None = None,
+    stall: float | None = math.inf,
 ) -> Subject:
     """The subject with mosaics for images, and its classifier tapped at their size; one pass of the classifier over the images.
 
@@ -93,6 +95,7 @@ def of_mosaics(
         mosaics: how many; fewer are drawn, and that is counted, when the images do not suffice.
         confidence: least probability of an image's class, in (0, 1).
         limit: number of images to choose from, drawn by the seed; None takes all.
+        stall: as `engine.run`.
 
     Raises:
         CaseJaxError: for a grid with more cells than classes, a confidence outside (0, 1), numbers below 1, images that do not
@@ -105,7 +108,9 @@ def of_mosaics(
     model, source = subject.model, subject.source
     require(n * n <= model.num_classes, "n", n, f"a grid of at most {model.num_classes} cells, one per class")
     grown = tap_at_mosaic_size(tap, model, n)
-    chosen = confident_images(source, model, subject.pixels, confidence=confidence, limit=limit, seed=subject.seed)
+    chosen = confident_images(
+        source, model, subject.pixels, confidence=confidence, limit=limit, seed=subject.seed, stall=stall
+    )
     facts = {"images to choose from": len(chosen.indices), "classes among them": len(np.unique(chosen.classes))}
     chosen = chosen._replace(counts={**chosen.counts, **facts, "mosaics asked for": mosaics})
     drawn = make_mosaics(source, chosen, n=n, count=mosaics, seed=subject.seed, confidence=confidence)
@@ -169,7 +174,8 @@ class GridPointing:
         """All options, and how the mosaics came about."""
         drawn = _mosaics(subject, self.n)
         return {
-            "grid_pointing": dataclasses.asdict(self) | {"confidence": drawn.chosen.confidence, "counts": {**drawn.chosen.counts, "mosaics drawn": len(drawn)}}
+            "grid_pointing": dataclasses.asdict(self)
+            | {"confidence": drawn.chosen.confidence, "counts": {**drawn.chosen.counts, "mosaics drawn": len(drawn)}}
         }
 
 

@@ -42,8 +42,7 @@ def make_map_step(question: Question, model: TappedModel, target: str) -> Any:
         return {"maps": maps[:, 0], "degenerate": degenerate[:, 0], "target": asked, "top1": top1, "p": p}
 
     def step(params: Any, batch: Labelled) -> dict[str, Array]:
-        with jax.default_matmul_precision("highest"):
-            return jax.vmap(partial(one, params))(*batch)
+        return jax.vmap(partial(one, params))(*batch)
 
     return step
 
@@ -54,8 +53,7 @@ def make_crop_step(pixels: Pixels, model: TappedModel) -> Any:
     def step(params: Any, batch: Crops) -> dict[str, Array]:
         images = jax.vmap(partial(normalise_image, mean=pixels.mean, std=pixels.std))(batch.images)
         score = jax.vmap(partial(saliency_metric, partial(model.apply, params)))
-        with jax.default_matmul_precision("highest"):
-            found = jax.lax.map(lambda boxes: score(images, boxes, batch.targets), batch.boxes.swapaxes(0, 1))
+        found = jax.lax.map(lambda boxes: score(images, boxes, batch.targets), batch.boxes.swapaxes(0, 1))
         terms = {"sm": found.value, "sm_log_area": found.log_area, "sm_log_p": found.log_p}
         return {name: term.swapaxes(0, 1).astype(jnp.float32) for name, term in terms.items()}
 

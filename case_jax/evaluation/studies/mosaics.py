@@ -1,6 +1,7 @@
 """Mosaics of confidently classified images: which images, drawn how, read when."""
 
 import hashlib
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from case_jax.evaluation.maps import Pixels
 from case_jax.imageops import normalise_image
 from case_jax.metrics.grid_pointing import join_cells, require_grid
 from case_jax.source import Evidence, Example, Source
+from case_jax.stopping import STARTS_ANEW, Stopping
 from case_jax.tap.view import TappedModel, at_least_float32
 
 
@@ -49,6 +51,7 @@ def confident_images(
     limit: int | None = None,
     seed: int = 0,
     tile: int = 100,
+    stall: float | None = math.inf,
 ) -> Confident:
     """The images that are classified correctly, or have no label, with a probability of at least `confidence`.
 
@@ -60,6 +63,7 @@ def confident_images(
         limit: number of images to look at, drawn by the seed; None takes all.
         seed: see `limit`.
         tile: images per device and step.
+        stall: see `grid_pointing`.
 
     Raises:
         CaseJaxError: for a confidence outside (0, 1) or a bad limit.
@@ -76,12 +80,15 @@ def confident_images(
     found: list[tuple[int, int, int, float]] = []
     unreadable = 0
     stream = tiles(source, indices, range(-(-len(indices) // tile)), empty, ahead=4)
-    for read, (classes, probabilities) in through_devices(parallel.over_devices(likeliest), model.params, stream):
-        unreadable += len(read.excluded)
-        for slot, example in enumerate(read.examples):
-            if example is not None:
-                at = int(indices[read.number * tile + slot])
-                found.append((at, example.label, int(classes[slot]), float(probabilities[slot])))
+    step = parallel.over_devices(likeliest)
+    with Stopping(lambda: STARTS_ANEW, stall=stall) as stopping:
+        for read, (classes, probabilities) in through_devices(step, model.params, stopping.until(stream)):
+            unreadable += len(read.excluded)
+            for slot, example in enumerate(read.examples):
+                if example is not None:
+                    at = int(indices[read.number * tile + slot])
+                    found.append((at, example.label, int(classes[slot]), float(probabilities[slot])))
+            stopping.finished()
     at, labels, classes, probabilities = (np.array(column) for column in zip(*found, strict=True))
     finite, right = np.isfinite(probabilities), (labels < 0) | (labels == classes)
     sure = probabilities >= confidence

@@ -1,6 +1,7 @@
 """Which classes does a method fail to tell apart? Mean agreement of the maps of every pair of classes, over any number of images."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,15 @@ from case_jax._checks import require, require_percent
 from case_jax.contrast.choice import ContrastChoice
 from case_jax.evaluation.batches import Batch, Tile, groups, template, tiles
 from case_jax.evaluation.engine import Images, asked, checked, contrast_facts
-from case_jax.evaluation.folders import opened
+from case_jax.evaluation.folders import session
 from case_jax.evaluation.studies.pair_counts import Pairs, empty_counts, make_counting_step, pairs_in
 from case_jax.evaluation.studies.pair_sums import PairSums, read_sums, tiles_counted, total, write_sums
 from case_jax.evaluation.subject import Subject
 from case_jax.files import write_json
 from case_jax.ranking import pixel_count
 from case_jax.results import RunFolder, wait_until
+from case_jax.shared_folder import opened
+from case_jax.stall import require_stall
 from case_jax.stopping import Stopping
 from case_jax.tap.view import TappedModel
 
@@ -137,12 +140,11 @@ def prepare_pairs(
     *,
     limit: int | None = None,
     tile: int | None = None,
-    precision: str = "float32",
 ) -> PairsJob:
     """Check completely, before any long work; arguments and errors as `engine.prepare`, and those of `PairAgreement`."""
     require(tile is None or tile >= 1, "tile", tile, "at least 1 image per device and step")
     size = study.tile if tile is None else tile
-    model, images = checked(study, subject, limit=limit, precision=precision)
+    model, images = subject.model, checked(study, subject, limit=limit)
     empty, grid = template(images.source, images.indices, size), parallel.Grid(study.class_shards)
     pairs = study.pairs(model, empty.images.shape[1:3], size, len(subject.methods))
     contrast, question = asked(subject, images)
@@ -151,14 +153,18 @@ def prepare_pairs(
     config = (
         subject.configuration(images.indices, contrast) | study.settings(subject) | {"study": study.name, "tile": size}
     )
-    config["model"] |= {"precision": precision}
     config["pairs"] |= {"pixels": pairs.pixels}
     methods = tuple(question.methods)
     return PairsJob(model, images, contrast, subject.names(), empty, pairs, grid, step, methods, config)
 
 
 def run_pairs(
-    job: PairsJob, folder: RunFolder | None, *, save_seconds: float = SAVE_SECONDS, progress: bool | None = None
+    job: PairsJob,
+    folder: RunFolder | None,
+    *,
+    save_seconds: float = SAVE_SECONDS,
+    stall: float | None = math.inf,
+    progress: bool | None = None,
 ) -> Agreements:
     """Count, or go on counting.
 
@@ -169,19 +175,21 @@ def run_pairs(
         job: from `prepare_pairs`.
         folder: keeps the sums, so that a killed run resumes; where all processes see it; None keeps nothing.
         save_seconds: how often they are written, and what a killed run loses at most.
+        stall: as `engine.run`.
         progress: show a bar; None shows it in a terminal.
 
     Raises:
         CaseJaxError: for several processes without a folder, or a folder that holds another run.
     """
+    require_stall(stall)
     alone = folder is not None or parallel.process()[1] == 1
     require(alone, "folder", folder, "a folder, where processes share a run")
     tiles = range(-(-len(job.images.indices) // len(job.empty.image_ids)))
     if folder is None:
         found = PairSums.none(*job.shape)
-        _count(job, tiles, found, None, save_seconds, progress)
+        _count(job, tiles, found, None, save_seconds, stall, progress)
         return _found(job, found)
-    with opened(folder, job.config) as (number, count):
+    with opened(folder, job.config, session()) as (number, count):
         if number == 0:
             write_json(folder.path / "contrast.json", contrast_facts(job.contrast, job.names))
         held = read_sums(folder, job.shape)
@@ -190,7 +198,7 @@ def run_pairs(
         mine = held.setdefault(number, PairSums.none(*job.shape))
         todo = [t for t in tiles if t not in done][number::count]
         if todo:
-            _count(job, todo, mine, lambda: write_sums(folder, number, mine), save_seconds, progress)
+            _count(job, todo, mine, lambda: write_sums(folder, number, mine), save_seconds, stall, progress)
         if number == 0 and count > 1:
             wait_until(lambda: tiles_counted(folder) == len(tiles))
             held = read_sums(folder, job.shape)
@@ -235,6 +243,7 @@ def _count(
     sums: PairSums,
     save: Callable[[], None] | None,
     save_seconds: float,
+    stall: float | None,
     progress: bool | None,
 ) -> None:
     """Count these tiles into the sums.
@@ -268,11 +277,13 @@ def _count(
     missing = sum(min(size, images - t * size) for t in numbers)
     hidden = None if progress is None else not progress
     bar = tqdm(total=images, initial=images - missing, unit=" images", desc="pairs", disable=hidden)
-    with bar, Stopping(keep) as stopping:
+    with bar, Stopping(keep, stall=stall) as stopping:
         for group in groups(stopping.until(stream), grid.rows):
             batches = [t.batch for t in group] + [job.empty] * (grid.rows - len(group))
             state, seen = job.step(state, params, grid.shard(jax.tree.map(lambda *a: np.stack(a), *batches)))
-            jax.block_until_ready(running)
+            if running is not None:
+                jax.block_until_ready(running)
+                stopping.finished()
             running, steps = seen, steps + 1
             in_hand += map(_counted, group)
             bar.update(sum(min(size, images - t.number * size) for t in group))

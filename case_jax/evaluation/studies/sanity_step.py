@@ -93,14 +93,12 @@ def make_sanity_step(
     """
 
     def asked(params: Params, batch: Batch) -> Query:
-        with jax.default_matmul_precision("highest"):
-            return jax.vmap(partial(_question, question, model, params))(batch.images)
+        return jax.vmap(partial(_question, question, model, params))(batch.images)
 
     def explained(own: Params, other: Params, chosen: Array, draw: Array, batch: Batch, query: Query) -> _Explained:
         params = with_layers_of(own, other, layers, chosen)
         explain = partial(_explain, question, model, params, draw)
-        with jax.default_matmul_precision("highest"):
-            return jax.vmap(explain)(batch.images, batch.image_ids, query)
+        return jax.vmap(explain)(batch.images, batch.image_ids, query)
 
     def compared(first: _Explained, second: _Explained) -> dict[str, Array]:
         return jax.vmap(_compare)(first, second)
