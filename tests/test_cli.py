@@ -102,35 +102,35 @@ def test_explain_draws_photographs_and_scenes(shell, photos, tmp_path):
 
 def test_sweep_finds_the_blind_control_and_tells_classes_apart(shell, tmp_path):
     status, _out, _ = shell(
-        "sweep", "--limit", 16, "--methods", "case", "centre_gaussian", "--contrast", "topk_logits:4", "--out", "sweep"
+        "pairs", "--limit", 16, "--methods", "case", "centre_gaussian", "--contrast", "topk_logits:4", "--out", "sweep"
     )
     assert status == 0
-    found = np.load(tmp_path / "sweep" / "sweep.npz")
+    found = np.load(tmp_path / "sweep" / "pairs.npz")
     case, blind = found["agreement"]
     np.testing.assert_allclose(blind, 1.0)
     np.testing.assert_allclose(case, case.T)
     assert np.nanmean(case[~np.eye(25, dtype=bool)]) < 0.4
     assert (found["images"][1] == 16).all()
     assert (tmp_path / "sweep" / "pairs.csv").exists()
-    assert len(list((tmp_path / "sweep").glob("agreement-*.png"))) == 2
+    assert len(list((tmp_path / "sweep" / "figures").glob("agreement-*.png"))) == 2
 
 
 def test_top_two_sweep_counts_one_pair_per_image(shell, tmp_path):
     assert (
         shell(
-            "sweep", "--limit", 16, "--top", 2, "--methods", "random", "--contrast", "topk_logits:4", "--out", "sweep",
+            "pairs", "--limit", 16, "--top", 2, "--methods", "random", "--contrast", "topk_logits:4", "--out", "sweep",
             "--crops", "crops",
         )[0]
         == 0
     )  # fmt: skip
     assert len(list((tmp_path / "crops").glob("*/header.json"))) == 1
-    images = np.load(tmp_path / "sweep" / "sweep.npz")["images"][0]
+    images = np.load(tmp_path / "sweep" / "pairs.npz")["images"][0]
     assert images[~np.eye(25, dtype=bool)].sum() == 2 * 16
 
 
 def test_a_sweep_is_resumed_regrouped_and_not_mixed_with_another(shell, tmp_path):
     (tmp_path / "bodies.csv").write_text("class,superclass\n" + "".join(f"{c},body {c[0]}\n" for c in CLASS_NAMES))
-    given = ("sweep", "--limit", 12, "--methods", "centre_gaussian", "--contrast", "all", "--out", "run")
+    given = ("pairs", "--limit", 12, "--methods", "centre_gaussian", "--contrast", "all", "--out", "run")
     status, _, err = shell(*given)
     assert status == 0
     assert "12 images" in err
@@ -139,18 +139,18 @@ def test_a_sweep_is_resumed_regrouped_and_not_mixed_with_another(shell, tmp_path
     status, out, _ = shell(*given, "--hierarchy", "bodies.csv")  # nothing is counted again
     assert status == 0
     assert sums.stat().st_mtime_ns == before
-    assert "superclasses-centre_gaussian.png" in out
+    assert (tmp_path / "run" / "figures" / "superclasses-centre_gaussian.png").exists()
     table = pd.read_csv(tmp_path / "run" / "superclasses.csv")
     assert table["superclass"].tolist() == ["(all)", *(f"body {n}" for n in range(5))]
     assert (table[["within", "between"]] == 1).all(axis=None)  # one map for all classes
     assert table.loc[1, ["pairs_within", "pairs_between"]].tolist() == [12 * 10, 12 * 100]
-    found = np.load(tmp_path / "run" / "sweep.npz")
+    found = np.load(tmp_path / "run" / "pairs.npz")
     assert found["superclass_agreement"].shape == (1, 5, 5)
-    counts = json.loads((tmp_path / "run" / "sweep.json").read_text())["counts"]
-    assert counts == {"images": 12, "could not be read": 0}
+    counts = json.loads((tmp_path / "run" / "summary.json").read_text())["counts"]
+    assert counts == {"images": 12, "images that could not be read": 0}
     status, _, err = shell(*given, "--top", 3)
     assert status == 2
-    assert "sweep.top: the folder has 25, this run 3" in err
+    assert "pairs.top: the folder has 25, this run 3" in err
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_list(shell, what, expected):
     assert expected in out
 
 
-@pytest.mark.parametrize("command", ["evaluate", "explain", "sweep", "report", "list", "prepare"])
+@pytest.mark.parametrize("command", ["evaluate", "explain", "pairs", "report", "list", "prepare"])
 def test_help_shows_an_example(shell, command):
     status, out, _ = shell(command, "--help")
     assert status == 0
@@ -220,8 +220,8 @@ BAD = [
     ("evaluate --data folder:typo", ["'cat' is no class name"]),
     ("evaluate --contrast all:7", ["contrast", "'all:7'"]),
     ("evaluate --seed -1", ["seed", "got -1"]),
-    ("sweep --seed 99999999999 --limit 8 --contrast all", ["seed", "got 99999999999"]),
-    ("sweep --tile 0 --limit 8 --contrast all", ["tile", "got 0"]),
+    ("pairs --seed 99999999999 --limit 8 --contrast all", ["seed", "got 99999999999"]),
+    ("pairs --tile 0 --limit 8 --contrast all", ["tile", "got 0"]),
     ("explain digit_scenes:99999999999999", ["digit_scenes:INDEX"]),
     ("evaluate --data tfds:nothing_such:test", ["knows no 'nothing_such'"]),
     ("evaluate --weights nowhere.safetensors", ["weights", "no file"]),
@@ -233,12 +233,12 @@ BAD = [
     ("explain broken/a.png", ["broken/a.png", "cannot be read"]),
     ("explain digit_scenes:x", ["digit_scenes:INDEX"]),
     ("explain plain/a.png --top 26", ["top", "got 26", "1 to 25"]),
-    ("sweep --top 1 --limit 8", ["top", "got 1", "2 to 25"]),
-    ("sweep --limit 8 --memory 0", ["memory", "at least", "48×48"]),
-    ("sweep --limit 8 --class-shards 2", ["class_shards", "got 2", "local devices"]),
-    ("sweep --limit 8 --hierarchy none.csv", ["hierarchy", "none.csv"]),
-    ("sweep --limit 8 --hierarchy half.csv", ["hierarchy", "24 in all", "'0·6'", "…"]),
-    ("sweep --data folder:plain --out plain/run", ["out", "inside the data folder"]),
+    ("pairs --top 1 --limit 8", ["top", "got 1", "2 to 25"]),
+    ("pairs --limit 8 --memory 0", ["memory", "at least", "48×48"]),
+    ("pairs --limit 8 --class-shards 2", ["class_shards", "got 2", "local devices"]),
+    ("pairs --limit 8 --hierarchy none.csv", ["hierarchy", "none.csv"]),
+    ("pairs --limit 8 --hierarchy half.csv", ["hierarchy", "24 in all", "'0·6'", "…"]),
+    ("pairs --data folder:plain --out plain/run", ["out", "inside the data folder"]),
     ("report plain", ["no run folder", "config.json"]),
 ]
 
@@ -319,7 +319,7 @@ SMALL = ("--limit", 4, "--methods", "grad_cam", "--contrast", "topk_logits:2", "
         ("evaluate", *SMALL, "--tile", 4, "--part", 4, "--metrics", "sensitivity"),
         ("localise", *SMALL, "--tile", 4),
         ("sanity", *SMALL, "--tile", 4, "--kinds", "cascading", "--depth", 1),
-        ("sweep", *SMALL, "--tile", 4, "--top", 2),
+        ("pairs", *SMALL, "--tile", 4, "--top", 2),
     ],
     ids=lambda words: words[0],
 )
@@ -345,14 +345,15 @@ def test_precision_reaches_mosaics_and_drawings(shell, tmp_path, monkeypatch):
     status, _, err = shell("grid-pointing", *words, "--mosaics", 1, "--limit", 60, "--no-difull")
     assert status == 0, err
     settings = json.loads((tmp_path / "run" / "summary.json").read_text())["settings"]
-    assert settings["precision"] == "bf16"
-    assert asked == ["bf16"] * 3  # as loaded, at the size of a cell, at that of a mosaic
+    assert settings["confidence"] == 0.6
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["precision"] == "bf16"
+    assert asked == ["bf16"] * 2  # as loaded, at the size of a mosaic
     status, _, err = shell("explain", "digit_scenes:3", *words, "--contrast", "topk_logits:2")
     assert status == 0, err
-    assert asked == ["bf16"] * 4
+    assert asked == ["bf16"] * 3
 
 
 def test_an_unknown_precision_lists_those_that_exist(shell):
-    status, out, err = shell("sweep", "--precision", "int4")
+    status, out, err = shell("pairs", "--precision", "int4")
     assert status == 2
     assert all(name in out + err for name in ("float32", "tf32", "bf16"))

@@ -199,7 +199,7 @@ def test_memory_stays_within_the_setting_and_the_packed_masks():
     pairs = pairs_in(memory, top=classes, pixels=200, **size)
     assert (pairs.at_once, pairs.asked) == (4, 1)
     protocol = Question(
-        {"coarse": of_size(8), "fine": of_size(side)}, choose_contrast("topk_logits:1", classes).sets, {}, {}, PIXELS
+        {"coarse": of_size(8), "fine": of_size(side)}, choose_contrast("topk_logits:1", classes).sets, PIXELS
     )
     counts = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), empty_counts(2, classes, 1))
     nowhere = np.zeros((tile, 0, side, side), bool), np.zeros((tile, 0), np.int32)

@@ -69,7 +69,7 @@ def test_other_minutes_are_refused(minutes):
 SHORT = ("--contrast", "topk_logits:3", "--methods", "grad_cam", "random", "--tile", 3, "--limit", 12)
 COMMANDS = {
     "evaluate": ("evaluate", *SHORT, "--part", 3, "--metrics", "sensitivity"),
-    "sweep": ("sweep", *SHORT),
+    "pairs": ("pairs", *SHORT),
     "localise": ("localise", *SHORT),
     "sanity": ("sanity", *SHORT, "--depth", 1),
     "grid-pointing": ("grid-pointing", *SHORT, "--confidence", 0.01, "--no-difull"),
@@ -110,9 +110,9 @@ def stuck_reading(monkeypatch, ended, index):
 
 KEPT = {
     "evaluate": "all that was computed is kept, and the same command resumes",
-    "sweep": "the sums written last are kept, and the same command resumes",
-    "localise": "the parts that are whole are kept, and the same command resumes",
-    "sanity": "all whole batches are kept, and the same command resumes",
+    "pairs": "the sums written last are kept, and the same command resumes",
+    "localise": "all that was computed is kept, and the same command resumes",
+    "sanity": "all that was computed is kept, and the same command resumes",
     "grid-pointing": "nothing of it is kept, and the same command starts anew",
     "train": "step 0 of 4 is kept, and the same command goes on there",
 }
@@ -124,12 +124,12 @@ KEPT = {
 def test_images_that_never_come_end_every_command(shell, exits, monkeypatch, command):
     statuses, ended = exits
     stuck_reading(monkeypatch, ended, 10)
-    status, _, err = shell(*COMMANDS[command], "--stall", 0.02, "--out", "run")
+    status, _, err = shell(*COMMANDS[command], "--stall", 0.06, "--out", "run")
     assert status == 0, err  # `os._exit` has returned, and the image has come
     assert statuses == [STATUS]
     batch = r"the batch of step \d" if command == "train" else r"tile \d"
     waits = f"waits for images to be read, (the first ones|those behind {batch})"
-    assert re.search(f"no batch has finished for 0.02 minutes: process 0 of 1 {waits}; {KEPT[command]}", err), err
+    assert re.search(f"no batch has finished for 0.06 minutes: process 0 of 1 {waits}; {KEPT[command]}", err), err
 
 
 def stuck_in_the_step(ended, after):

@@ -68,7 +68,6 @@ class Common:
             "tile": self.tile,
             "part": self.part,
             "memory": memory,
-            "precision": self.precision,
         }
 
     def subject(self, ready: Ready, methods: dict[str, MapFunction]) -> Subject:

@@ -46,7 +46,7 @@ def pairs(
     accepted = "a number of images: chunks of classes, not tiles, are what --memory bounds"
     require(common.tile != "auto", "tile", common.tile, accepted)
     require(common.part is None, "part", common.part, "nothing: sums are written every --save-seconds")
-    common.check()
+    common.devices.check()
     chosen = common.model.methods(common.methods)
     memory = MEMORY if common.memory is None else int(common.memory * 1e9)
     study = PairAgreement(top, agreement_percent, memory, class_shards)
