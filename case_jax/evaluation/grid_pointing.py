@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require, require_seed
-from case_jax.contrast.sets import ContrastSet, Query, ask
+from case_jax.contrast.asking import ask
+from case_jax.contrast.sets import ContrastSet, Query
 from case_jax.evaluation.disconnected import disconnected
 from case_jax.evaluation.mosaics import Mosaics, confident_images, make_mosaics, require_confidence
 from case_jax.evaluation.step import Pixels, Protocol, image_key, maps_of_view, view_for_targets

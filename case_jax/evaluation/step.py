@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from case_jax._checks import require
-from case_jax.contrast.sets import ContrastSet, Query, ask
+from case_jax.contrast.asking import ask
+from case_jax.contrast.sets import ContrastSet, Query
 from case_jax.imageops import finish_maps, is_degenerate, normalise_image, resize_map
 from case_jax.methods import MapFunction, described
 from case_jax.metrics import Metric, Scored

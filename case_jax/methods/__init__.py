@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from case_jax._checks import require, unknown
-from case_jax.contrast.sets import ContrastSet, Query, ask
+from case_jax.contrast.asking import ask
+from case_jax.contrast.sets import ContrastSet, Query
 from case_jax.methods.ablation_cam import ablation_cam
 from case_jax.methods.cam import class_maps
 from case_jax.methods.case import case
