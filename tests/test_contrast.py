@@ -14,29 +14,20 @@ from case_jax import (
     CaseJaxError,
     Query,
     all_class_maps,
-    all_sets,
     ask,
     case,
-    case_span,
-    class_maps,
     confusion_sets,
-    explicit,
     finer_cam,
     grad_cam,
-    is_degenerate,
-    orthogonal_to,
-    orthogonal_to_span,
-    random_sets,
     softmax_contrast,
-    table,
     tag,
     tap_function,
     topk_logits,
 )
-from case_jax.contrast import operators
+from case_jax.contrast import all_sets, explicit, operators, orthogonal_to, orthogonal_to_span, random_sets, table
 from case_jax.contrast.choice import Confusions, choose_contrast
-from case_jax.imageops import finish_maps
-from case_jax.methods import METHODS
+from case_jax.imageops import finish_maps, is_degenerate
+from case_jax.methods import METHODS, case_span, class_maps
 from case_jax.tap import View
 
 NETWORKS = ("resnet_bottleneck", "resnet_basic", "vgg_bn", "densenet", "convnext")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from case_jax import METHODS, CaseJaxError, parallel, tag, tag_head_input, tap_function
+from case_jax import METHODS, CaseJaxError, parallel, tag, tap_function
 from case_jax.contrast.choice import choose_contrast
 from case_jax.evaluation import pair_counts
 from case_jax.evaluation import sweep as sweep_module
@@ -18,6 +18,7 @@ from case_jax.evaluation.sweep import Sweep, confused_pairs, sweep
 from case_jax.parallel import ALONE, Grid
 from case_jax.results import RunFolder
 from case_jax.source import Example, UnreadableImageError
+from case_jax.tap import tag_head_input
 
 CLASSES, SIDE, IMAGES = 6, 8, 11
 PERCENT, TOP_PIXELS = 20.0, 12

@@ -110,7 +110,7 @@ def choose_contrast(
     if isinstance(contrast, HighestOthers):
         return ContrastChoice(f"topk_logits:{contrast.k}", contrast)
     if callable(contrast):
-        sets = Partial(contrast) if all_leaves([contrast]) else contrast
+        sets: Any = Partial(contrast) if all_leaves([contrast]) else contrast  # a pytree, as the others are
         return ContrastChoice(getattr(contrast, "__qualname__", type(contrast).__name__), sets)
     rows = isinstance(contrast, list | tuple) and all(isinstance(row, list | tuple) for row in contrast) and contrast
     require(rows or hasattr(contrast, "ndim"), "contrast", repr(contrast), ACCEPTED)

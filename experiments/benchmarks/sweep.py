@@ -19,14 +19,14 @@ import tyro
 from jaxtyping import Array, Int, UInt32
 from tabulate import tabulate
 
-from case_jax import METHODS, finish_maps, parallel, tag, tag_head_input, tap_function, topk_logits
+from case_jax import METHODS, finish_maps, parallel, tag, tap_function, topk_logits
 from case_jax.evaluation.pair_counts import BYTES_A_PIXEL, empty_counts, make_counting_step, pairs_in
 from case_jax.evaluation.step import Batch, Pixels, Protocol
 from case_jax.evaluation.sweep import MEMORY
 from case_jax.imageops import normalise_image
 from case_jax.models import model as entry_of
 from case_jax.ranking import pixel_count, shared_pixels, top_words
-from case_jax.tap import TappedModel, tap_nnx
+from case_jax.tap import TappedModel, tag_head_input, tap_nnx
 from experiments.benchmarks.core import interleaved
 from experiments.benchmarks.networks import random_network
 from experiments.benchmarks.record import circumstances, recorded
