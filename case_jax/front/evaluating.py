@@ -58,14 +58,10 @@ def evaluate(
     Raises:
         CaseJaxError: for whatever could not run, before any long work.
     """
-    loaded = model if isinstance(model, LoadedModel) else None
-    facts = loaded and loaded.preprocessing
-    given = (facts.mean, facts.std) if pixels is None and facts else pixels
-    accepted = "the pair (mean, std), per channel: this model does not know how its images are normalised"
-    require(isinstance(given, tuple) and len(given) == 2, "pixels", given, accepted)
-    chosen = Pixels(*(tuple(values) for values in given))  # type: ignore[arg-type, union-attr]
+    chosen = _pixels(model, pixels)
     source = _opened(data, model, limit=limit, seed=seed) if isinstance(data, str | Path) else data
-    named = {"model_name": loaded.name, "class_names": loaded.class_names} if loaded else {}
+    if isinstance(model, LoadedModel):
+        options = {"model_name": model.name, "class_names": model.class_names, **options}
     if methods is not None:
         options["methods"] = methods
     planned = plan(
@@ -75,13 +71,30 @@ def evaluate(
         pixels=chosen,
         limit=limit,
         seed=seed,
-        **named | options,
+        **options,
     )
     below = f"{source.name}-{planned.config['model']['name']}".replace("/", "-").replace(":", "-")
     folder = run(planned, RunFolder(Path("runs") / below if out is None else out), progress=progress)
     save_gallery(planned, folder)
     write_report(folder.path)
     return folder
+
+
+def _pixels(model: TappedModel, given: Any) -> Pixels:
+    """How pixels become the model's input: as given, or as a loaded model knows."""
+    if given is None and isinstance(model, LoadedModel):
+        given = model.preprocessing.mean, model.preprocessing.std
+    accepted = "the pair (mean, std), a value per channel each: this model does not know how its images are normalised"
+    require(isinstance(given, tuple | list) and len(given) == 2, "pixels", given, accepted)
+    mean, std = map(tuple, given)
+    fractions = all(0 <= value <= 1 for value in mean)
+    require(
+        fractions,
+        "pixels",
+        f"mean {mean}",
+        "means and deviations of x / 255; of pixels from 0 to 255 divide both by 255",
+    )
+    return Pixels(mean, std)
 
 
 def _opened(data: str | Path, model: TappedModel, *, limit: int | None, seed: int) -> Source:

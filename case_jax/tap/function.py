@@ -20,7 +20,7 @@ def tap_function(
     head_channels: tuple[int, int] | None = None,
     chunk: int = 64,
 ) -> TappedModel:
-    """Split a plain function `f(params, x) -> logits` at a value that it tags.
+    """Split a plain function `f(params, x) -> logits` at a value that it tags: before or behind an activation, as the tag stands.
 
     Args:
         function: one normalised image (H, W, D) to logits (C,); it marks the layer's output, of shape (h, w, K), with

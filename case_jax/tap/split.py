@@ -107,6 +107,14 @@ def _run_to_tag(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: 
     raise AssertionError(f"tag {name!r} counted but not met")
 
 
+def require_once(found: Sequence[str], name: str, layer: str) -> None:
+    """Raise unless a tag was met once."""
+    if found.count(name) != 1:
+        raise CaseJaxError(
+            f"layer: {layer!r} is evaluated {found.count(name)} times in one forward pass; tap a layer that is used once."
+        )
+
+
 def split(function: Callable[..., jax.Array], name: str) -> Callable[..., tuple[jax.Array, Tail]]:
     """Split a function of one output at its value tagged `name`.
 
@@ -129,13 +137,10 @@ def split(function: Callable[..., jax.Array], name: str) -> Callable[..., tuple[
     def run(*args):
         closed = jax.make_jaxpr(function)(*args)
         found = tags(closed.jaxpr)
-        shown, count = name.removeprefix(LAYER), found.count(name)
-        if count == 0 and name == shown:
+        shown = name.removeprefix(LAYER)
+        if name == shown and name not in found:
             raise unknown("layer", name, set(found))
-        if count != 1:
-            raise CaseJaxError(
-                f"layer: {shown!r} is evaluated {count} times in one forward pass; tap a layer that is used once."
-            )
+        require_once(found, name, shown)
         value, saved, rest = _run_to_tag(closed.jaxpr, closed.consts, jax.tree.leaves(args), name)
         return value, Partial(lambda saved, a: rest(saved, a)[0], saved)
 

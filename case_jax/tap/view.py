@@ -24,6 +24,7 @@ from case_jax.tap.head import (
     factors,
     head_of,
 )
+from case_jax.tap.layer import told_of_channels
 from case_jax.tap.split import Tail, split, tags
 
 Params = Any
@@ -233,7 +234,8 @@ def tapped(
         f"shape {jnp.shape(image)}, dtype {jnp.result_type(image)}",
         "one normalised floating-point image of shape (height, width, channels), without a batch axis",
     )
-    activation, logits = jax.eval_shape(lambda p, x: (split(apply, tag)(p, x)[0], apply(p, x)), params, image)
+    with told_of_channels(image):
+        activation, logits = jax.eval_shape(lambda p, x: (split(apply, tag)(p, x)[0], apply(p, x)), params, image)
     require(
         logits.ndim == 1,
         "model",
