@@ -11,6 +11,7 @@ from case_jax.data import open_source
 from case_jax.evaluation import Pixels, count_confusions, plan
 from case_jax.evaluation import evaluate as run
 from case_jax.evaluation.gallery import save_gallery
+from case_jax.front.explaining import TAPPED
 from case_jax.methods import MapFunction
 from case_jax.models import LoadedModel
 from case_jax.report import write_report
@@ -58,6 +59,7 @@ def evaluate(
     Raises:
         CaseJaxError: for whatever could not run, before any long work.
     """
+    require(isinstance(model, TappedModel), "model", type(model).__name__, TAPPED)
     chosen = _pixels(model, pixels)
     source = _opened(data, model, limit=limit, seed=seed) if isinstance(data, str | Path) else data
     if isinstance(model, LoadedModel):
@@ -83,10 +85,10 @@ def evaluate(
 def _pixels(model: TappedModel, given: Any) -> Pixels:
     """How pixels become the model's input: as given, or as a loaded model knows."""
     if given is None and isinstance(model, LoadedModel):
-        given = model.preprocessing.mean, model.preprocessing.std
+        return Pixels(model.preprocessing.mean, model.preprocessing.std)
     accepted = "the pair (mean, std), a value per channel each: this model does not know how its images are normalised"
     require(isinstance(given, tuple | list) and len(given) == 2, "pixels", given, accepted)
-    mean, std = map(tuple, given)
+    mean, std = tuple(given[0]), tuple(given[1])
     fractions = all(0 <= value <= 1 for value in mean)
     require(
         fractions,

@@ -20,6 +20,7 @@ from case_jax.methods import MapFunction, described
 from case_jax.methods import method as method_called
 from case_jax.tap.view import TappedModel
 
+TAPPED = "a tapped model: load(NAME), or tap_nnx, tap_linen or tap_function of one of your own"
 OWN = ("targets", "contrast", "seed")
 PIXELS = 16
 """A normalised image has negative values, and none as large; one without the former and with the latter holds pixels of 0 to 255."""
@@ -69,6 +70,7 @@ def explain(
         CaseJaxError: for an unknown method or option, images of another kind, values from 0 to 255 for a classifier whose preprocessing
             is known (for another classifier: a warning), classes that do not exist, or a contrast that does not fit.
     """
+    require(isinstance(model, TappedModel), "model", type(model).__name__, TAPPED)
     chosen = _chosen(method, options)
     image = _image(model, image)
     batch = len(image) if image.ndim > len(model.image_shape) else None
@@ -138,18 +140,15 @@ def _chosen(method: str | MapFunction, options: Mapping[str, Any]) -> _Chosen:
 
 def _image(model: TappedModel, image: Any) -> Array:
     """The image or batch as an array of JAX's; what it holds is looked at where it is known."""
-    shape, rank = jnp.shape(image), len(model.image_shape)
-    size = "×".join(map(str, model.image_shape))
-    require(
-        len(shape) in (rank, rank + 1)
-        and 0 not in shape
-        and shape[-1] == model.image_shape[-1]
-        and jnp.issubdtype(jnp.result_type(image), jnp.floating),
-        "image",
-        f"shape {shape}, dtype {jnp.result_type(image)}",
-        f"a normalised floating-point image of {size}, channels last, or a batch of them; the model's read makes one of a file or of uint8 "
-        "pixels, where it was loaded by its name",
+    rank, size = len(model.image_shape), "×".join(map(str, model.image_shape))
+    accepted = (
+        f"an array: a normalised floating-point image of {size}, channels last, or a batch of them; of a file or of uint8 pixels "
+        "model.read makes one, where the model is from load"
     )
+    require(hasattr(image, "shape") and hasattr(image, "dtype"), "image", f"a {type(image).__name__}", accepted)
+    shape, dtype = image.shape, image.dtype
+    proper = len(shape) in (rank, rank + 1) and 0 not in shape and shape[-1] == model.image_shape[-1]
+    require(proper and jnp.issubdtype(dtype, jnp.floating), "image", f"shape {shape}, dtype {dtype}", accepted)
     if shape[-rank:] != model.image_shape:
         given = "×".join(map(str, shape[-rank:]))
         warnings.warn(f"image: {given}, for a model that was tapped at {size}", stacklevel=3)
