@@ -7,7 +7,7 @@ from typing import Any
 from case_jax._checks import require
 from case_jax.contrast import ContrastChoice, choose_contrast
 from case_jax.contrast.choice import AnyContrast, Confusions
-from case_jax.data import open_source
+from case_jax.data import ImageFolder, open_source
 from case_jax.evaluation import Pixels, count_confusions, plan
 from case_jax.evaluation import evaluate as run
 from case_jax.evaluation.gallery import save_gallery
@@ -62,10 +62,9 @@ def evaluate(
     require(isinstance(model, TappedModel), "model", type(model).__name__, TAPPED)
     chosen = _pixels(model, pixels)
     source = _opened(data, model, limit=limit, seed=seed) if isinstance(data, str | Path) else data
-    if isinstance(model, LoadedModel):
-        options = {"model_name": model.name, "class_names": model.class_names, **options}
-    if methods is not None:
-        options["methods"] = methods
+    known = {"model_name": model.name, "class_names": model.class_names} if isinstance(model, LoadedModel) else {}
+    options = {"model_name": "custom", **known, **({} if methods is None else {"methods": methods}), **options}
+    folder = _folder(out, source, options["model_name"])
     planned = plan(
         source,
         model,
@@ -75,17 +74,25 @@ def evaluate(
         seed=seed,
         **options,
     )
-    below = f"{source.name}-{planned.config['model']['name']}".replace("/", "-").replace(":", "-")
-    folder = run(planned, RunFolder(Path("runs") / below if out is None else out), progress=progress)
+    run(planned, folder, progress=progress)
     save_gallery(planned, folder)
     write_report(folder.path)
     return folder
 
 
+def _folder(out: str | Path | None, source: Source, model_name: str) -> RunFolder:
+    below = f"{source.name}-{model_name}".replace("/", "-").replace(":", "-")
+    folder = RunFolder(Path("runs") / below if out is None else out)
+    if isinstance(source, ImageFolder):
+        inside = folder.path.resolve().is_relative_to(source.root.resolve())
+        require(not inside, "out", f"{folder.path}, inside the data", "a folder elsewhere: a run has images of its own")
+    return folder
+
+
 def _pixels(model: TappedModel, given: Any) -> Pixels:
     """How pixels become the model's input: as given, or as a loaded model knows."""
-    if given is None and isinstance(model, LoadedModel):
-        return Pixels(model.preprocessing.mean, model.preprocessing.std)
+    facts: Any = getattr(model, "preprocessing", None)
+    given = given or (facts and (facts.mean, facts.std))
     accepted = "the pair (mean, std), a value per channel each: this model does not know how its images are normalised"
     require(isinstance(given, tuple | list) and len(given) == 2, "pixels", given, accepted)
     mean, std = tuple(given[0]), tuple(given[1])

@@ -32,6 +32,8 @@ class _Chosen(NamedTuple):
     name: str
     function: MapFunction
     options: tuple[tuple[str, Any], ...]
+    mask: bool
+    """Whether its values are not to be rescaled."""
 
 
 def explain(
@@ -82,7 +84,7 @@ def explain(
         require_seed(seed)
         seed = np.asarray(seed, np.uint32)
     maps = _maps(model, image, asked, sets, seed, method=chosen)
-    return maps[..., 0, :, :] if targets is None or jnp.ndim(targets) == 0 else maps
+    return maps[..., 0, :, :] if targets is None or np.ndim(targets) == 0 else maps
 
 
 @partial(jax.jit, static_argnames="method")
@@ -103,8 +105,7 @@ def _maps(
         accepted = f"one map per target, shape ({len(asked)}, height, width)"
         proper = maps.ndim == 3 and len(maps) == len(asked)
         require(proper, f"method {method.name!r}", f"an output of shape {maps.shape}", accepted)
-        finish = resize_map if described(method.name, method.function).mask else finish_maps
-        return finish(maps, image.shape[:2])
+        return (resize_map if method.mask else finish_maps)(maps, image.shape[:2])
 
     if image.ndim == len(model.image_shape):
         return one(image, targets, 0)
@@ -135,7 +136,7 @@ def _chosen(method: str | MapFunction, options: Mapping[str, Any]) -> _Chosen:
                 f"{option}: got a {type(value).__name__}; accepted: a value that is hashable (a tuple for a list), as the method is "
                 "compiled for it."
             ) from error
-    return _Chosen(name, function, tuple(sorted(options.items())))
+    return _Chosen(name, function, tuple(sorted(options.items())), described(name, function).mask)
 
 
 def _image(model: TappedModel, image: Any) -> Array:
@@ -153,7 +154,8 @@ def _image(model: TappedModel, image: Any) -> Array:
         given = "×".join(map(str, shape[-rank:]))
         warnings.warn(f"image: {given}, for a model that was tapped at {size}", stacklevel=3)
     if not isinstance(image, Tracer):
-        low, high = float(np.min(image)), float(np.max(image))
+        values = np.asarray(image)
+        low, high = values.min(), values.max()
         if low >= 0 and high > PIXELS:
             _tell_of_pixels(model, f"values from {low:g} to {high:g}")
     return jnp.asarray(image)
