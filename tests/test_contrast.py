@@ -472,6 +472,49 @@ def test_sets_by_name(tmp_path):
     assert (choice.filled.tolist(), choice.source) == ([0, 1, 0], "a split")
 
 
+TABLE = random_sets(2, 5)
+FORMS = {
+    "a name": ("random:2", "random:2", TABLE),
+    "an array": (TABLE, "table", TABLE),
+    "an array of JAX's": (jnp.asarray(TABLE), "table", TABLE),
+    "lists": (TABLE.tolist(), "table", TABLE),
+    "all_sets": (all_sets(5), "table", all_sets(5)),
+    "table": (table(TABLE, 5), "table", TABLE),
+    "explicit": (explicit(TABLE.tolist(), 5), "table", TABLE),
+    "confusion_sets": (confusion_sets(np.ones((5, 5)), 1), "confusion:1", [[1], [0], [0], [0], [0]]),
+    "a choice": (choose_contrast("all", 5), "all", all_sets(5)),
+    "topk_logits": (topk_logits(2, 5), "topk_logits:2", None),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_contrast_sets_are_accepted_in_every_form(toy, toy_images, form):
+    given, name, rows = FORMS[form]
+    choice, view = choose_contrast(given, 5), toy.view(toy.params, toy_images[0])
+    assert choice.name == name
+    expected = topk_logits(2, 5)(view.logits, jnp.arange(5)) if rows is None else rows
+    assert (choice.table is None) == (rows is None)
+    np.testing.assert_array_equal(ask(view, jnp.arange(5), given).contrast, expected)
+    np.testing.assert_array_equal(ask(view, jnp.asarray([3]), given).contrast, np.asarray(expected)[[3]])
+
+
+def test_a_function_and_a_traced_table_are_accepted(toy, toy_images):
+    view, targets = toy.view(toy.params, toy_images[0]), jnp.asarray([4, 1])
+    query = ask(view, targets, lambda logits, targets: (targets[:, None] + 1) % 5)
+    assert query.contrast.tolist() == [[0], [2]]
+    assert choose_contrast(lambda logits, targets: targets[:, None], 5).table is None
+    traced = jax.jit(lambda rows: ask(view, targets, rows).contrast)(TABLE)
+    np.testing.assert_array_equal(traced, TABLE[[4, 1]])
+
+
+@pytest.mark.parametrize("given", [5, 0.5, [1, 2], [], object(), {}])
+def test_what_is_no_contrast_is_refused(given):
+    with pytest.raises(
+        CaseJaxError, match=r'contrast: got .*; accepted: a name such as "topk_logits:5", a table of shape'
+    ):
+        choose_contrast(given, 5)
+
+
 def never_count():
     raise AssertionError("counted although the size is impossible")
 

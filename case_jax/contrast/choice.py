@@ -129,7 +129,8 @@ def _named(name: str, num_classes: int, confusions: Callable[[], Confusions] | N
         k = _size(name, rest)
         if confusions is None:
             raise CaseJaxError(
-                f"contrast: {name!r} needs labelled images to count confusions on; give contrast data, or topk_logits:{k}."
+                f"contrast: {name!r} needs labelled images to count confusions on; give contrast data, what confusion_sets "
+                f"returns, or topk_logits:{k}."
             )
         require_set_size(k, num_classes)  # before the pass over the data
         counted = confusions()
