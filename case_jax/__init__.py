@@ -1,156 +1,102 @@
 """Contrastive class activation maps and class-sensitivity tests for saliency methods, in JAX and Flax.
 
-The functions here work on one image; batch them with `jax.vmap`, compile them with `jax.jit`:
+The short way, compiled for you:
 
-    model = case_jax.tap_nnx(module, "blocks.2", image, linear_head="head")
+    import case_jax as cj
+
+    model = cj.load("digit_resnet")                             # or cj.tap_nnx(...) of a model of your own
+    image = model.read("photo.png")
+    maps = cj.explain(model, image, "case", targets=[3, 7])     # (2, H, W), in [0, 1]
+    cj.show(image, maps, model=model, targets=[3, 7])
+
+The long way, functions of one image to batch with `jax.vmap` and compile with `jax.jit`:
+
     view = model.view(model.params, image)                      # one forward pass
-    query = case_jax.ask(view, targets, case_jax.topk_logits(5, model.num_classes))
-    maps = case_jax.case(view, query)                           # (targets, h, w)
+    query = cj.ask(view, targets, cj.topk_logits(5, model.num_classes))
+    maps = cj.case(view, query)                                 # (targets, h, w)
+
+Here stand the names that most people need. The rest is in its room: `cj.methods.rise`, `cj.metrics.arcc`, `cj.contrast.random_sets`, …
 """
 
-from case_jax._checks import CaseJaxError
-from case_jax.contrast import (
-    ConfusionSets,
-    ContrastSet,
-    Query,
-    all_sets,
-    ask,
-    confusion_sets,
-    explicit,
-    orthogonal_to,
-    orthogonal_to_span,
-    random_sets,
-    table,
-    topk_logits,
-)
-from case_jax.imageops import finish_maps, is_degenerate, ssim
-from case_jax.methods import (
-    METHODS,
-    ablation_cam,
-    all_class_maps,
-    case,
-    case_span,
-    centre_gaussian,
-    class_maps,
-    deconvolution,
-    eigen_cam,
-    eigen_grad_cam,
-    extremal_perturbation,
-    finer_cam,
-    grad_cam,
-    grad_cam_plus_plus,
-    guided_backprop,
-    hires_cam,
-    input_x_gradient,
-    integrated_gradients,
-    layer_cam,
-    meaningful_perturbation,
-    occlusion,
-    opti_cam,
-    random_map,
-    rise,
-    saliency,
-    score_cam,
-    smooth_grad,
-    sobel_edges,
-    softmax_contrast,
-    top_class_maps,
-    xgrad_cam,
-)
-from case_jax.metrics import (
-    METRICS,
-    agreement,
-    arcc,
-    area_under,
-    coherency,
-    completeness,
-    deletion_curve,
-    evidence_shares,
-    impute,
-    imputed_probabilities,
-    insertion_curve,
-    points_at_own,
-    removed_probabilities,
-    shown_probability,
-    soundness,
-)
-from case_jax.ranking import correlation, spearman, top_mask
-from case_jax.tap import TappedModel, View, tag, tag_head_input, tag_head_output, tap_function, tap_linen, tap_nnx
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from case_jax._checks import CaseJaxError
+from case_jax.contrast import Query, ask, confusion_sets, topk_logits
+from case_jax.front.explaining import explain
+from case_jax.imageops import finish_maps
+from case_jax.methods import METHODS, all_class_maps, case, finer_cam, grad_cam, softmax_contrast
+from case_jax.metrics import METRICS, agreement
+from case_jax.tap import TappedModel, View, tag, tap_function, tap_linen, tap_nnx
+
+if TYPE_CHECKING:
+    from case_jax import (
+        data as data,
+    )
+    from case_jax import (
+        evaluation as evaluation,
+    )
+    from case_jax import (
+        masking as masking,
+    )
+    from case_jax import (
+        models as models,
+    )
+    from case_jax import (
+        report as report,
+    )
+    from case_jax import (
+        stats as stats,
+    )
+    from case_jax import (
+        training as training,
+    )
+    from case_jax.front.evaluating import evaluate
+    from case_jax.front.showing import show
+    from case_jax.models import load
+
+__version__ = "0.2.0"
+
+_ON_USE = {"evaluate": "case_jax.front.evaluating", "load": "case_jax.models", "show": "case_jax.front.showing"}
+_ROOMS_ON_USE = ("data", "evaluation", "masking", "models", "report", "stats", "training")
+"""What imports more than JAX does: files of images and weights, tables, figures."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS_ON_USE:
+        return importlib.import_module(f"case_jax.{name}")
+    if name in _ON_USE:
+        return getattr(importlib.import_module(_ON_USE[name]), name)
+    raise AttributeError(f"module 'case_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_USE, *_ROOMS_ON_USE})
+
 
 __all__ = [
     "METHODS",
     "METRICS",
     "CaseJaxError",
-    "ConfusionSets",
-    "ContrastSet",
     "Query",
     "TappedModel",
     "View",
-    "ablation_cam",
     "agreement",
     "all_class_maps",
-    "all_sets",
-    "arcc",
-    "area_under",
     "ask",
     "case",
-    "case_span",
-    "centre_gaussian",
-    "class_maps",
-    "coherency",
-    "completeness",
     "confusion_sets",
-    "correlation",
-    "deconvolution",
-    "deletion_curve",
-    "eigen_cam",
-    "eigen_grad_cam",
-    "evidence_shares",
-    "explicit",
-    "extremal_perturbation",
+    "evaluate",
+    "explain",
     "finer_cam",
     "finish_maps",
     "grad_cam",
-    "grad_cam_plus_plus",
-    "guided_backprop",
-    "hires_cam",
-    "impute",
-    "imputed_probabilities",
-    "input_x_gradient",
-    "insertion_curve",
-    "integrated_gradients",
-    "is_degenerate",
-    "layer_cam",
-    "meaningful_perturbation",
-    "occlusion",
-    "opti_cam",
-    "orthogonal_to",
-    "orthogonal_to_span",
-    "points_at_own",
-    "random_map",
-    "random_sets",
-    "removed_probabilities",
-    "rise",
-    "saliency",
-    "score_cam",
-    "shown_probability",
-    "smooth_grad",
-    "sobel_edges",
+    "load",
+    "show",
     "softmax_contrast",
-    "soundness",
-    "spearman",
-    "ssim",
-    "table",
     "tag",
-    "tag_head_input",
-    "tag_head_output",
     "tap_function",
     "tap_linen",
     "tap_nnx",
-    "top_class_maps",
-    "top_mask",
     "topk_logits",
-    "xgrad_cam",
 ]

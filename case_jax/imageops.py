@@ -96,7 +96,12 @@ def finish_maps(maps: Float[Array, "*n h w"], shape: tuple[int, ...]) -> Float[A
     """Maps at a layer's resolution to maps in [0, 1] at input resolution: `rescale_map`, then `resize_map`.
 
     Degenerate maps become all zero.
+
+    Raises:
+        CaseJaxError: for a shape that is no pair (height, width).
     """
+    accepted = "the pair (height, width) in pixels, for example image.shape[:2]"
+    require(np.ndim(shape) == 1 and len(shape) == 2, "shape", shape, accepted)
     return resize_map(jnp.where(is_degenerate(maps)[..., None, None], 0.0, rescale_map(maps)), shape)
 
 

@@ -19,11 +19,11 @@ import pandas as pd
 import tyro
 from jaxtyping import Array
 
-from case_jax import METHODS, top_class_maps
+from case_jax import METHODS
 from case_jax._checks import require
 from case_jax.evaluation import Localise, Sanity, prepare, run
 from case_jax.evaluation.studies import localisation
-from case_jax.methods import MapFunction
+from case_jax.methods import MapFunction, top_class_maps
 from case_jax.models.initial import initial_params
 from case_jax.report.sanity import summarise as summarise_sanity
 from case_jax.results import RunFolder

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from case_jax import cli, tag, tag_head_input, tap_function
+from case_jax import cli, tag, tap_function
 from case_jax.data import DigitScenes
 from case_jax.imageops import normalise_image
 from case_jax.models import load_classifier, tap_classifier
+from case_jax.tap import tag_head_input
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiling is most of the time: what one test has compiled, all that follow, other workers' and processes' too, read back.

@@ -7,19 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from case_jax import (
-    CaseJaxError,
-    all_class_maps,
-    ask,
-    guided_backprop,
-    input_x_gradient,
-    integrated_gradients,
-    occlusion,
-    saliency,
-    smooth_grad,
-    tag,
-    tap_function,
-)
+from case_jax import CaseJaxError, all_class_maps, ask, tag, tap_function
+from case_jax.methods import guided_backprop, input_x_gradient, integrated_gradients, occlusion, saliency, smooth_grad
 from case_jax.methods.deconvolution import deconvolution
 from case_jax.methods.integrated_gradients import convergence_delta, integrated_gradients_attribution, quadrature
 from case_jax.methods.occlusion import occlusion_attribution, windows

@@ -9,27 +9,22 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from case_jax import (
-    METHODS,
-    CaseJaxError,
+from case_jax import METHODS, CaseJaxError, ask, tag, tap_function
+from case_jax.contrast.sets import Query
+from case_jax.imageops import is_degenerate
+from case_jax.methods import (
     ablation_cam,
-    ask,
     eigen_cam,
     eigen_grad_cam,
     grad_cam_plus_plus,
     hires_cam,
-    is_degenerate,
     layer_cam,
     score_cam,
-    tag,
-    tag_head_input,
-    tag_head_output,
-    tap_function,
     xgrad_cam,
 )
-from case_jax.contrast.sets import Query
 from case_jax.methods.ablation_cam import reference_values
 from case_jax.methods.cam import principal_map
+from case_jax.tap import tag_head_input, tag_head_output
 from case_jax.tap.view import View
 from experiments.parity.goldens import network
 

@@ -136,7 +136,7 @@ def test_a_sweep_is_resumed_regrouped_and_not_mixed_with_another(shell, tmp_path
     assert "12 images" in err
     sums = tmp_path / "run" / "parts" / "sums-000000.npz"
     before = sums.stat().st_mtime_ns
-    status, out, _ = shell(*given, "--hierarchy", "bodies.csv")  # nothing is counted again
+    status, _out, _ = shell(*given, "--hierarchy", "bodies.csv")  # nothing is counted again
     assert status == 0
     assert sums.stat().st_mtime_ns == before
     assert (tmp_path / "run" / "figures" / "superclasses-centre_gaussian.png").exists()

@@ -14,29 +14,20 @@ from case_jax import (
     CaseJaxError,
     Query,
     all_class_maps,
-    all_sets,
     ask,
     case,
-    case_span,
-    class_maps,
     confusion_sets,
-    explicit,
     finer_cam,
     grad_cam,
-    is_degenerate,
-    orthogonal_to,
-    orthogonal_to_span,
-    random_sets,
     softmax_contrast,
-    table,
     tag,
     tap_function,
     topk_logits,
 )
-from case_jax.contrast import operators
+from case_jax.contrast import all_sets, explicit, operators, orthogonal_to, orthogonal_to_span, random_sets, table
 from case_jax.contrast.choice import Confusions, choose_contrast
-from case_jax.imageops import finish_maps
-from case_jax.methods import METHODS
+from case_jax.imageops import finish_maps, is_degenerate
+from case_jax.methods import METHODS, case_span, class_maps
 from case_jax.tap import View
 
 NETWORKS = ("resnet_bottleneck", "resnet_basic", "vgg_bn", "densenet", "convnext")
@@ -479,6 +470,49 @@ def test_sets_by_name(tmp_path):
             assert choice.table.tolist() == sets
     choice = choose_contrast("confusion:1", 3, confusions=counted)
     assert (choice.filled.tolist(), choice.source) == ([0, 1, 0], "a split")
+
+
+TABLE = random_sets(2, 5)
+FORMS = {
+    "a name": ("random:2", "random:2", TABLE),
+    "an array": (TABLE, "table", TABLE),
+    "an array of JAX's": (jnp.asarray(TABLE), "table", TABLE),
+    "lists": (TABLE.tolist(), "table", TABLE),
+    "all_sets": (all_sets(5), "table", all_sets(5)),
+    "table": (table(TABLE, 5), "table", TABLE),
+    "explicit": (explicit(TABLE.tolist(), 5), "table", TABLE),
+    "confusion_sets": (confusion_sets(np.ones((5, 5)), 1), "confusion:1", [[1], [0], [0], [0], [0]]),
+    "a choice": (choose_contrast("all", 5), "all", all_sets(5)),
+    "topk_logits": (topk_logits(2, 5), "topk_logits:2", None),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_contrast_sets_are_accepted_in_every_form(toy, toy_images, form):
+    given, name, rows = FORMS[form]
+    choice, view = choose_contrast(given, 5), toy.view(toy.params, toy_images[0])
+    assert choice.name == name
+    expected = topk_logits(2, 5)(view.logits, jnp.arange(5)) if rows is None else rows
+    assert (choice.table is None) == (rows is None)
+    np.testing.assert_array_equal(ask(view, jnp.arange(5), given).contrast, expected)
+    np.testing.assert_array_equal(ask(view, jnp.asarray([3]), given).contrast, np.asarray(expected)[[3]])
+
+
+def test_a_function_and_a_traced_table_are_accepted(toy, toy_images):
+    view, targets = toy.view(toy.params, toy_images[0]), jnp.asarray([4, 1])
+    query = ask(view, targets, lambda logits, targets: (targets[:, None] + 1) % 5)
+    assert query.contrast.tolist() == [[0], [2]]
+    assert choose_contrast(lambda logits, targets: targets[:, None], 5).table is None
+    traced = jax.jit(lambda rows: ask(view, targets, rows).contrast)(TABLE)
+    np.testing.assert_array_equal(traced, TABLE[[4, 1]])
+
+
+@pytest.mark.parametrize("given", [5, 0.5, [1, 2], [], object(), {}])
+def test_what_is_no_contrast_is_refused(given):
+    with pytest.raises(
+        CaseJaxError, match=r'contrast: got .*; accepted: a name such as "topk_logits:5", a table of shape'
+    ):
+        choose_contrast(given, 5)
 
 
 def never_count():

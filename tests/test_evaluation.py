@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from studies import evaluation
 
-from case_jax import ask, case, grad_cam, stopping, tag, tap_function, tap_nnx, top_class_maps, topk_logits
+from case_jax import ask, case, grad_cam, stopping, tag, tap_function, tap_nnx, topk_logits
 from case_jax._checks import CaseJaxError
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
@@ -22,6 +22,7 @@ from case_jax.evaluation.confusion import count_confusions
 from case_jax.evaluation.studies.evaluate import make_step, other_class
 from case_jax.imageops import finish_maps, normalise_image
 from case_jax.measure import Measure
+from case_jax.methods import top_class_maps
 from case_jax.metrics import METRICS, Metric, agreement, removed_probabilities
 from case_jax.models import load_classifier, tap_classifier
 from case_jax.report import write_report

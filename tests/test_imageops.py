@@ -101,6 +101,12 @@ def test_finished_maps_lie_in_the_unit_interval():
     assert 0.5 < finished.max() <= 1
 
 
+@pytest.mark.parametrize("shape", [32, (32,), (32, 32, 3)])
+def test_a_size_that_is_no_pair_is_refused(shape):
+    with pytest.raises(CaseJaxError, match=r"shape: got .*; accepted: the pair \(height, width\)"):
+        finish_maps(jnp.zeros((4, 4)), shape)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_finished_maps_do_not_depend_on_the_scale(scale):
     maps = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 7)), jnp.float32)

@@ -22,6 +22,7 @@ FLOORS = (
     ("evaluation",),
     ("stats",),
     ("report",),
+    ("front",),
     ("cli", "__main__"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -9,17 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from case_jax import (
-    CaseJaxError,
-    all_class_maps,
-    ask,
-    extremal_perturbation,
-    meaningful_perturbation,
-    opti_cam,
-    rise,
-    tag,
-    tap_function,
-)
+from case_jax import CaseJaxError, all_class_maps, ask, tag, tap_function
+from case_jax.methods import extremal_perturbation, meaningful_perturbation, opti_cam, rise
 from case_jax.methods.extremal_perturbation import Bumps, blur_pyramid, bumps_of, misfit_gradient, perturbed
 from case_jax.methods.rise import _mirrored_interpolation, random_mask
 

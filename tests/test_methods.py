@@ -8,21 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from case_jax import (
-    METHODS,
-    CaseJaxError,
-    all_class_maps,
-    ask,
-    case,
-    centre_gaussian,
-    is_degenerate,
-    random_map,
-    tag,
-    tap_function,
-    top_class_maps,
-    topk_logits,
-)
-from case_jax.methods import method, titles_of
+from case_jax import METHODS, CaseJaxError, all_class_maps, ask, case, tag, tap_function, topk_logits
+from case_jax.imageops import is_degenerate
+from case_jax.methods import centre_gaussian, method, random_map, titles_of, top_class_maps
 
 CLASSES = 5
 CONTRAST = topk_logits(2, CLASSES)

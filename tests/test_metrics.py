@@ -7,18 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from case_jax import (
-    METRICS,
-    CaseJaxError,
-    agreement,
-    evidence_shares,
-    points_at_own,
-    removed_probabilities,
-    tag,
-    tap_function,
-)
+from case_jax import METRICS, CaseJaxError, agreement, tag, tap_function
 from case_jax.imageops import FILLS, filling
-from case_jax.metrics import PERCENTS, Scored, metric
+from case_jax.metrics import PERCENTS, Scored, evidence_shares, metric, points_at_own, removed_probabilities
 from case_jax.metrics.evidence import evidence_columns
 from case_jax.metrics.fidelity import column, fidelity_columns, removal_mask
 from case_jax.ranking import top_mask

@@ -9,33 +9,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from case_jax import (
-    METRICS,
-    CaseJaxError,
+from case_jax import METRICS, CaseJaxError, ask, finish_maps, softmax_contrast, tag, tap_function
+from case_jax.imageops import rescale_map, ssim
+from case_jax.metrics import (
+    Scored,
     arcc,
     area_under,
-    ask,
     coherency,
     completeness,
-    correlation,
     deletion_curve,
-    finish_maps,
     impute,
     imputed_probabilities,
     insertion_curve,
     shown_probability,
-    softmax_contrast,
     soundness,
-    spearman,
-    ssim,
-    tag,
-    tap_function,
-    top_mask,
 )
-from case_jax.imageops import rescale_map
-from case_jax.metrics import Scored
 from case_jax.metrics.deletion_insertion import step_counts
-from case_jax.ranking import average_ranks, places
+from case_jax.ranking import average_ranks, correlation, places, spearman, top_mask
 from case_jax.tap.head import at_least_float32
 
 CLASSES = 4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from studies import count_pairs
 
-from case_jax import METHODS, CaseJaxError, parallel, tag, tag_head_input, tap_function
+from case_jax import METHODS, CaseJaxError, parallel, tag, tap_function
 from case_jax.contrast.choice import choose_contrast
 from case_jax.evaluation.batches import Batch
 from case_jax.evaluation.maps import Pixels, Question
@@ -20,6 +20,7 @@ from case_jax.evaluation.studies.pairs import Agreements, confused_pairs
 from case_jax.parallel import ALONE, Grid
 from case_jax.results import RunFolder
 from case_jax.source import Example, UnreadableImageError
+from case_jax.tap import tag_head_input
 
 CLASSES, SIDE, IMAGES = 6, 8, 11
 PERCENT, TOP_PIXELS = 20.0, 12

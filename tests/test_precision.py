@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from case_jax import case, finish_maps, top_class_maps, topk_logits
+from case_jax import case, finish_maps, topk_logits
 from case_jax._checks import CaseJaxError
+from case_jax.methods import top_class_maps
 from case_jax.tap import check_closed_form
 from case_jax.tap.precision import PRECISIONS, Precision, at_precision
 

@@ -11,7 +11,7 @@ from flax import nnx
 from PIL import Image
 from studies import sanity
 
-from case_jax import CaseJaxError, tag, tag_head_input, tap_function
+from case_jax import CaseJaxError, tag, tap_function
 from case_jax.contrast.choice import choose_contrast
 from case_jax.evaluation import Pixels
 from case_jax.evaluation.studies.sanity_step import CASCADING, INDEPENDENT, LABELS, NOTHING_CHANGED, changes
@@ -23,6 +23,7 @@ from case_jax.report import sanity as report
 from case_jax.report.loading import Method
 from case_jax.results import RunFolder
 from case_jax.source import Example, UnreadableImageError
+from case_jax.tap import tag_head_input
 from case_jax.tap.parameters import ParameterLayers, permuted
 
 CLASSES, SIDE, IMAGES = 4, 14, 5

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from case_jax import CaseJaxError, Query, ask, case, tag, tag_head_input, tap_function, tap_linen, tap_nnx, topk_logits
+from case_jax import CaseJaxError, Query, ask, case, tag, tap_function, tap_linen, tap_nnx, topk_logits
 from case_jax.methods import METHODS
 from case_jax.models import tap_classifier
-from case_jax.tap import check_closed_form, split
+from case_jax.tap import check_closed_form, split, tag_head_input
 from case_jax.tap.chunking import map_in_chunks
 
 CLASSES, SIZE = 5, 8

@@ -9,7 +9,8 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from case_jax import CaseJaxError, tag, tag_head_input, tag_head_output, tap_function, tap_linen, tap_nnx
+from case_jax import CaseJaxError, tag, tap_function, tap_linen, tap_nnx
+from case_jax.tap import tag_head_input, tag_head_output
 
 CLASSES, SIZE = 6, 8
 

@@ -1,5 +1,7 @@
 """Contrast sets (which classes) and contrast operators (how they are taken out)."""
 
+from case_jax.contrast.asking import ask
+from case_jax.contrast.choice import CONTRASTS, ContrastChoice, choose_contrast
 from case_jax.contrast.operators import (
     difference,
     mean_orthogonal,
@@ -14,7 +16,6 @@ from case_jax.contrast.sets import (
     ContrastSet,
     Query,
     all_sets,
-    ask,
     confusion_sets,
     explicit,
     random_sets,
@@ -23,11 +24,14 @@ from case_jax.contrast.sets import (
 )
 
 __all__ = [
+    "CONTRASTS",
     "ConfusionSets",
+    "ContrastChoice",
     "ContrastSet",
     "Query",
     "all_sets",
     "ask",
+    "choose_contrast",
     "confusion_sets",
     "difference",
     "explicit",

@@ -1,16 +1,21 @@
-"""Contrast sets by name, as the shell and run folders write them: `confusion:5`, `topk_logits:3`, `explicit:FILE.json`, …"""
+"""Contrast sets in whichever form they are given: by name (`topk_logits:3`, `explicit:FILE.json`, …), as a table, or as a function."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax.core import Tracer
+from jax.tree_util import Partial, all_leaves
 from jaxtyping import Float, Int
 
-from case_jax._checks import CaseJaxError, unknown
+from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.contrast.sets import (
+    ConfusionSets,
     ContrastSet,
+    FixedSets,
+    HighestOthers,
     all_sets,
     confusion_sets,
     explicit,
@@ -64,27 +69,68 @@ def _size(name: str, k: str) -> int:
         ) from error
 
 
+AnyContrast = str | Int[Any, "C k"] | Sequence[Sequence[int]] | ConfusionSets | ContrastSet | ContrastChoice
+"""Every form in which contrast sets are accepted."""
+ACCEPTED = (
+    'a name such as "topk_logits:5", a table of shape (C, k) with one row of class indices per class, '
+    "or a contrast set (topk_logits, table, explicit, random_sets, all_sets, confusion_sets)"
+)
+
+
 def choose_contrast(
-    name: str, num_classes: int, *, confusions: Callable[[], Confusions] | None = None, seed: int = 0
+    contrast: AnyContrast,
+    num_classes: int,
+    *,
+    confusions: Callable[[], Confusions] | None = None,
+    seed: int = 0,
 ) -> ContrastChoice:
-    """The contrast sets of this name.
+    """The contrast sets that are meant.
 
     Args:
-        name: one of `CONTRASTS` with its set size or file.
+        contrast: one of `CONTRASTS` with its set size or file; a table (C, k), row c the classes that class c is contrasted with; what
+            `topk_logits`, `table`, `explicit`, `random_sets`, `all_sets` or `confusion_sets` return; or a function of one's own,
+            `(logits (C,), targets (T,)) -> (T, k)`.
         num_classes: C.
-        confusions: counts the classifier's confusions; called for `confusion` only.
-        seed: for `random`.
+        confusions: counts the classifier's confusions; called for the name `confusion:K` only.
+        seed: for the name `random:K`.
 
     Raises:
-        CaseJaxError: for an unknown name, a size outside [1, C − 1], a file that is missing or does not fit, or
-            `confusion` without data to count on.
+        CaseJaxError: for anything else, an unknown name, a size outside [1, C − 1], a table or file that is missing or does not fit, or
+            `confusion:K` without data to count on.
     """
+    if isinstance(contrast, str):
+        return _named(contrast, num_classes, confusions, seed)
+    if isinstance(contrast, ContrastChoice):
+        return contrast
+    if isinstance(contrast, ConfusionSets):
+        name = f"confusion:{contrast.indices.shape[1]}"
+        return _fixed(name, table(contrast.indices, num_classes), contrast.filled)
+    if isinstance(contrast, FixedSets):
+        return _fixed("table", contrast)
+    if isinstance(contrast, HighestOthers):
+        return ContrastChoice(f"topk_logits:{contrast.k}", contrast)
+    if callable(contrast):
+        sets: Any = Partial(contrast) if all_leaves([contrast]) else contrast  # a pytree, as the others are
+        return ContrastChoice(getattr(contrast, "__qualname__", type(contrast).__name__), sets)
+    rows = isinstance(contrast, list | tuple) and all(isinstance(row, list | tuple) for row in contrast) and contrast
+    require(rows or hasattr(contrast, "ndim"), "contrast", repr(contrast), ACCEPTED)
+    return _fixed("table", explicit(contrast, num_classes) if rows else table(contrast, num_classes))
+
+
+def _fixed(name: str, sets: FixedSets, filled: Int[np.ndarray, " C"] | None = None) -> ContrastChoice:
+    """Sets that are the same for every image, with their table where it is known."""
+    indices = None if isinstance(sets.indices, Tracer) else np.asarray(sets.indices)
+    return ContrastChoice(name, sets, indices, filled)
+
+
+def _named(name: str, num_classes: int, confusions: Callable[[], Confusions] | None, seed: int) -> ContrastChoice:
     kind, _, rest = name.partition(":")
     if kind == "confusion":
         k = _size(name, rest)
         if confusions is None:
             raise CaseJaxError(
-                f"contrast: {name!r} needs labelled images to count confusions on; give contrast data, or topk_logits:{k}."
+                f"contrast: {name!r} needs labelled images to count confusions on; give contrast data, what confusion_sets "
+                f"returns, or topk_logits:{k}."
             )
         require_set_size(k, num_classes)  # before the pass over the data
         counted = confusions()

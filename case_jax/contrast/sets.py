@@ -11,7 +11,6 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.tap.view import View
 
 ContrastSet = Callable[[Float[Array, " C"], Int[Array, " T"]], Int[Array, "T k"]]
 """This image's logits and the targets to the k classes that each target is contrasted with; see also `HighestOthers.members`."""
@@ -27,7 +26,7 @@ class Query(NamedTuple):
     key: Key[Array, ""] | None = None
     """This image's random key; needed by random methods only."""
     members: Int[Array, " m"] | None = None
-    """A few classes from which all contrast sets of this image are taken, where such are known: what saves time, and nothing else."""
+    """Optional: a superset of all contrast classes of this image; enables a faster path."""
 
 
 class ConfusionSets(NamedTuple):
@@ -56,7 +55,20 @@ def require_set_size(k: int, num_classes: int) -> None:
     )
 
 
-def table(indices: Int[Any, "C k"], num_classes: int) -> ContrastSet:
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class FixedSets:
+    """The contrast sets of `table`; a pytree."""
+
+    indices: Int[Array, "C k"]
+
+    def __call__(self, logits: Float[Array, " C"], targets: Int[Array, " T"]) -> Int[Array, "T k"]:
+        """The targets' rows."""
+        _require_classes(logits, len(self.indices))
+        return self.indices[targets]
+
+
+def table(indices: Int[Any, "C k"], num_classes: int) -> FixedSets:
     """A fixed set per class, the same for every image.
 
     Args:
@@ -64,15 +76,18 @@ def table(indices: Int[Any, "C k"], num_classes: int) -> ContrastSet:
         num_classes: C.
 
     Raises:
-        CaseJaxError: for a table of another shape, a class outside [0, C), a class in its own set or one listed twice.
+        CaseJaxError: for a table of another shape, or, outside of traces, a class outside [0, C), a class in its own set or one listed
+            twice.
     """
-    sets = np.asarray(indices)
+    sets = indices if isinstance(indices, Tracer) else np.asarray(indices)
     require(
         sets.ndim == 2 and len(sets) == num_classes and sets.shape[1] >= 1 and np.issubdtype(sets.dtype, np.integer),
         "contrast",
         f"a table of shape {sets.shape} and type {sets.dtype}",
         f"integers of shape (C, k) = ({num_classes}, k), one row per class",
     )
+    if isinstance(sets, Tracer):
+        return FixedSets(sets.astype(jnp.int32))
     if sets.min() < 0 or sets.max() >= num_classes:
         row, column = np.argwhere((sets < 0) | (sets >= num_classes))[0]
         raise CaseJaxError(
@@ -84,16 +99,10 @@ def table(indices: Int[Any, "C k"], num_classes: int) -> ContrastSet:
     twice = [c for c, row in enumerate(sets) if len(set(row.tolist())) < len(row)]
     if twice:
         raise CaseJaxError(f"contrast: the set of class {twice[0]} lists a class twice: {sets[twice[0]].tolist()}.")
-    fixed = jnp.asarray(sets, jnp.int32)
-
-    def of_class(logits, targets):
-        _require_classes(logits, num_classes)
-        return fixed[targets]
-
-    return of_class
+    return FixedSets(jnp.asarray(sets, jnp.int32))
 
 
-def explicit(indices: Sequence[Sequence[int]], num_classes: int) -> ContrastSet:
+def explicit(indices: Sequence[Sequence[int]], num_classes: int) -> FixedSets:
     """The user's own sets, as `table`, with a plain error when rows differ in length."""
     lengths = sorted({len(row) for row in indices})
     require(
@@ -102,19 +111,10 @@ def explicit(indices: Sequence[Sequence[int]], num_classes: int) -> ContrastSet:
     return table(np.asarray(indices), num_classes)
 
 
-def topk_logits(k: int, num_classes: int) -> ContrastSet:
-    """The k classes with the highest logits of this very image, other than the target itself.
-
-    Raises:
-        CaseJaxError: for k outside [1, C − 1].
-    """
-    require_set_size(k, num_classes)
-    return HighestOthers(k, num_classes)
-
-
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class HighestOthers:
-    """The contrast set of `topk_logits`."""
+    """The contrast set of `topk_logits`; a pytree without leaves."""
 
     k: int
     num_classes: int
@@ -131,6 +131,16 @@ class HighestOthers:
         place = jnp.where(own.any(1), own.argmax(1), self.k)
         order = jnp.arange(self.k, dtype=place.dtype)
         return best[order + (order >= place[:, None]).astype(order.dtype)]
+
+
+def topk_logits(k: int, num_classes: int) -> HighestOthers:
+    """The k classes with the highest logits of this very image, other than the target itself.
+
+    Raises:
+        CaseJaxError: for k outside [1, C − 1].
+    """
+    require_set_size(k, num_classes)
+    return HighestOthers(k, num_classes)
 
 
 def random_sets(k: int, num_classes: int, *, seed: int = 0) -> Int[np.ndarray, "C k"]:
@@ -211,35 +221,3 @@ def confusion_sets(
     index = np.broadcast_to(np.arange(num_classes), matrix.shape)
     order = np.lexsort((index, -probabilities, -confused, np.eye(num_classes)), axis=-1)
     return ConfusionSets(order[:, :k], filled)
-
-
-def ask(
-    view: View, targets: Int[Array, " T"], contrast: ContrastSet | None = None, *, key: Key[Array, ""] | None = None
-) -> Query:
-    """The query about these targets of this image.
-
-    Args:
-        view: the image's view.
-        targets: target classes.
-        contrast: gives each target its contrast set; None for methods that need none.
-        key: this image's random key.
-
-    Raises:
-        CaseJaxError: for targets that are no vector of integers, or, outside of traces, that the model does not have. (Inside
-            a trace such a target's weights are NaN, and its map is degenerate.)
-    """
-    given, targets = targets, jnp.asarray(targets)
-    classes = view.logits.shape[0]
-    require(
-        targets.ndim == 1 and targets.size and jnp.issubdtype(targets.dtype, jnp.integer),
-        "targets",
-        f"shape {targets.shape}, dtype {targets.dtype}",
-        "a vector of class indices, for example jnp.array([3, 7])",
-    )
-    if not isinstance(given, Tracer):
-        wrong = [int(c) for c in np.asarray(given) if not 0 <= c < classes]
-        require(not wrong, "targets", wrong, f"class indices from 0 to {classes - 1}")
-    if contrast is None:
-        return Query(targets, key=key)
-    members = contrast.members(view.logits) if isinstance(contrast, HighestOthers) else None
-    return Query(targets, contrast(view.logits, targets), key, members)

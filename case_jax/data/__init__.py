@@ -6,7 +6,7 @@ from case_jax.data.crops import CachedCrops
 from case_jax.data.digit_scenes import SPLITS, DigitScenes
 from case_jax.data.folder import ImageFolder, read_image
 from case_jax.data.imagenet import add_boxes, prepare_imagenet
-from case_jax.data.preprocess import INTERPOLATIONS, box_region, preprocess
+from case_jax.data.preprocess import INTERPOLATIONS, box_region, preprocess, preprocess_opened
 from case_jax.data.tfds_images import TfdsImages
 from case_jax.source import (
     NOBODY,
@@ -99,5 +99,6 @@ __all__ = [
     "prepare_cifar100",
     "prepare_imagenet",
     "preprocess",
+    "preprocess_opened",
     "read_image",
 ]

@@ -39,15 +39,23 @@ def preprocess(
             it would be resized to more than `LARGEST` pixels.
         CaseJaxError: for an unknown interpolation, or when PIL has been told to pad truncated images in silence.
     """
-    chosen = _filter(interpolation)
+    _filter(interpolation)
     with _opened(encoded, name) as opened:
-        size, (left, top) = _resized(*opened.size, resize=resize, crop=crop)
-        if size[0] * size[1] > LARGEST:
-            reason = "{}×{} pixels would be resized to {}×{}, which is too much".format(*opened.size, *size)
-            raise UnreadableImageError(name, reason)
-        image = _rgb(opened)
-    image = image.resize(size, chosen)
-    return np.asarray(image.crop((left, top, left + crop, top + crop)))
+        return preprocess_opened(opened, name, resize=resize, crop=crop, interpolation=interpolation)
+
+
+def preprocess_opened(
+    image: Image.Image, name: str, *, resize: int, crop: int, interpolation: str = "bilinear"
+) -> UInt8[np.ndarray, "crop crop 3"]:
+    """`preprocess` of an image that PIL has opened or made; the same arguments, bits and errors."""
+    chosen = _filter(interpolation)
+    size, (left, top) = _resized(*image.size, resize=resize, crop=crop)
+    if size[0] * size[1] > LARGEST:
+        reason = "{}×{} pixels would be resized to {}×{}, which is too much".format(*image.size, *size)
+        raise UnreadableImageError(name, reason)
+    with _named(name):
+        image = _rgb(image)
+    return np.asarray(image.resize(size, chosen).crop((left, top, left + crop, top + crop)))
 
 
 def random_view(
@@ -153,13 +161,19 @@ def _resized(width: int, height: int, *, resize: int, crop: int) -> tuple[tuple[
 @contextlib.contextmanager
 def _opened(encoded: bytes, name: str) -> Iterator[Image.Image]:
     """An image; what goes wrong with it inside the context is an error that names it."""
+    with _named(name), Image.open(io.BytesIO(encoded)) as image:
+        yield image
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """What PIL finds wrong inside the context is an error that names the image."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise CaseJaxError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES: is True, which pads broken images in silence; set it to False."
         )
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            yield image
+        yield
     except UnidentifiedImageError as error:
         raise UnreadableImageError(name, "not an image that PIL can read") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

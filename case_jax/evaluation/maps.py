@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from case_jax._checks import require
-from case_jax.contrast.sets import ContrastSet, Query, ask
+from case_jax.contrast.asking import ask
+from case_jax.contrast.sets import ContrastSet, Query
 from case_jax.imageops import finish_maps, is_degenerate, resize_map
 from case_jax.methods import MapFunction, described
 from case_jax.tap.view import Params, TappedModel, View

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from case_jax._checks import require, require_seed
-from case_jax.contrast.choice import ContrastChoice
+from case_jax.contrast.choice import AnyContrast, ContrastChoice, choose_contrast
 from case_jax.evaluation.identity import function_digest, numerics
 from case_jax.evaluation.maps import Pixels
 from case_jax.methods import METHODS, MapFunction, described, method, titles_of
@@ -28,8 +28,9 @@ class Subject(NamedTuple):
 
     source: Source
     model: TappedModel
-    contrast: ContrastChoice | Callable[[], ContrastChoice]
-    """The contrast sets of the contrastive methods; or a function that finds them, called when all else has been checked."""
+    contrast: AnyContrast | Callable[[], ContrastChoice]
+    """The contrast sets of the contrastive methods, in any form; or a function without arguments that finds them, called when all else has
+    been checked."""
     pixels: Pixels
     """How the source's uint8 pixels become the classifier's input."""
     methods: Sequence[str] | Mapping[str, MapFunction] = quick(METHODS)
@@ -80,7 +81,8 @@ class Subject(NamedTuple):
         """
         if self.model.head_kernel is not None:
             check_closed_form(self.model, image)
-        contrast = self.contrast if isinstance(self.contrast, ContrastChoice) else self.contrast()
+        found: Any = self.contrast() if _finds(self.contrast) else self.contrast  # type: ignore[operator]
+        contrast = choose_contrast(found, self.model.num_classes, seed=self.seed)
         require_other_images(self.source, contrast.fingerprint, contrast.source)
         if contrast.table is not None:
             rows, accepted = len(contrast.table), f"sets for the model's {self.model.num_classes} classes"
@@ -117,6 +119,14 @@ class Subject(NamedTuple):
             "seed": self.seed,
             "numerics": numerics(),
         }
+
+
+def _finds(contrast: Any) -> bool:
+    """Whether this is no contrast, but a function that finds one: it can be called without arguments."""
+    if not callable(contrast) or isinstance(contrast, ContrastChoice):
+        return False
+    needed = [p for p in inspect.signature(contrast).parameters.values() if p.default is p.empty]
+    return not [p for p in needed if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def require_other_images(evaluated: Source, fingerprint: str | None, name: str | None) -> None:

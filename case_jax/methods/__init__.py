@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from case_jax._checks import require, unknown
-from case_jax.contrast.sets import ContrastSet, Query, ask
+from case_jax.contrast.asking import ask
+from case_jax.contrast.choice import AnyContrast
+from case_jax.contrast.sets import Query
 from case_jax.methods.ablation_cam import ablation_cam
 from case_jax.methods.cam import class_maps
 from case_jax.methods.case import case
@@ -131,7 +133,7 @@ def all_class_maps(
     params: Params,
     image: Float[Array, "Hx Wx 3"],
     *,
-    contrast: ContrastSet | None = None,
+    contrast: AnyContrast | None = None,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "C h w"]:
     """The maps of every class of one image from one forward pass.
@@ -141,7 +143,7 @@ def all_class_maps(
         model: the tapped classifier.
         params: its parameters, `model.params` or others of the same structure.
         image: one normalised image; batch with `jax.vmap`.
-        contrast: the contrast sets, for contrastive methods.
+        contrast: the contrast sets, for contrastive methods; any form that `ask` takes.
         key: this image's random key, for random methods.
 
     Returns:
@@ -158,7 +160,7 @@ def top_class_maps(
     image: Float[Array, "Hx Wx 3"],
     *,
     top: int = 2,
-    contrast: ContrastSet | None = None,
+    contrast: AnyContrast | None = None,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "top h w"]:
     """The maps of the model's `top` likeliest classes of one image, likeliest first; arguments as `all_class_maps`.

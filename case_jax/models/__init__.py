@@ -6,6 +6,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
@@ -13,6 +14,7 @@ from case_jax._checks import CaseJaxError, require
 from case_jax.models.class_names import class_names
 from case_jax.models.entries import MODELS, ModelEntry, model
 from case_jax.models.hub import CONFIG, fetch, is_hub_id
+from case_jax.models.loaded import LoadedModel, with_facts
 from case_jax.models.preprocessing import Preprocessing, checked, from_timm, read_config
 from case_jax.models.torch_names import layout_of, match_torch, network_sizes
 from case_jax.models.weights import (
@@ -24,7 +26,7 @@ from case_jax.models.weights import (
     read_weight_file,
     save_weights,
 )
-from case_jax.tap import TappedModel, tap_nnx
+from case_jax.tap import tap_nnx
 
 
 class Classifier(NamedTuple):
@@ -119,7 +121,35 @@ def with_new_head(classifier: Classifier, class_names: Sequence[str], *, seed: i
     return classifier._replace(module=module, weights=words, metadata={}, class_names=tuple(class_names))
 
 
-def tap_classifier(classifier: Classifier, image: Array, *, layer: str | None = None, chunk: int = 64) -> TappedModel:
+def load(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    layer: str | None = None,
+    any_size: bool = False,
+    chunk: int = 64,
+) -> LoadedModel:
+    """A bundled network with weights, tapped at a layer: `load_classifier`, then `tap_classifier`, whose arguments these are.
+
+    Args:
+        name: a name in `MODELS`.
+        weights: a file, or a repository of the Hugging Face hub; None takes the network's default weights.
+        layer: dotted path of the layer; None takes the network's default.
+        any_size: take depths and widths from the file, too.
+        chunk: most classes whose gradients are held in memory at once.
+
+    Returns:
+        The tapped model, with its classes' names and `read` for its images.
+
+    Raises:
+        CaseJaxError: for an unknown name or layer, or weights that are missing, cannot be fetched or do not fit.
+    """
+    classifier = load_classifier(name, weights=weights, any_size=any_size)
+    side = classifier.preprocessing.crop
+    return tap_classifier(classifier, jnp.zeros((side, side, 3)), layer=layer, chunk=chunk)
+
+
+def tap_classifier(classifier: Classifier, image: Array, *, layer: str | None = None, chunk: int = 64) -> LoadedModel:
     """Tap a classifier at a layer, with the closed form of the class weights where the network declares it.
 
     Args:
@@ -134,7 +164,14 @@ def tap_classifier(classifier: Classifier, image: Array, *, layer: str | None = 
     """
     taps = classifier.entry.taps
     layer = next(iter(taps.layers)) if layer is None else layer
-    return tap_nnx(classifier.module, layer, image, stages=taps.stages, chunk=chunk, **taps.options(layer))
+    return with_facts(
+        tap_nnx(classifier.module, layer, image, stages=taps.stages, chunk=chunk, **taps.options(layer)),
+        name=classifier.name,
+        weights=classifier.weights,
+        class_names=classifier.class_names,
+        preprocessing=classifier.preprocessing,
+        contrast_data=classifier.entry.contrast_data,
+    )
 
 
 @contextmanager
@@ -249,8 +286,10 @@ def _head(module: nnx.Module, entry: ModelEntry) -> tuple[Any, str]:
 __all__ = [
     "MODELS",
     "Classifier",
+    "LoadedModel",
     "ModelEntry",
     "Preprocessing",
+    "load",
     "load_classifier",
     "load_weights",
     "model",

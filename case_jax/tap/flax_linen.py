@@ -1,14 +1,15 @@
 """Flax Linen modules as tapped models."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from case_jax._checks import require, unknown
+from case_jax.tap.after import after_relu, require_after, tag_before
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, one_head
-from case_jax.tap.layer import tag_output
+from case_jax.tap.layer import tag_output, told_of_channels
 from case_jax.tap.split import LAYER, tag
 from case_jax.tap.view import TappedModel, tapped
 
@@ -39,11 +40,15 @@ def tap_linen(
     linear_head: str | None = None,
     dense_head: str | None = None,
     head_channels: tuple[int, int] | None = None,
+    after: Literal["relu"] | None = None,
     token_grid: tuple[int, int] | None = None,
     chunk: int = 64,
     **apply_kwargs: Any,
 ) -> TappedModel:
     """Split a Flax Linen classifier at a named layer; the module itself is left untouched.
+
+    The tapped value is what the layer returns. Where the network calls an activation as a function, `nn.relu(nn.Conv(...)(x))`,
+    that is the value before the activation; `after="relu"` taps the one behind it, as a hook on PyTorch's `nn.ReLU` does.
 
     Args:
         module: a classifier that maps (B, H, W, D) to logits (B, C).
@@ -56,6 +61,8 @@ def tap_linen(
             inputs channels last.
         head_channels: (first, total), when the layer's channels are only some of those in front of the head (as in the last dense
             layer of a DenseNet): the first of them, and how many there are.
+        after: "relu" taps, instead of the layer's output, the value behind the rectifier that takes it; for networks that
+            call the rectifier as a function.
         token_grid: rows and columns, when the layer's output are tokens, (B, prefix + rows · columns, K): the last become the map.
         chunk: most classes whose gradients are held in memory at once.
         **apply_kwargs: passed to `module.apply`, for example `train=False`.
@@ -65,10 +72,13 @@ def tap_linen(
 
     Raises:
         CaseJaxError: for an unknown layer (those that exist are listed, nearest first), one that is not called exactly once,
-            an output that is not one map, or a head that is no dense layer or whose closed form fails.
+            an output that is not one map or, with `after`, is not rectified next, an image with its channels first, or a
+            head that is no dense layer or whose closed form fails.
     """
     require(isinstance(module, nn.Module), "module", type(module).__name__, "a flax.linen.Module; for NNX use tap_nnx")
-    known = layers(module, variables, image, **apply_kwargs)
+    require_after(after)
+    with told_of_channels(image):
+        known = layers(module, variables, image, **apply_kwargs)
     head = one_head(linear_head, dense_head)
     for argument, path in (("layer", layer), ("linear_head", linear_head), ("dense_head", dense_head)):
         if path is not None and path not in known:
@@ -86,7 +96,9 @@ def tap_linen(
         out = call(*args, **kwargs)
         if path == dense_head:
             out = tag(out[0], HEAD_OUTPUT)[None]
-        return tag_output(out, layer, token_grid) if path == layer else out
+        if path != layer:
+            return out
+        return tag_output(out, layer, token_grid) if after is None else tag_before(out, layer)
 
     def apply(variables: Any, x: Array) -> Array:
         with nn.intercept_methods(intercept):
@@ -99,10 +111,10 @@ def tap_linen(
         return found["kernel"]
 
     return tapped(
-        apply,
+        apply if after is None else after_relu(apply, layer, token_grid),
         variables,
         image,
-        layer=layer,
+        layer=layer if after is None else f"{layer}, relu",
         tag=LAYER + layer,
         head_kernel=kernel if head else None,
         head_channels=head_channels,

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxtyping import Array, Float
 
 from case_jax._checks import require, unknown
+from case_jax.tap.after import after_relu, require_after, tag_before
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, one_head
 from case_jax.tap.layer import tag_output
 from case_jax.tap.split import LAYER, tag
@@ -80,6 +81,7 @@ def tap_nnx(
     linear_head: str | None = None,
     dense_head: str | None = None,
     head_channels: tuple[int, int] | None = None,
+    after: Literal["relu"] | None = None,
     token_grid: tuple[int, int] | None = None,
     stages: Sequence[str] = (),
     chunk: int = 64,
@@ -87,6 +89,9 @@ def tap_nnx(
     """Split a Flax NNX classifier at a named layer; the module itself is left untouched.
 
     Dropout and batch normalisation run in evaluation mode. The module is called with a batch of one image.
+
+    The tapped value is what the layer returns. Where the network calls an activation as a function, `nnx.relu(self.conv(x))`,
+    that is the value before the activation; `after="relu"` taps the one behind it, as a hook on PyTorch's `nn.ReLU` does.
 
     Args:
         module: a classifier that maps (B, H, W, D) to logits (B, C).
@@ -98,6 +103,8 @@ def tap_nnx(
             inputs channels last.
         head_channels: (first, total), when the layer's channels are only some of those in front of the head (as in the last dense
             layer of a DenseNet): the first of them, and how many there are.
+        after: "relu" taps, instead of the layer's output, the value behind the rectifier that takes it; for networks that
+            call the rectifier as a function.
         token_grid: rows and columns, when the layer's output are tokens, (B, prefix + rows · columns, K): the last become the map.
         stages: paths of further layers whose maps a method may ask for (`View.stages`), the highest resolution first.
         chunk: most classes whose gradients are held in memory at once.
@@ -107,13 +114,15 @@ def tap_nnx(
 
     Raises:
         CaseJaxError: for an unknown layer (those that exist are listed, nearest first), one that is not called exactly once,
-            an output that is not one map, or a head that is no linear layer or whose closed form fails.
+            an output that is not one map or, with `after`, is not rectified next, an image with its channels first, or a
+            head that is no linear layer or whose closed form fails.
     """
     from flax import nnx
 
     require(
         isinstance(module, nnx.Module), "module", type(module).__name__, "a flax.nnx.Module; for Linen use tap_linen"
     )
+    require_after(after)
     known = layers(module)
     head = one_head(linear_head, dense_head)
     paths = [("layer", layer), ("linear_head", linear_head), ("dense_head", dense_head)]
@@ -138,7 +147,8 @@ def tap_nnx(
         call = type(parts[layer]).__call__
 
         def tagged(self, *args, **kwargs):
-            return tag_output(call(self, *args, **kwargs), layer, token_grid)
+            out = call(self, *args, **kwargs)
+            return tag_output(out, layer, token_grid) if after is None else tag_before(out, layer)
 
         _retype(parts[layer], tagged)
         if head is not None:
@@ -158,10 +168,10 @@ def tap_nnx(
         return tuple(found[0] for found in outputs_of(rebuilt(params)[0], stages, x[None])[1])
 
     return tapped(
-        apply,
+        apply if after is None else after_relu(apply, layer, token_grid),
         params,
         image,
-        layer=layer,
+        layer=layer if after is None else f"{layer}, relu",
         tag=LAYER + layer,
         head_kernel=kernel if head else None,
         head_channels=head_channels,

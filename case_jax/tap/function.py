@@ -20,7 +20,7 @@ def tap_function(
     head_channels: tuple[int, int] | None = None,
     chunk: int = 64,
 ) -> TappedModel:
-    """Split a plain function `f(params, x) -> logits` at a value that it tags.
+    """Split a plain function `f(params, x) -> logits` at a value that it tags: before or behind an activation, as the tag stands.
 
     Args:
         function: one normalised image (H, W, D) to logits (C,); it marks the layer's output, of shape (h, w, K), with
@@ -30,8 +30,8 @@ def tap_function(
         image: one normalised image; fixes the shapes and checks the closed form.
         head_kernel: `params` to the kernel (F, M) of the first linear layer, when everything between the layer and that
             layer's input acts on each channel alone; the function must then mark the input, a vector ordered
-            (position, channel), with `case_jax.tag_head_input` and, where more layers follow, the output with
-            `case_jax.tag_head_output`.
+            (position, channel), with `case_jax.tap.tag_head_input` and, where more layers follow, the output with
+            `case_jax.tap.tag_head_output`.
         head_channels: (first, total), when the layer's channels are only some of those in front of the head.
         chunk: most classes whose gradients are held in memory at once.
 

@@ -1,10 +1,13 @@
 """The closed form of class weights: a tail that acts on each channel alone up to a first dense layer."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from case_jax._checks import require
@@ -14,11 +17,32 @@ HEAD_INPUT = "case_jax.head_input"
 HEAD_OUTPUT = "case_jax.head_output"
 
 Weights = Callable[[Int[Array, " n"]], Float[Array, "n K"]]
+"""Class indices to class weights; those of a view are pytrees."""
 
 
 def at_least_float32(array: Array) -> Array:
     """Weights and maps are computed in float32 also for models in bfloat16 or float16, and in float64 for those."""
     return array if jnp.finfo(array.dtype).bits >= 32 else array.astype(jnp.float32)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["tail"], meta_fields=["first", "count", "total"])
+@dataclass(frozen=True, eq=False)
+class HeadInputs:
+    """The features in front of the head as a function of the activation; a pytree."""
+
+    tail: Tail
+    """The classifier after the layer, the head's input tagged."""
+    first: int
+    """The first of the layer's channels among those in front of the head."""
+    count: int
+    """How many channels the layer has."""
+    total: int
+    """How many are in front of the head."""
+
+    def __call__(self, activation: Float[Array, "H W K"]) -> Float[Array, "P K"]:
+        """P features of each channel."""
+        features = split(self.tail, HEAD_INPUT)(activation)[0].reshape(-1, self.total)
+        return features[:, self.first : self.first + self.count]
 
 
 class Head(NamedTuple):
@@ -75,12 +99,8 @@ def head_of(
     count = activation.shape[-1]
     first, total = channels or (0, count)
     blocks = kernel.reshape(-1, total, kernel.shape[-1])[:, first : first + count]
-
-    def inputs(a):
-        return split(tail, HEAD_INPUT)(a)[0].reshape(-1, total)[:, first : first + count]
-
     output, rest = (logits, None) if last else split(tail, HEAD_OUTPUT)(activation)
-    return Head(inputs, blocks, output, rest)
+    return Head(HeadInputs(tail, first, count, total), blocks, output, rest)
 
 
 def response(head: Head, activation: Float[Array, "H W K"]) -> Float[Array, "P K"]:
@@ -123,17 +143,23 @@ def closed_form(head: Head, activation: Float[Array, "H W K"]) -> Weights:
     is looked up. True only if `x[.,k]` depends on channel k alone.
     """
     if head.rest is None:
-        columns, d = jnp.moveaxis(head.kernel, -1, 0), response(head, activation)
-        return lambda classes: (at_least_float32(columns[classes]) * d).sum(1)
-    shifts = _shifts(head, activation)
+        return Partial(_columns_times, jnp.moveaxis(head.kernel, -1, 0), response(head, activation))
     logits, pull = jax.vjp(head.rest, head.output)
+    return Partial(_through_rest, logits, pull, _shifts(head, activation))
 
-    def weights(classes):
-        rows = jax.nn.one_hot(classes, len(logits), dtype=logits.dtype)
-        gradients = at_least_float32(jax.vmap(lambda row: pull(row)[0])(rows))
-        return jnp.einsum("nm,km->nk", gradients, shifts, precision=jax.lax.Precision.HIGHEST)
 
-    return weights
+def _columns_times(
+    columns: Float[Array, "C P K"], response: Float[Array, "P K"], classes: Int[Array, " n"]
+) -> Float[Array, "n K"]:
+    return (at_least_float32(columns[classes]) * response).sum(1)
+
+
+def _through_rest(
+    logits: Float[Array, " C"], pull: Callable[..., Any], shifts: Float[Array, "K M"], classes: Int[Array, " n"]
+) -> Float[Array, "n K"]:
+    rows = jax.nn.one_hot(classes, len(logits), dtype=logits.dtype)
+    gradients = at_least_float32(jax.vmap(lambda row: pull(row)[0])(rows))
+    return jnp.einsum("nm,km->nk", gradients, shifts, precision=jax.lax.Precision.HIGHEST)
 
 
 def all_weights(head: Head, activation: Float[Array, "H W K"], num_classes: int) -> Float[Array, "C K"]:

@@ -1,5 +1,7 @@
-"""What an adapter puts around the tapped layer's output."""
+"""What an adapter puts around the tapped layer's output, and around the first pass through a network."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -7,6 +9,33 @@ import jax.numpy as jnp
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.tap.split import LAYER, tag
+
+CHANNELS = (1, 3, 4)
+"""Usual numbers of an image's channels."""
+
+
+@contextlib.contextmanager
+def told_of_channels(image: Any) -> Iterator[None]:
+    """Whatever a network raises inside the context, where the image has its channels first, is an error that says so."""
+    try:
+        yield
+    except CaseJaxError:
+        raise
+    except Exception as error:
+        shape = jnp.shape(image)
+        if len(shape) != 3 or shape[0] not in CHANNELS or shape[2] in CHANNELS:
+            raise
+        raise CaseJaxError(
+            f"image: got shape {shape}, dtype {jnp.result_type(image)}; accepted: one normalised floating-point image of shape "
+            f"{(*shape[1:], shape[0])}, channels last: jnp.moveaxis(image, 0, -1)."
+        ) from error
+
+
+def require_array(output: Any, layer: str) -> jax.Array:
+    """A layer's output, unless it is more or something else than one array."""
+    if not isinstance(output, jax.Array):
+        raise CaseJaxError(f"layer: {layer!r} returns a {type(output).__name__}; tap a layer that returns one array.")
+    return output
 
 
 def tag_output(output: Any, layer: str, token_grid: tuple[int, int] | None) -> Any:
@@ -17,8 +46,7 @@ def tag_output(output: Any, layer: str, token_grid: tuple[int, int] | None) -> A
     Raises:
         CaseJaxError: for an output that is not one array, or tokens that the grid does not fit.
     """
-    if not isinstance(output, jax.Array):
-        raise CaseJaxError(f"layer: {layer!r} returns a {type(output).__name__}; tap a layer that returns one array.")
+    output = require_array(output, layer)
     if token_grid is None:
         return tag(output[0], LAYER + layer)[None]
     height, width = token_grid

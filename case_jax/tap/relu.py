@@ -83,7 +83,7 @@ def _under_a_root(jaxpr: Jaxpr, start: int) -> bool:
     return False
 
 
-def _relus(flat: ClosedJaxpr) -> dict[int, Any]:
+def rectifiers(flat: ClosedJaxpr) -> dict[int, Any]:
     """The ReLUs of a flat jaxpr: the number of the equation and the variable that it rectifies."""
     zeros, found = _zeros(flat.jaxpr, flat.consts), {}
     for i, eqn in enumerate(flat.jaxpr.eqns):
@@ -96,22 +96,22 @@ def _relus(flat: ClosedJaxpr) -> dict[int, Any]:
 
 
 def _flat(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> ClosedJaxpr:
-    return jax.make_jaxpr(lambda *args: _inlined(jaxpr, consts, args))(*args)
+    return jax.make_jaxpr(lambda *args: inlined(jaxpr, consts, args))(*args)
 
 
 def _rectifies(jaxpr: Jaxpr, consts: Sequence[Any]) -> bool:
     """Whether a ReLU lies inside a jaxpr, its zero included."""
-    return bool(_relus(_flat(jaxpr, consts, [v.aval for v in jaxpr.invars])))
+    return bool(rectifiers(_flat(jaxpr, consts, [v.aval for v in jaxpr.invars])))
 
 
-def _inlined(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list:
+def inlined(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list:
     """Evaluate a jaxpr with the calls that may hold a ReLU spelt out."""
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
     for eqn in jaxpr.eqns:
         name, bodies = eqn.primitive.name, [body for body in inner_jaxprs(eqn) if _has_max(body[0])]
         call, custom = name in CALLS, name.startswith("custom")
         if bodies and call and (not custom or _rectifies(*bodies[0])):
-            out = _inlined(*bodies[0], [read(env, v) for v in eqn.invars])
+            out = inlined(*bodies[0], [read(env, v) for v in eqn.invars])
             env.update(zip(eqn.outvars, out, strict=True))
         elif bodies and name in LOOPS and any(_rectifies(*body) for body in bodies):
             raise CaseJaxError(
@@ -147,7 +147,7 @@ def replace_relus(
     """
     closed = jax.make_jaxpr(function)(x)
     flat = _flat(closed.jaxpr, closed.consts, [x])
-    relus = _relus(flat)
+    relus = rectifiers(flat)
 
     def run(x):
         env = dict(zip([*flat.jaxpr.constvars, *flat.jaxpr.invars], [*flat.consts, x], strict=True))

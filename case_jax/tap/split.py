@@ -7,10 +7,14 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.extend.core.primitives import name_p
+from jax.tree_util import Partial
 
 from case_jax._checks import CaseJaxError, unknown
 
 Tail = Callable[[jax.Array], Any]
+"""What follows a tagged value; `split` gives a pytree, whose leaves are what it needs of what came before."""
+Rest = Callable[[Any, jax.Array], list[Any]]
+"""The same as a program without values of its own: saved values and the tagged one to the outputs."""
 
 LAYER = "case_jax.layer:"
 """Before a module's path this makes the tag that an adapter puts on its output; errors show the path alone."""
@@ -70,8 +74,8 @@ def evaluate(eqns: Sequence[JaxprEqn], env: dict) -> None:
         env.update(zip(eqn.outvars, out if eqn.primitive.multiple_results else [out], strict=True))
 
 
-def _run_to_tag(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: str) -> tuple[jax.Array, Tail]:
-    """Evaluate up to the tag; return the tagged value and the rest of the program as a function of it."""
+def _run_to_tag(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: str) -> tuple[jax.Array, Any, Rest]:
+    """Evaluate up to the tag; return the tagged value, the values that the rest of the program needs, and that rest."""
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
     for i, eqn in enumerate(jaxpr.eqns):
         here = eqn.primitive is name_p and eqn.params["name"] == name
@@ -81,30 +85,42 @@ def _run_to_tag(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: 
             continue
         operands = [read(env, v) for v in eqn.invars]
         if here:
-            value, resume_inner = operands[0], lambda a: [a]
+            value, kept_inside, rest_inside = operands[0], (), lambda _, a: [a]
         elif eqn.primitive.name in CALLS:
-            value, resume_inner = _run_to_tag(*inside[0], operands, name)
+            value, kept_inside, rest_inside = _run_to_tag(*inside[0], operands, name)
         else:
             raise CaseJaxError(
                 f"layer: {name.removeprefix(LAYER)!r} lies inside a {eqn.primitive.name!r} loop or branch, which cannot be split; "
                 "tap a layer outside it, or unroll the loop (for flax, a Python loop instead of nn.scan)."
             )
+        later = jaxpr.eqns[i + 1 :]
+        wanted = {v for v in (*jaxpr.outvars, *(v for e in later for v in e.invars)) if not isinstance(v, Literal)}
+        kept = [v for v in env if v in wanted]
 
-        def resume(a, i=i, eqn=eqn, resume_inner=resume_inner):
-            rest = dict(env)
-            rest.update(zip(eqn.outvars, resume_inner(a), strict=True))
-            evaluate(jaxpr.eqns[i + 1 :], rest)
-            return [read(rest, v) for v in jaxpr.outvars]
+        def rest(saved, a, eqn=eqn, later=later, kept=kept, rest_inside=rest_inside):
+            after = dict(zip(kept, saved[0], strict=True))
+            after.update(zip(eqn.outvars, rest_inside(saved[1], a), strict=True))
+            evaluate(later, after)
+            return [read(after, v) for v in jaxpr.outvars]
 
-        return value, resume
+        return value, ([env[v] for v in kept], kept_inside), rest
     raise AssertionError(f"tag {name!r} counted but not met")
+
+
+def require_once(found: Sequence[str], name: str, layer: str) -> None:
+    """Raise unless a tag was met once."""
+    if found.count(name) != 1:
+        raise CaseJaxError(
+            f"layer: {layer!r} is evaluated {found.count(name)} times in one forward pass; tap a layer that is used once."
+        )
 
 
 def split(function: Callable[..., jax.Array], name: str) -> Callable[..., tuple[jax.Array, Tail]]:
     """Split a function of one output at its value tagged `name`.
 
     `split(f, name)(*args)` returns `(a, tail)` with `tail(a) == f(*args)`: everything before the tag is evaluated once, and
-    differentiating `tail` differentiates nothing before the tag.
+    differentiating `tail` differentiates nothing before the tag. The tail is a pytree (`jax.tree_util.Partial`): it may leave a
+    compiled function and enter another.
 
     Args:
         function: a traceable function returning one array, in which exactly one value carries the tag.
@@ -121,14 +137,11 @@ def split(function: Callable[..., jax.Array], name: str) -> Callable[..., tuple[
     def run(*args):
         closed = jax.make_jaxpr(function)(*args)
         found = tags(closed.jaxpr)
-        shown, count = name.removeprefix(LAYER), found.count(name)
-        if count == 0 and name == shown:
+        shown = name.removeprefix(LAYER)
+        if name == shown and name not in found:
             raise unknown("layer", name, set(found))
-        if count != 1:
-            raise CaseJaxError(
-                f"layer: {shown!r} is evaluated {count} times in one forward pass; tap a layer that is used once."
-            )
-        value, resume = _run_to_tag(closed.jaxpr, closed.consts, jax.tree.leaves(args), name)
-        return value, lambda a: resume(a)[0]
+        require_once(found, name, shown)
+        value, saved, rest = _run_to_tag(closed.jaxpr, closed.consts, jax.tree.leaves(args), name)
+        return value, Partial(lambda saved, a: rest(saved, a)[0], saved)
 
     return run

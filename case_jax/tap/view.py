@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.tree_util import Partial, register_dataclass
+from jaxtyping import Array, Float, Int
 
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require
@@ -24,16 +25,54 @@ from case_jax.tap.head import (
     factors,
     head_of,
 )
+from case_jax.tap.layer import told_of_channels
 from case_jax.tap.split import Tail, split, tags
 
 Params = Any
+PROGRAM = (
+    "apply",
+    "layer",
+    "tag",
+    "num_classes",
+    "image_shape",
+    "activation_shape",
+    "activation_dtype",
+    "head_kernel",
+    "head_channels",
+    "head_is_last",
+    "chunk",
+    "stages",
+    "precision",
+    "exact",
+)
+"""All that a tapped model is but its parameters."""
+LEAVES = ("image", "logits", "activation", "tail", "predict", "pull", "class_weights", "head", "stages")
 
 
-@dataclass(frozen=True)
+@partial(register_dataclass, data_fields=("pull", "logits"), meta_fields=("chunk",))
+@dataclass(frozen=True, eq=False)
+class PulledBack:
+    """Class weights as mean gradients, those of at most `chunk` classes in memory at once; a pytree."""
+
+    pull: Callable[[Array], Array]
+    logits: Float[Array, " C"]
+    chunk: int
+
+    def __call__(self, classes: Int[Array, " n"]) -> Float[Array, "n K"]:
+        """`α` of the given classes; zero for a class that does not exist."""
+        rows = jax.nn.one_hot(classes, len(self.logits), dtype=self.logits.dtype)
+        return map_in_chunks(lambda row: at_least_float32(self.pull(row)).mean((0, 1)), rows, chunk=self.chunk)
+
+
+@partial(register_dataclass, data_fields=LEAVES, meta_fields=("chunk",))
+@dataclass(frozen=True, eq=False)
 class View:
-    """One image as the classifier sees it; lives inside one trace.
+    """One image as the classifier sees it.
 
     With `y = tail(A)`, the channel weights of class c are `α_c[k] = mean_{hw} ∂y_c/∂A[h,w,k]`.
+
+    A pytree, its functions too: `jax.jit(model.view)` returns one, and a compiled function takes it. `jax.vmap(model.view)` gives the views
+    of a batch; its leaves hold the parameters once per image, so for many images make a view and use it inside one mapped function.
     """
 
     image: Float[Array, "Hx Wx 3"]
@@ -59,11 +98,13 @@ class View:
         return factors(self.head, self.activation)
 
 
-@dataclass(frozen=True)
+@partial(register_dataclass, data_fields=("params",), meta_fields=PROGRAM)
+@dataclass(frozen=True, eq=False, repr=False)
 class TappedModel:
     """A classifier split at one layer; a pure function and its parameters.
 
-    Pass other parameters of the same shapes to `view` (re-randomised, fine-tuned) and nothing is traced again.
+    Pass other parameters of the same shapes to `view` (re-randomised, fine-tuned) and nothing is traced again. A pytree whose leaves are
+    the parameters, so that a compiled function takes the whole model as an argument.
     """
 
     apply: Callable[[Params, Float[Array, "Hx Wx 3"]], Float[Array, " C"]]
@@ -90,6 +131,14 @@ class TappedModel:
     exact: "TappedModel | None" = None
     """The same model in float32, where this one has fewer bits."""
 
+    def __repr__(self) -> str:
+        """Layer, number of classes and the layer's shape; no parameters."""
+        return f"{type(self).__name__}({self._facts()})"
+
+    def _facts(self) -> str:
+        shape = "×".join(map(str, self.activation_shape))
+        return f"layer={self.layer!r}, {self.num_classes} classes, {shape}"
+
     def view(self, params: Params, image: Float[Array, "Hx Wx 3"]) -> View:
         """One forward pass; only the part after the layer is differentiated.
 
@@ -114,25 +163,12 @@ class TappedModel:
         activation, tail = split(self.apply, self.tag)(params, image)
         logits, vjp = jax.vjp(tail, activation)
 
-        def pull(cotangent):
-            return vjp(cotangent.astype(logits.dtype))[0]
-
-        def pulled_back(classes):
-            rows = jax.nn.one_hot(classes, self.num_classes, dtype=logits.dtype)
-            return map_in_chunks(lambda row: at_least_float32(pull(row)).mean((0, 1)), rows, chunk=self.chunk)
-
+        pull = Partial(_pulled, vjp, logits)
         head = self._head(params, tail, activation, logits)
-        known = pulled_back if head is None else closed_form(head, activation)
-
-        def weights(classes):
-            exists = (classes >= 0) & (classes < self.num_classes)
-            return jnp.where(exists[:, None], known(classes), jnp.nan)  # never another class's weights in silence
-
-        stages = None if self.stages is None else partial(self.stages, params, image)
-
-        def predict(x):
-            return self.apply(params, x)
-
+        known = PulledBack(pull, logits, self.chunk) if head is None else closed_form(head, activation)
+        weights = Partial(_of_existing, known, logits)
+        stages = None if self.stages is None else Partial(self.stages, params, image)
+        predict = Partial(self.apply, params)
         return View(image, logits, activation, tail, predict, pull, weights, head, self.chunk, stages)
 
     def _head(self, params: Params, tail: Tail, activation: Array, logits: Array) -> Head | None:
@@ -164,7 +200,20 @@ class TappedModel:
             table = map_in_chunks(shifted, units, chunk=self.chunk).T
         else:
             table = view.class_weights(jnp.arange(self.num_classes))
-        return replace(view, class_weights=lambda classes: table.at[classes].get(mode="fill", fill_value=jnp.nan))
+        return replace(view, class_weights=Partial(_of_existing, Partial(_looked_up, table), view.logits))
+
+
+def _pulled(vjp: Callable[[Array], Any], logits: Float[Array, " C"], cotangent: Float[Array, " C"]) -> Array:
+    return vjp(cotangent.astype(logits.dtype))[0]
+
+
+def _of_existing(known: Weights, logits: Float[Array, " C"], classes: Int[Array, " n"]) -> Float[Array, "n K"]:
+    exists = (classes >= 0) & (classes < len(logits))
+    return jnp.where(exists[:, None], known(classes), jnp.nan)  # never another class's weights in silence
+
+
+def _looked_up(table: Float[Array, "C K"], classes: Int[Array, " n"]) -> Float[Array, "n K"]:
+    return table[classes]
 
 
 def tapped(
@@ -192,7 +241,8 @@ def tapped(
         f"shape {jnp.shape(image)}, dtype {jnp.result_type(image)}",
         "one normalised floating-point image of shape (height, width, channels), without a batch axis",
     )
-    activation, logits = jax.eval_shape(lambda p, x: (split(apply, tag)(p, x)[0], apply(p, x)), params, image)
+    with told_of_channels(image):
+        activation, logits = jax.eval_shape(lambda p, x: (split(apply, tag)(p, x)[0], apply(p, x)), params, image)
     require(
         logits.ndim == 1,
         "model",

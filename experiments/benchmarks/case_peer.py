@@ -19,8 +19,9 @@ import numpy as np
 import tyro
 from tabulate import tabulate
 
-from case_jax import METHODS, all_class_maps, top_class_maps
+from case_jax import METHODS, all_class_maps
 from case_jax.contrast.choice import choose_contrast
+from case_jax.methods import top_class_maps
 from case_jax.models import tap_classifier
 from experiments.benchmarks.record import circumstances, recorded
 from experiments.benchmarks.torch_peers import official_case, peer_versions, torch_pair

@@ -18,13 +18,13 @@ import tyro
 from jaxtyping import Array, Int, UInt32
 from tabulate import tabulate
 
-from case_jax import finish_maps, tag, tag_head_input, tap_function
+from case_jax import finish_maps, tag, tap_function
 from case_jax.evaluation.studies.pair_counts import BYTES_A_PIXEL
 from case_jax.evaluation.studies.pairs import MEMORY
 from case_jax.imageops import normalise_image
 from case_jax.models import model as entry_of
 from case_jax.ranking import pixel_count, shared_pixels, top_words
-from case_jax.tap import TappedModel, tap_nnx
+from case_jax.tap import TappedModel, tag_head_input, tap_nnx
 from experiments.benchmarks.counting_step import PIXELS, compiled_step
 from experiments.benchmarks.random_network import random_network
 from experiments.benchmarks.record import circumstances, recorded

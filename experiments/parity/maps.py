@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from case_jax import METHODS, ask, confusion_sets, table
+from case_jax import METHODS, ask, confusion_sets
+from case_jax.contrast import table
 from case_jax.contrast.operators import mean_orthogonal
 from case_jax.imageops import finish_maps, rescale_map
 from case_jax.methods import MapFunction, ablation_cam, class_maps, score_cam

@@ -10,8 +10,10 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr
 
-from case_jax import METHODS, confusion_sets, finish_maps, is_degenerate, table, top_mask
-from case_jax.ranking import pixel_count
+from case_jax import METHODS, confusion_sets, finish_maps
+from case_jax.contrast import table
+from case_jax.imageops import is_degenerate
+from case_jax.ranking import pixel_count, top_mask
 from case_jax.tap import TappedModel
 from case_jax.tap.split import CALLS, evaluate, inner_jaxprs, read
 from experiments.parity.goldens import Arrays, Network

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from case_jax import agreement, confusion_sets, top_mask
-from case_jax.ranking import pixel_count
+from case_jax import agreement, confusion_sets
+from case_jax.ranking import pixel_count, top_mask
 from case_jax.stats import below
 from experiments.parity.compare import Line, absolute, exact, not_compared
 from experiments.parity.goldens import Arrays, Network

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from case_jax import parallel
 from case_jax._checks import require, require_percent, unknown
-from case_jax.contrast.sets import ask
+from case_jax.contrast.asking import ask
 from case_jax.evaluation.batches import Batch, Tile
 from case_jax.evaluation.engine import Compiled, Found, Images, Program, Through
 from case_jax.evaluation.identity import function_digest

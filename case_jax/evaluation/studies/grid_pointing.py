@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require
+from case_jax.contrast.asking import ask
 from case_jax.contrast.choice import ContrastChoice
-from case_jax.contrast.sets import Query, ask
+from case_jax.contrast.sets import Query
 from case_jax.evaluation.batches import Batch, Tile
 from case_jax.evaluation.engine import Compiled, Found, Images, Program, Through
 from case_jax.evaluation.maps import Question, image_key, raw_maps, view_for_targets

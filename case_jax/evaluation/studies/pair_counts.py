@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from case_jax import parallel
 from case_jax._checks import require
-from case_jax.contrast.sets import Query, ask
+from case_jax.contrast.asking import ask
+from case_jax.contrast.sets import Query
 from case_jax.evaluation.batches import Batch
 from case_jax.evaluation.maps import Question, finished, finite_logits, image_key, raw_maps
 from case_jax.imageops import normalise_image

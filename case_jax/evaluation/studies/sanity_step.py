@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Int
 
 from case_jax import parallel
 from case_jax._checks import require, unknown
-from case_jax.contrast.sets import Query, ask
+from case_jax.contrast.asking import ask
+from case_jax.contrast.sets import Query
 from case_jax.evaluation.batches import Batch
 from case_jax.evaluation.engine import Compiled
 from case_jax.evaluation.maps import (

@@ -1,0 +1,137 @@
+"""An evaluation in one call: from names and paths to a run folder with its report."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from case_jax._checks import require, unknown
+from case_jax.contrast import ContrastChoice, choose_contrast
+from case_jax.contrast.choice import AnyContrast, Confusions
+from case_jax.data import ImageFolder, open_source
+from case_jax.evaluation import Evaluate, Pixels, Subject, count_confusions, prepare, run
+from case_jax.evaluation.gallery import save_gallery
+from case_jax.front.explaining import TAPPED
+from case_jax.methods import MapFunction
+from case_jax.models import LoadedModel
+from case_jax.report import write_report
+from case_jax.results import RunFolder
+from case_jax.source import Source
+from case_jax.tap.view import TappedModel
+
+CONFUSION_IMAGES = 5000
+
+
+def evaluate(
+    data: str | Path | Source,
+    model: TappedModel,
+    *,
+    methods: Sequence[str] | Mapping[str, MapFunction] | None = None,
+    contrast: AnyContrast | None = None,
+    pixels: Pixels | tuple[Sequence[float], Sequence[float]] | None = None,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+    **options: Any,
+) -> RunFolder:
+    """Class sensitivity, fidelity and evidence of methods over a data set, with a report.
+
+    `evaluation.prepare`, `evaluation.run` and `write_report` in one.
+
+    Args:
+        data: a folder of images as a `Path` or "folder:PATH"; "tfds:NAME:SPLIT"; "digit_scenes"; or a source of one's own
+            (`case_jax.source.Source`).
+        model: from `load` or one of the taps. One that was not loaded by its name reads the images of a folder at its own, square size.
+        methods: names in `METHODS`, or functions of one's own by name; by default all but the slow ones.
+        contrast: as `explain`; by default, as on the command line, "confusion:5" where the model has data of its own to count confusions
+            on, else "topk_logits:5".
+        pixels: mean and deviation per channel, `(x / 255 − mean) / std`; a loaded model has its own.
+        out: the run folder; by default `runs/DATA-MODEL`. The same call resumes what is there.
+        limit: evaluate so many images, drawn by the seed.
+        seed: for the drawing of images and for random methods.
+        progress: show a bar; None shows it in a terminal.
+        **options: of `evaluation.prepare` and `evaluation.Evaluate`, for example `metrics=["sensitivity"]`.
+
+    Returns:
+        The run folder: the page is `folder.path / "report.html"`, the rows are `folder.rows()`.
+
+    Raises:
+        CaseJaxError: for whatever could not run, before any long work.
+    """
+    require(isinstance(model, TappedModel), "model", type(model).__name__, TAPPED)
+    chosen = _pixels(model, pixels)
+    source = _opened(data, model, limit=limit, seed=seed) if isinstance(data, str | Path) else data
+    known = {"model_name": model.name, "class_names": model.class_names} if isinstance(model, LoadedModel) else {}
+    options = {"model_name": "custom", **known, **({} if methods is None else {"methods": methods}), **options}
+    folder = _folder(out, source, options["model_name"])
+    how, of_subject, of_study = _parted(options)
+    subject = Subject(source, model, lambda: _contrast(contrast, model, chosen, seed), chosen, seed=seed, **of_subject)
+    job = prepare(Evaluate(**of_study), subject, limit=limit, **how)
+    run(job, folder, progress=progress)
+    save_gallery(job, folder)
+    write_report(folder.path)
+    return folder
+
+
+def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The options of `prepare`, of `Subject`, and of `Evaluate`; any other is refused."""
+    how, subject = ("tile", "part", "memory"), ("methods", "model_name", "class_names")
+    study = tuple(field.name for field in dataclasses.fields(Evaluate))
+    for name in options:
+        if name not in (*how, *subject, *study):
+            raise unknown("option", name, (*how, *subject, *study))
+    chosen = [{name: options[name] for name in kind if name in options} for kind in (how, subject, study)]
+    return chosen[0], chosen[1], chosen[2]
+
+
+def _folder(out: str | Path | None, source: Source, model_name: str) -> RunFolder:
+    below = f"{source.name}-{model_name}".replace("/", "-").replace(":", "-")
+    folder = RunFolder(Path("runs") / below if out is None else out)
+    if isinstance(source, ImageFolder):
+        inside = folder.path.resolve().is_relative_to(source.root.resolve())
+        require(not inside, "out", f"{folder.path}, inside the data", "a folder elsewhere: a run has images of its own")
+    return folder
+
+
+def _pixels(model: TappedModel, given: Any) -> Pixels:
+    """How pixels become the model's input: as given, or as a loaded model knows."""
+    facts: Any = getattr(model, "preprocessing", None)
+    given = given or (facts and (facts.mean, facts.std))
+    accepted = "the pair (mean, std), a value per channel each: this model does not know how its images are normalised"
+    require(isinstance(given, tuple | list) and len(given) == 2, "pixels", given, accepted)
+    mean, std = tuple(given[0]), tuple(given[1])
+    fractions = all(0 <= value <= 1 for value in mean)
+    require(
+        fractions,
+        "pixels",
+        f"mean {mean}",
+        "means and deviations of x / 255; of pixels from 0 to 255 divide both by 255",
+    )
+    return Pixels(mean, std)
+
+
+def _opened(data: str | Path, model: TappedModel, *, limit: int | None, seed: int) -> Source:
+    """A data set by its name, its images as the model reads them; a model that does not say how has them at its own size."""
+    name = f"folder:{data}" if isinstance(data, Path) else data
+    if isinstance(model, LoadedModel):
+        facts = model.preprocessing
+        size = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation}
+        return open_source(name, model.class_names, **size, size=limit, seed=seed)
+    height, width = model.image_shape[:2]
+    accepted = "a model of square images, to read a data set by its name; else a source of your own"
+    require(height == width, "model", f"one of {height}×{width} images", accepted)
+    return open_source(name, None, resize=height, crop=height, size=limit, seed=seed)
+
+
+def _contrast(contrast: AnyContrast | None, model: TappedModel, pixels: Pixels, seed: int) -> ContrastChoice:
+    """The contrast sets; confusions are counted on the data that the model comes with."""
+    where = model.contrast_data if isinstance(model, LoadedModel) else None
+
+    def confusions() -> Confusions:
+        assert where is not None
+        return count_confusions(_opened(where, model, limit=CONFUSION_IMAGES, seed=0), model, pixels)
+
+    likeliest = f"topk_logits:{min(5, model.num_classes - 1)}"
+    wanted = ("confusion:5" if where else likeliest) if contrast is None else contrast
+    return choose_contrast(wanted, model.num_classes, confusions=confusions if where else None, seed=seed)

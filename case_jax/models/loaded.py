@@ -1,0 +1,101 @@
+"""A tapped classifier that knows what its weights say: its name, its classes, and how its images are read."""
+
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+from case_jax._checks import CaseJaxError, require
+from case_jax.data import UnreadableImageError, preprocess_opened, read_image
+from case_jax.imageops import normalise_image
+from case_jax.models.preprocessing import Preprocessing
+from case_jax.tap.view import PROGRAM, TappedModel
+
+FACTS = ("name", "weights", "class_names", "preprocessing", "contrast_data")
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("params",), meta_fields=(*PROGRAM, *FACTS))
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class LoadedModel(TappedModel):
+    """A tapped model with the facts that came with its weights; see `load`."""
+
+    name: str
+    """Of the network."""
+    weights: str
+    """Where the weights came from, in words."""
+    class_names: tuple[str, ...]
+    """One per class."""
+    preprocessing: Preprocessing
+    """How an image becomes the classifier's input."""
+    contrast_data: str | None = None
+    """A labelled data set that is not for evaluation, on which the classifier's confusions can be counted."""
+
+    def read(self, image: str | Path | Image.Image | UInt8[Array | np.ndarray, "H W *D"]) -> Float[Array, "S S 3"]:
+        """An image as the classifier wants it: shorter side resized, central square cropped, `(x / 255 − mean) / std`.
+
+        Args:
+            image: an image file; a PIL image; or its uint8 pixels, (height, width) or (height, width, 3 or 4). An array is resized and
+                cropped like any other image, so give the whole image and not a crop.
+
+        Returns:
+            float32, channels last, of the side that the weights were trained for.
+
+        Raises:
+            CaseJaxError: for a file that is missing or broken, or an array of another kind.
+        """
+        facts = self.preprocessing
+        chosen = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation}
+        try:
+            if isinstance(image, str | Path):
+                pixels = read_image(Path(image), **chosen)
+            elif isinstance(image, Image.Image):
+                pixels = preprocess_opened(image, "the PIL image", **chosen)
+            else:
+                pixels = preprocess_opened(Image.fromarray(_checked(image)), "the array", **chosen)
+        except UnreadableImageError as error:
+            raise CaseJaxError(
+                f"image: {image if isinstance(image, str | Path) else error.name} cannot be read ({error.reason}); give an image "
+                "file, a PIL image or uint8 pixels."
+            ) from error
+        return normalise_image(pixels, facts.mean, facts.std)
+
+    def _facts(self) -> str:
+        return f"{self.name!r}, {super()._facts()}"
+
+
+def with_facts(
+    model: TappedModel,
+    *,
+    name: str,
+    weights: str,
+    class_names: tuple[str, ...],
+    preprocessing: Preprocessing,
+    contrast_data: str | None,
+) -> LoadedModel:
+    """A tapped model with what is known of its weights."""
+    program = {field.name: getattr(model, field.name) for field in fields(TappedModel)}
+    return LoadedModel(
+        **program,
+        name=name,
+        weights=weights,
+        class_names=class_names,
+        preprocessing=preprocessing,
+        contrast_data=contrast_data,
+    )
+
+
+def _checked(image: object) -> np.ndarray:
+    pixels = np.asarray(image)
+    shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    require(
+        pixels.dtype == np.uint8 and shaped,
+        "image",
+        f"{type(image).__name__} of shape {pixels.shape} and type {pixels.dtype}",
+        "the path of an image file, a PIL image, or uint8 pixels (height, width) or (height, width, 3 or 4); an image that is normalised "
+        "already needs no read",
+    )
+    return pixels
