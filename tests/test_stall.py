@@ -9,7 +9,7 @@ import time
 import jax
 import pandas as pd
 import pytest
-from processes import cpu_environment, end, on_devices, start, succeed
+from processes import COMMANDS, cpu_environment, end, on_devices, start, succeed
 
 from case_jax import CaseJaxError, parallel, stopping
 from case_jax.data import DigitScenes
@@ -64,17 +64,6 @@ def test_every_sign_of_life_starts_anew():
 def test_other_minutes_are_refused(minutes):
     with pytest.raises(CaseJaxError, match=r"stall: got .*; accepted: a number of minutes above 0"):
         require_stall(minutes)
-
-
-SHORT = ("--contrast", "topk_logits:3", "--methods", "grad_cam", "random", "--tile", 3, "--limit", 12)
-COMMANDS = {
-    "evaluate": ("evaluate", *SHORT, "--part", 3, "--metrics", "sensitivity"),
-    "sweep": ("sweep", *SHORT),
-    "localise": ("localise", *SHORT),
-    "sanity": ("sanity", *SHORT, "--depth", 1),
-    "grid-pointing": ("grid-pointing", *SHORT, "--confidence", 0.01, "--no-difull"),
-    "train": ("train", "classifier", "--limit", 12, "--epochs", 1, "--share", 1, "--batch", 3),
-}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
