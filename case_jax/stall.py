@@ -51,8 +51,14 @@ class Stall:
             return self._given
         return max(LEAST, TIMES * self._longest / 60) if self._batches else FIRST
 
-    def waited(self, seconds: float) -> bool:
-        """Count the seconds since the thread last looked; whether the loop has stood still for too long."""
+    def waited(self, seconds: float, *, busy: bool = False) -> bool:
+        """Count the seconds since the thread last looked; whether the loop has stood still for too long.
+
+        Where the devices are seen to be `busy`, they do not count until the first batch is done, unless minutes were given: nothing is known
+        then of how long a batch takes.
+        """
+        if busy and self._given is None and not self._batches:
+            return False
         if self._seen != self._moves:
             self._longest = max(self._longest, self._waited)
             self._seen, self._waited = self._moves, 0.0

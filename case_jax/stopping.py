@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
@@ -110,8 +111,11 @@ class Stopping:
 
     def _look_on(self) -> None:
         (number, count), stall = parallel.process(), self._stall
+        processors, used = parallel.platform() == "cpu", time.process_time()
         while not self._ended.wait(LOOK):
-            if not parallel.compiling() and stall.waited(LOOK):
+            before, used = used, time.process_time()
+            busy = processors and used - before > LOOK / 10
+            if not parallel.compiling() and stall.waited(LOOK, busy=busy):
                 with contextlib.suppress(Exception):  # a stderr that is no file
                     faulthandler.dump_traceback(sys.stderr)
                 why = f"no batch has finished for {stall.minutes:.3g} minutes: process {number} of {count} waits for {stall.waits_for}"

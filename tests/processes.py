@@ -1,10 +1,21 @@
-"""Commands as whole processes, one or two that share a run, for tests that kill them."""
+"""Commands, and as whole processes, one or two that share a run, for tests that kill them."""
 
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+
+SHORT = ("--contrast", "topk_logits:3", "--methods", "grad_cam", "random", "--tile", 3, "--limit", 12)
+COMMANDS = {
+    "evaluate": ("evaluate", *SHORT, "--part", 3, "--metrics", "sensitivity"),
+    "pairs": ("pairs", *SHORT),
+    "localise": ("localise", *SHORT),
+    "sanity": ("sanity", *SHORT, "--depth", 1),
+    "grid-pointing": ("grid-pointing", *SHORT, "--confidence", 0.01, "--no-difull"),
+    "train": ("train", "classifier", "--limit", 12, "--epochs", 1, "--share", 1, "--batch", 3),
+}
+"""The smallest run of every command that takes long, by name."""
 
 
 def start(words, environment, program=("-m", "case_jax.cli")):

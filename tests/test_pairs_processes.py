@@ -99,6 +99,11 @@ def unbroken(environment, tmp_path_factory):
     return sums(out)
 
 
+def test_shard_map_counts_the_same_integers(environment, unbroken, tmp_path):
+    succeed([start([*into(tmp_path), "--mapper", "shard_map"], on_devices(environment, 8))])
+    np.testing.assert_array_equal(sums(tmp_path), unbroken)
+
+
 def test_a_killed_sweep_ends_with_the_integers_of_an_unbroken_one(environment, unbroken, tmp_path):
     for kill in (signal.SIGKILL, signal.SIGTERM):
         before = counted(tmp_path)

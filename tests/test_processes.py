@@ -30,8 +30,8 @@ def into(out):
     return [*WORDS, "--out", out]
 
 
-def complete(out, environment):
-    succeed([start(into(out), environment)])
+def complete(out, environment, *more):
+    succeed([start([*into(out), *more], environment)])
     return RunFolder(out).rows()
 
 
@@ -107,6 +107,10 @@ def test_the_number_of_devices_changes_no_bit(environment, unbroken, tmp_path):
     for part in (0, 5, 12):
         folder.part(part).unlink()
     same(complete(folder.path, on_devices(environment, 2)), unbroken)
+
+
+def test_shard_map_changes_no_bit(environment, unbroken, tmp_path):
+    same(complete(tmp_path / "run", on_devices(environment, 8), "--mapper", "shard_map"), unbroken)
 
 
 def test_a_full_disk_keeps_what_is_there(environment, unbroken, tmp_path):

@@ -9,7 +9,7 @@ import time
 import jax
 import pandas as pd
 import pytest
-from processes import cpu_environment, end, on_devices, start, succeed
+from processes import COMMANDS, cpu_environment, end, on_devices, start, succeed
 
 from case_jax import CaseJaxError, parallel, stopping
 from case_jax.data import DigitScenes
@@ -51,6 +51,17 @@ def test_without_minutes_the_limit_is_learnt_from_the_batches():
     assert minutes_until(quick) == LEAST
 
 
+def test_devices_that_work_on_the_first_batch_have_not_stalled():
+    stall = Stall(None)
+    assert not any(stall.waited(MINUTE, busy=True) for _ in range(999))
+    stall.finished()
+    assert (
+        next(n for n in range(999) if stall.waited(MINUTE, busy=True)) == LEAST
+    )  # later batches tell how long one takes
+    given = Stall(2)
+    assert next(n for n in range(999) if given.waited(MINUTE, busy=True)) == 2
+
+
 def test_every_sign_of_life_starts_anew():
     stall = Stall(2)
     for _ in range(10):
@@ -64,17 +75,6 @@ def test_every_sign_of_life_starts_anew():
 def test_other_minutes_are_refused(minutes):
     with pytest.raises(CaseJaxError, match=r"stall: got .*; accepted: a number of minutes above 0"):
         require_stall(minutes)
-
-
-SHORT = ("--contrast", "topk_logits:3", "--methods", "grad_cam", "random", "--tile", 3, "--limit", 12)
-COMMANDS = {
-    "evaluate": ("evaluate", *SHORT, "--part", 3, "--metrics", "sensitivity"),
-    "pairs": ("pairs", *SHORT),
-    "localise": ("localise", *SHORT),
-    "sanity": ("sanity", *SHORT, "--depth", 1),
-    "grid-pointing": ("grid-pointing", *SHORT, "--confidence", 0.01, "--no-difull"),
-    "train": ("train", "classifier", "--limit", 12, "--epochs", 1, "--share", 1, "--batch", 3),
-}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -186,6 +186,19 @@ def test_compiling_for_longer_than_the_limit_is_no_stall(shell, exits, monkeypat
 
 def numbers(count):
     yield from range(count)
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_the_first_batch_may_take_as_long_as_processors_work_on_it(exits, monkeypatch, works):
+    monkeypatch.setattr("case_jax.stall.FIRST", 0.02)
+    statuses, ended = exits
+    with Stopping(lambda: "nothing", stall=None) as stopped:
+        for _ in stopped.until(numbers(1)):
+            end_of_batch = time.process_time() + 2.5
+            while works and time.process_time() < end_of_batch:
+                pass
+            assert works or ended.wait(60)
+    assert statuses == ([] if works else [STATUS])
 
 
 def test_what_cannot_be_kept_does_not_hold_up_the_end(exits, monkeypatch, capsys):

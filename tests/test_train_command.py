@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from processes import cpu_environment, end, start, succeed
+from processes import cpu_environment, end, on_devices, start, succeed
 from safetensors.numpy import load_file, save_file
 
 from case_jax import CaseJaxError
@@ -19,6 +19,7 @@ from case_jax.masking import load_masker
 from case_jax.masking.trained import digest
 from case_jax.models import load_classifier
 from case_jax.models.weights import flat_state
+from case_jax.parallel import MAPPERS
 from case_jax.results import RunFolder
 from case_jax.training import few_shot
 from case_jax.training.loop import read_curves
@@ -241,6 +242,18 @@ def test_a_killed_training_ends_with_the_parameters_of_an_unbroken_one(tmp_path)
     for key, array in unbroken.items():
         np.testing.assert_allclose(resumed[key], array, rtol=0, atol=1e-6)
     assert len((tmp_path / "killed" / "sessions.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_both_mappers_train_the_same_parameters(tmp_path):
+    environment = on_devices(cpu_environment(tmp_path / "xla"), 8)
+    words = ["train", "classifier", "--limit", 64, "--epochs", 3, "--share", 0.5, "--batch", 16]
+    for mapper in MAPPERS:
+        succeed([start([*words, "--mapper", mapper, "--out", tmp_path / mapper], environment)])
+    one, other = (load_file(tmp_path / mapper / "classifier.safetensors") for mapper in MAPPERS)
+    assert one.keys() == other.keys()
+    for key, array in one.items():
+        np.testing.assert_array_equal(other[key], array)
 
 
 @pytest.mark.parametrize(

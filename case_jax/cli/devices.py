@@ -13,8 +13,8 @@ class Devices:
 
     stall: float | None = None
     """Minutes in which no batch finishes after which the command keeps what it can, says what it waits for, and ends with status 75; inf:
-    waits for ever. By default ten times the longest wait so far, at least 5 minutes, and an hour for the first batch. Compiling does not
-    count."""
+    waits for ever. By default ten times the longest wait so far, at least 5 minutes, and for the first batch an hour in which no processor
+    works. Compiling does not count."""
     mapper: parallel.Mapper = "pmap"
     """What puts a step on several devices: jax.pmap, or jax.shard_map, to the same bits."""
 
