@@ -60,8 +60,7 @@ class Config:
 
 
 def channel_columns(scored: Scored) -> dict[str, Array]:
-    """`jaccard`: of the top tenth of the channels of the two likeliest classes; `active`: share of the channels that hold 90% of the likeliest's;
-    `rank`: of the class weights of all classes, singular values below a thousandth of the largest not counted.
+    """`jaccard`: of the top tenth of the channels of the two likeliest classes; `active`: share of the channels that hold 90% of the likeliest's.
 
     A channel's part in a class is `|α_c[k] · mean_{hw} A[h,w,k]|`.
     """
@@ -71,12 +70,7 @@ def channel_columns(scored: Scored) -> dict[str, Array]:
     tops = jnp.zeros(parts.shape, bool).at[jnp.arange(2)[:, None], jax.lax.top_k(parts, count)[1]].set(True)
     falling = -jnp.sort(-parts[0])
     needed = (jnp.cumsum(falling) < MASS * falling.sum()).sum() + 1
-    values = jnp.linalg.svd(view.class_weights(jnp.arange(view.logits.shape[0])), compute_uv=False)
-    return {
-        "jaccard": (tops[0] & tops[1]).sum() / (tops[0] | tops[1]).sum(),
-        "active": needed / parts.shape[1],
-        "rank": (values > SMALL * values[0]).sum(),
-    }
+    return {"jaccard": (tops[0] & tops[1]).sum() / (tops[0] | tops[1]).sum(), "active": needed / parts.shape[1]}
 
 
 SCORES = {
@@ -85,20 +79,37 @@ SCORES = {
 }
 
 
-def activations(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
-    """The last maps of the images, (N, h, w, K), and their labels; images that cannot be read or have no label are left out."""
+def rank(weights: np.ndarray) -> int:
+    """Rank of the class weights of all classes of an image, (C, K): singular values below a thousandth of the largest do not count.
+
+    On the host: a decomposition is a call of LAPACK, which has no place in a step.
+    """
+    values = np.linalg.svd(weights, compute_uv=False)
+    return int((values > SMALL * values[0]).sum())
+
+
+def activations(subject: Subject) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The last maps of the images, (N, h, w, K), their labels and ranks; images that cannot be read or have no label are left out."""
     model, source = subject.model(), subject.source
-    look = jax.jit(lambda params, image: model.view(params, image).activation)
-    maps, labels = [], []
+
+    @jax.jit
+    def look(params, image):
+        with jax.default_matmul_precision("highest"):
+            view = model.view(params, image)
+            return view.activation, view.class_weights(jnp.arange(model.num_classes))
+
+    maps, labels, ranks = [], [], []
     for index in select(source, min(subject.where.images, len(source)), subject.where.seed).tolist():
         try:
             example = source[index]
         except UnreadableImageError:
             continue
         if example.label >= 0:
-            maps.append(np.asarray(look(model.params, normalise_image(example.image, *subject.pixels))))
+            activation, weights = look(model.params, normalise_image(example.image, *subject.pixels))
+            maps.append(np.asarray(activation))
             labels.append(example.label)
-    return np.array(maps), np.array(labels)
+            ranks.append(rank(np.asarray(weights)))
+    return np.array(maps), np.array(labels), np.array(ranks)
 
 
 def channel_overlap(pooled: np.ndarray, labels: np.ndarray) -> float:
@@ -158,11 +169,11 @@ def of_network(subject: Subject, seed: int) -> tuple[pd.DataFrame, dict[str, flo
     rows = subject.rows(f"seeds-{seed}", {name: every[name] for name in NAMES}, metrics=SCORES)
     table = summarise(rows, resamples=500).table.reset_index()
     images = rows.drop_duplicates("image_id")
-    maps, labels = activations(subject)
+    maps, labels, ranks = activations(subject)
     facts = {
         "network": subject.name, "seed": seed, "accuracy": correct(rows), "overlap": channel_overlap(maps.mean((1, 2)), labels),
         "consistency": spatial_consistency(maps, labels),
-        **{c: float(images[c].mean()) for c in ("jaccard", "active", "rank")},
+        "jaccard": float(images["jaccard"].mean()), "active": float(images["active"].mean()), "rank": float(ranks.mean()),
     }  # fmt: skip
     usable = rows[both_usable(rows)]
     means = usable.groupby("method")["F"].mean().rename("mean_F").reset_index()

@@ -35,9 +35,13 @@ def start_two(words, environment, *more):
 
 
 def end(started, seconds):
-    """Wait; exit status and stderr."""
+    """Wait; exit status and stderr. A process that takes longer is killed, and the test fails."""
     process, log = started
-    process.wait(seconds)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     log.seek(0)
     return process.returncode, log.read()
 

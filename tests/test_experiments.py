@@ -166,7 +166,8 @@ def test_channels_and_places_by_hand():
     found = seeds.channel_columns(view)
     assert found["jaccard"] == 0  # {0, 1} and {2, 3}
     assert found["active"] == pytest.approx(2 / 20)  # 6 + 3 of 10
-    assert found["rank"] == 2
+    assert seeds.rank(weights) == 2
+    assert seeds.rank(np.stack([weights[0], weights[0] * (1 + 1e-4)])) == 1
 
 
 def test_channels_and_places_of_classes_by_hand():

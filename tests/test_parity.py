@@ -123,3 +123,14 @@ def test_verdicts_by_hand():
     assert compare.absolute("n", "q", [np.nan, -4], reference, 2e-4).verdict == "FAIL"
     assert compare.exact("n", "q", [1, 2], [1, 2]).verdict == "pass"
     assert compare.exact("n", "q", [1, 2], [1, 3]).verdict == "FAIL"
+
+
+def test_agreements_are_numbers_of_pixels():
+    shares = np.arange(2509) / 2508  # of the top 5% of 224×224; as float32, 21 of them round to another sixth digit
+    narrow = shares.astype(np.float32)
+    assert (narrow.astype(np.float64).round(6) != shares.round(6)).any()
+    assert compare.pixels("n", "q", narrow, shares, 2508)[1:] == ("q, pixels", 0.0, 0.0, "exact", "pass")
+    one_more = compare.pixels("n", "q", [17 / 2508, 0.5], [18 / 2508, 0.5], 2508)
+    assert (one_more.verdict, one_more.absolute) == ("FAIL", 1)
+    for other in (17.5 / 2508, np.nan):  # no number of pixels
+        assert compare.pixels("n", "q", [other], [other], 2508).verdict == "FAIL"

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 
 WORDS = (
     *("evaluate", "--limit", 200, "--tile", 8, "--part", 16),
-    *("--methods", "grad_cam", "case", "random", "--metrics", "sensitivity", "fidelity", "--contrast", "topk_logits:3"),
+    *("--methods", "grad_cam", "case", "eigen_cam", "eigen_grad_cam", "random"),
+    *("--metrics", "sensitivity", "fidelity", "--contrast", "topk_logits:3"),
 )
 PARTS = 13
 
@@ -104,9 +105,10 @@ def test_the_number_of_devices_changes_no_bit(environment, unbroken, tmp_path):
     folder = RunFolder(tmp_path / "run")
     same(complete(folder.path, on_devices(environment, 8)), unbroken)
     assert (folder.path / "sessions.jsonl").read_text().count("cpu:") == 8
-    for part in (0, 5, 12):
-        folder.part(part).unlink()
-    same(complete(folder.path, on_devices(environment, 2)), unbroken)
+    for devices, others in ((4, range(0, PARTS, 2)), (2, (1, 5, 12))):
+        for part in others:
+            folder.part(part).unlink()
+        same(complete(folder.path, on_devices(environment, devices)), unbroken)
 
 
 def test_shard_map_changes_no_bit(environment, unbroken, tmp_path):

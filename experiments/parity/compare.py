@@ -48,6 +48,16 @@ def exact(network: str, quantity: str, found: Any, expected: Any) -> Line:
     return Line(network, quantity, difference, share, "exact", _verdict(difference == 0))
 
 
+def pixels(network: str, quantity: str, found: Any, expected: Any, count: int) -> Line:
+    """Compare shares of so many pixels by the numbers of pixels that they mean, equal or not: the shares themselves differ by rounding.
+
+    A share that means no whole number fails.
+    """
+    numbers = [np.asarray(shares, np.float64) * count for shares in (found, expected)]
+    whole = [np.where(np.abs(n - n.round()) < 0.01, n.round(), np.nan) for n in numbers]
+    return exact(network, f"{quantity}, pixels", *whole)
+
+
 def not_compared(network: str, quantity: str, reason: str) -> Line:
     """A quantity that is shown and not judged."""
     return Line(network, quantity, float("nan"), float("nan"), "–", reason)

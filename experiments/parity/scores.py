@@ -10,7 +10,7 @@ import numpy as np
 from case_jax import agreement, confusion_sets
 from case_jax.ranking import pixel_count, top_mask
 from case_jax.stats import below
-from experiments.parity.compare import Line, absolute, exact, not_compared
+from experiments.parity.compare import Line, absolute, exact, not_compared, pixels
 from experiments.parity.goldens import Arrays, Network
 
 LISTS = "class lists and tests"
@@ -26,7 +26,7 @@ def eval_lines(network: Network, stored: Arrays, maps: np.ndarray) -> Iterator[L
     """Top-5% agreement, the top 50% that is removed, and the confidence before and after."""
     name, shape = network.name, maps.shape[-2:]
     pairs = jax.jit(jax.vmap(jax.vmap(lambda a, b: agreement(a, b).F)))(maps[:, :, 0], maps[:, :, 1])
-    yield exact(name, "agreement at 5%", np.float64(pairs).round(6), (stored["agree5_first"] / 100).round(6))
+    yield pixels(name, "agreement at 5%", pairs, stored["agree5_first"] / 100, pixel_count(5, shape))
     count = pixel_count(50, shape)
     flat = jnp.asarray(maps.reshape(-1, *shape))
     masks = np.asarray(jax.jit(jax.vmap(lambda m: top_mask(m, count)))(flat)).reshape(maps.shape)
@@ -80,8 +80,7 @@ def list_lines(stored: Arrays) -> Iterator[Line]:
         count = pixel_count(float(percent), maps.shape[-2:])
         yield exact(LISTS, f"pixels at {percent:g}%", count, stored["agree_npix"][i])
         found = jax.vmap(lambda pair, p=float(percent): agreement(pair[0], pair[1], percent=p).F)(maps)
-        expected = stored["agree"][:, i] / 100
-        yield exact(LISTS, f"agreement at {percent:g}%", np.float64(found).round(6), expected.round(6))
+        yield pixels(LISTS, f"agreement at {percent:g}%", found, stored["agree"][:, i] / 100, count)
     for scores in ("scores", "scores_ties"):
         for theta in (50, 70):
             found = below(stored[scores], theta)
