@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn
+from jax.extend.core.primitives import conv_general_dilated_p
 
 from case_jax.tap.split import CALLS, evaluate, inner_jaxprs, read
 
@@ -38,7 +39,7 @@ def canonical_convolutions(function: Callable) -> Callable:
 def _run(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "conv_general_dilated":
+        if eqn.primitive is conv_general_dilated_p:
             with eqn.ctx.manager:
                 env[eqn.outvars[0]] = _convolution(eqn, *(read(env, v) for v in eqn.invars))
         elif eqn.primitive.name in CALLS and any(_convolves(inner) for inner, _ in inner_jaxprs(eqn)):
@@ -51,7 +52,7 @@ def _run(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
 
 def _convolves(jaxpr: Jaxpr) -> bool:
     return any(
-        eqn.primitive.name == "conv_general_dilated" or any(_convolves(inner) for inner, _ in inner_jaxprs(eqn))
+        eqn.primitive is conv_general_dilated_p or any(_convolves(inner) for inner, _ in inner_jaxprs(eqn))
         for eqn in jaxpr.eqns
     )
 

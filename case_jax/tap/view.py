@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require
 from case_jax.tap.chunking import map_in_chunks
+from case_jax.tap.depthwise import fast_depthwise
 from case_jax.tap.head import (
     HEAD_INPUT,
     HEAD_OUTPUT,
@@ -241,6 +242,7 @@ def tapped(
         f"shape {jnp.shape(image)}, dtype {jnp.result_type(image)}",
         "one normalised floating-point image of shape (height, width, channels), without a batch axis",
     )
+    apply, stages = fast_depthwise(apply), None if stages is None else fast_depthwise(stages)
     with told_of_channels(image):
         activation, logits = jax.eval_shape(lambda p, x: (split(apply, tag)(p, x)[0], apply(p, x)), params, image)
     require(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 from jaxtyping import Array
 
+from case_jax.tap.depthwise import fast_depthwise
 from case_jax.tap.flax_nnx import outputs_of
 
 
@@ -41,9 +42,14 @@ class Network:
         self, variables: Variables, *args: Any, train: bool, **kwargs: Any
     ) -> tuple[Any, tuple[Array, ...], Variables]:
         """Output, the stages' outputs, and the variables with their new statistics."""
-        module = nnx.merge(self._graphs[train], *variables, self._rest, copy=True)
-        out, stages = outputs_of(module, self.stages, *args, **kwargs)
-        return out, stages, Variables(variables.params, nnx.state(module, nnx.BatchStat))
+
+        def forward(variables: Variables, args: Any, kwargs: Any) -> tuple[Any, tuple[Array, ...], Any]:
+            module = nnx.merge(self._graphs[train], *variables, self._rest, copy=True)
+            out, stages = outputs_of(module, self.stages, *args, **kwargs)
+            return out, stages, nnx.state(module, nnx.BatchStat)
+
+        out, stages, stats = fast_depthwise(forward)(variables, args, kwargs)
+        return out, stages, Variables(variables.params, stats)
 
     def module(self, variables: Variables) -> nnx.Module:
         """The module with these variables, in evaluation."""
