@@ -1,6 +1,8 @@
 """What the PyTorch world does today, written anew: the networks and the procedures that ours are timed beside."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,37 @@ def torchvision_network(name: str, file: Path) -> Any:
         network.train()(torch.randn(8, 3, 128, 128))
     save_file(network.state_dict(), file)
     return network.eval()
+
+
+def in_both_formats(network: Any, x: Any, run: Callable[[Any, Any], Any]) -> list[Callable[[], Any]]:
+    """What calls `run(network, x)`, with channels first in memory and with channels last."""
+    import torch  # type: ignore[import-not-found]
+
+    formats = (torch.contiguous_format, torch.channels_last)
+    return [
+        partial(run, copy.deepcopy(network).to(memory_format=f), x.detach().clone(memory_format=f)) for f in formats
+    ]
+
+
+def forward_pass(name: str) -> list[Callable[[], Any]]:
+    """What runs torchvision's network on one image of 224×224, for each memory format."""
+    import torch  # type: ignore[import-not-found]
+    import torchvision  # type: ignore[import-not-found]
+
+    network = torchvision.models.get_model(name, weights=None).eval()
+    return in_both_formats(network, torch.randn(1, 3, 224, 224), torch.inference_mode()(lambda net, x: net(x)))
+
+
+def convnext_block_gradient(shape: tuple[int, int, int, int]) -> list[Callable[[], Any]]:
+    """What takes the gradient of `Σ sin(block(x))` in x and the parameters of torchvision's block, x (B, K, h, w), for each memory format."""
+    import torch  # type: ignore[import-not-found]
+    from torchvision.models.convnext import CNBlock  # type: ignore[import-not-found]
+
+    def gradient(block: Any, x: Any) -> Any:
+        x.requires_grad_()
+        return torch.autograd.grad(block(x).sin().sum(), (x, *block.parameters()))
+
+    return in_both_formats(CNBlock(shape[1], 1e-6, 0.0).eval(), torch.randn(*shape), gradient)
 
 
 def digit_network(weights: dict[str, np.ndarray]) -> Any:
@@ -107,8 +140,8 @@ def official_case(network: Any, layer: Any, image: Any, target: int, contrast: S
     return torch.relu((alpha[:, None, None] * kept["activation"][0]).sum(0)).numpy()
 
 
-def peer_versions() -> dict[str, str]:
+def peer_versions(packages: Sequence[str] = ("torch", "torchvision", "grad-cam")) -> dict[str, str]:
     """Versions of what ours is timed beside."""
     from importlib.metadata import version
 
-    return {package: version(package) for package in ("torch", "torchvision", "grad-cam")}
+    return {package: version(package) for package in packages}
