@@ -2,7 +2,7 @@
 
 import json
 
-from experiments.benchmarks import data, loading, networks, sweep
+from experiments.benchmarks import data, depthwise, loading, networks, sweep
 
 
 def test_all_class_maps_beside_the_forward_pass(tmp_path):
@@ -37,3 +37,12 @@ def test_counting_all_pairs_of_classes(tmp_path):
     first, *_, last = (row["temporary_mb"] for row in result["memory"])
     assert 0 < first <= last < result["memory"][-1]["setting_mb"]
     assert json.loads((tmp_path / "sweep.json").read_text()) == result
+
+
+def test_depthwise_convolutions_both_ways(tmp_path):
+    result = depthwise.main(depthwise.Config(quick=True, out=tmp_path / "depthwise.json"))
+    assert len(result["depthwise"]) == 4
+    for row in result["depthwise"]:
+        assert row["largest_difference"] < 2e-5
+        assert min(row["xla_ms"], row["ours_ms"]) > 0
+    assert json.loads((tmp_path / "depthwise.json").read_text()) == result

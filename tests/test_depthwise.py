@@ -132,7 +132,9 @@ TRANSFORMED = {
     "outside jit": lambda f, x, k: f(x, k),
     "batch": lambda f, x, k: jax.vmap(f, (0, None))(jnp.stack([x, -x, 2 * x]), k),
     "batch of kernels": each_kernel,
-    "batch of both": lambda f, x, k: jax.vmap(f, (1, None), 1)(x[:, None], k) + jax.vmap(f)(x[None], k[None])[0][:, None],
+    "batch of both": lambda f, x, k: (
+        jax.vmap(f, (1, None), 1)(x[:, None], k) + jax.vmap(f)(x[None], k[None])[0][:, None]
+    ),
     "gradients of a batch": lambda f, x, k: jax.vmap(jax.grad(lambda x, k: f(x[None], k).sum(), 1), (0, None))(x, k),
     "linearised": lambda f, x, k: jax.vmap(jax.linearize(lambda x: jnp.sin(f(x, k)), x)[1])(jnp.stack([x, -x])),
     "pulled back": lambda f, x, k: jax.vmap(jax.vjp(lambda x: jnp.sin(f(x, k)), x)[1])(jnp.stack([x, -x])),

@@ -8,11 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from processes import cpu_environment, on_devices
-
-from case_jax import METHODS, METRICS, tag, tag_head_input, tap_function
-from case_jax.contrast.choice import choose_contrast
-from case_jax.data import DigitScenes
 from case_jax.evaluation.grid_pointing import grid_pointing
 from case_jax.evaluation.localise import localise
 from case_jax.evaluation.mosaics import Confident
@@ -20,6 +15,11 @@ from case_jax.evaluation.planning import plan
 from case_jax.evaluation.sanity import sanity
 from case_jax.evaluation.step import Pixels
 from case_jax.evaluation.sweep import sweep
+from processes import cpu_environment, on_devices
+
+from case_jax import METHODS, METRICS, tag, tag_head_input, tap_function
+from case_jax.contrast.choice import choose_contrast
+from case_jax.data import DigitScenes
 from case_jax.results import RunFolder
 from case_jax.tap.split import inner_jaxprs
 from experiments import seeds

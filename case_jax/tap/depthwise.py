@@ -47,8 +47,10 @@ def _is_depthwise(eqn: JaxprEqn) -> bool:
     """Whether an equation is a convolution with one kernel per channel, or the gradient of one in the image or in the kernel."""
     if eqn.primitive is not conv_general_dilated_p:
         return False
-    image, kernel = (v.aval for v in eqn.invars)
-    if 0 in (*image.shape, *kernel.shape) or not jnp.issubdtype(image.dtype, jnp.floating):
+    avals: list[Any] = [v.aval for v in (*eqn.invars, *eqn.outvars)]
+    image, kernel, out = avals
+    empty = 0 in (*image.shape, *kernel.shape, *out.shape)
+    if empty or image.ndim == 2 or not jnp.issubdtype(image.dtype, jnp.floating):
         return False
     spec, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     channels = kernel.shape[spec.rhs_spec[0]]
@@ -74,12 +76,10 @@ def _shifted(image: Array, kernel: Array, **params: Any) -> Array:
     x = jax.lax.optimization_barrier(x)
     out = _summed(x, weights, params["window_strides"], params["rhs_dilation"], of_kernel=of_kernel)
     out = jax.lax.optimization_barrier(out.astype(params["preferred_element_type"] or image.dtype))
-    return jnp.transpose(out, np.argsort((out_spec[0], *out_spec[2:], out_spec[1])))
+    return jnp.transpose(out, np.argsort((out_spec[0], *out_spec[2:], out_spec[1])).tolist())
 
 
-def _summed(
-    x: Array, weights: Array, strides: Sequence[int], dilations: Sequence[int], *, of_kernel: bool
-) -> Array:
+def _summed(x: Array, weights: Array, strides: Sequence[int], dilations: Sequence[int], *, of_kernel: bool) -> Array:
     """`Σ_t x[n, s·p + d·t, c] w[t, c]` for all p, or in the kernel's gradient with the sum over n, too, a row of weights after the other.
 
     Args:

@@ -34,10 +34,10 @@ def each_equation(closed: ClosedJaxpr, change: Callable[[JaxprEqn], JaxprEqn]) -
             known[id(value)] = renewed(value)
         return known[id(value)]
 
-    def renewed(value: Jaxpr | ClosedJaxpr) -> Jaxpr | ClosedJaxpr:
-        if isinstance(value, ClosedJaxpr):
-            jaxpr = changed(value.jaxpr)
-            return value if jaxpr is value.jaxpr else value.replace(jaxpr=jaxpr)
+    def renewed(value: Any) -> Any:
+        bare = getattr(value, "jaxpr", value)
+        if bare is not value:  # a program with its constants; since JAX 0.12 every program is one
+            return value if changed(bare) is bare else value.replace(jaxpr=changed(bare))
         eqns = [change(inside(eqn)) for eqn in value.eqns]
         same = all(new is old for new, old in zip(eqns, value.eqns, strict=True))
         return value if same else value.replace(eqns=eqns)

@@ -1,8 +1,10 @@
 """What the PyTorch world does today, written anew: the networks and the procedures that ours are timed beside."""
 
+import copy
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,37 @@ def torch_device() -> str:
     require(found, "torch", f"PyTorch {torch.__version__}, which does not reach JAX's {platform}", "one that does")
     assert found is not None, "that has been required"
     return found
+
+
+def in_both_formats(network: Any, x: Any, run: Callable[[Any, Any], Any]) -> list[Callable[[], Any]]:
+    """What calls `run(network, x)`, with channels first in memory and with channels last."""
+    import torch  # type: ignore[import-not-found]
+
+    formats = (torch.contiguous_format, torch.channels_last)
+    return [
+        partial(run, copy.deepcopy(network).to(memory_format=f), x.detach().clone(memory_format=f)) for f in formats
+    ]
+
+
+def forward_pass(name: str) -> list[Callable[[], Any]]:
+    """What runs torchvision's network on one image of 224×224, for each memory format."""
+    import torch  # type: ignore[import-not-found]
+    import torchvision  # type: ignore[import-not-found]
+
+    network = torchvision.models.get_model(name, weights=None).eval()
+    return in_both_formats(network, torch.randn(1, 3, 224, 224), torch.inference_mode()(lambda net, x: net(x)))
+
+
+def convnext_block_gradient(shape: tuple[int, int, int, int]) -> list[Callable[[], Any]]:
+    """What takes the gradient of `Σ sin(block(x))` in x and the parameters of torchvision's block, x (B, K, h, w), for each memory format."""
+    import torch  # type: ignore[import-not-found]
+    from torchvision.models.convnext import CNBlock  # type: ignore[import-not-found]
+
+    def gradient(block: Any, x: Any) -> Any:
+        x.requires_grad_()
+        return torch.autograd.grad(block(x).sin().sum(), (x, *block.parameters()))
+
+    return in_both_formats(CNBlock(shape[1], 1e-6, 0.0).eval(), torch.randn(*shape), gradient)
 
 
 def digit_network(weights: dict[str, np.ndarray]) -> Any:
@@ -147,8 +180,8 @@ def peer_ablation(network: Any, image: np.ndarray, target: int) -> tuple[np.ndar
         return found[0], time.perf_counter() - start
 
 
-def peer_versions() -> dict[str, str]:
+def peer_versions(packages: Sequence[str] = ("torch", "torchvision", "grad-cam")) -> dict[str, str]:
     """Versions of what ours is timed beside."""
     from importlib.metadata import version
 
-    return {package: version(package) for package in ("torch", "torchvision", "grad-cam")}
+    return {package: version(package) for package in packages}
