@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 
 from case_jax import cli, tag, tap_function
+from case_jax.cli.numerics import avoid_wrong_fusions
 from case_jax.data import DigitScenes
 from case_jax.imageops import normalise_image
 from case_jax.models import load_classifier, tap_classifier
 from case_jax.tap import tag_head_input
 
+avoid_wrong_fusions()  # as every command does
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiling is most of the time: what one test has compiled, all that follow, other workers' and processes' too, read back.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -1,17 +1,18 @@
 """Numbers that JAX gets wrong: found, refused by every command that computes, and not looked for again where there are none."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from case_jax import canaries, parallel
+from case_jax import canaries, cli, parallel
 from case_jax._checks import CaseJaxError
 from case_jax.canaries import CANARIES, Canary, wrong_canaries
 from case_jax.cli import numerics
-from case_jax.cli.numerics import FLAG, require_right_numbers
+from case_jax.cli.numerics import FLAG, avoid_wrong_fusions, require_right_numbers
 
 ONE = CANARIES[5]
 """Quick to compile."""
@@ -47,8 +48,7 @@ def test_an_expression_agrees_with_numpy_op_by_op(canary, monkeypatch):
     """Both sides say the same; what a compiler makes of it is another question."""
     monkeypatch.setattr(parallel, "on_one_device", lambda function: function)
     monkeypatch.setattr(canaries, "CANARIES", (canary,))
-    with jax.disable_jit():
-        assert wrong_canaries() == []
+    assert wrong_canaries() == []
 
 
 def test_a_wrong_number_is_found_wherever_it_is(monkeypatch):
@@ -139,6 +139,23 @@ def test_a_cache_that_cannot_be_written_is_no_error(cache, compiled):
     assert len(programs) == 2
 
 
+@pytest.mark.parametrize(
+    ("version", "before", "after"),
+    [
+        ((0, 10, 1), "", ""),
+        ((0, 10, 2), "", FLAG),
+        ((0, 12, 0, 1), "--xla_a=1", f"--xla_a=1 {FLAG}"),
+        ((0, 12, 0), f"{FLAG}reduce", f"{FLAG}reduce"),  # the user knows better, or finds out
+        ((0, 12, 1), "", ""),
+    ],
+)
+def test_versions_that_are_known_to_need_the_flag_get_it(monkeypatch, version, before, after):
+    monkeypatch.setattr(jax, "__version_info__", version)
+    monkeypatch.setenv("XLA_FLAGS", before)
+    avoid_wrong_fusions()
+    assert os.environ["XLA_FLAGS"] == after
+
+
 COMPUTING = [
     ("evaluate",), ("sweep",), ("grid-pointing",), ("localise",), ("sanity",), ("explain", "digit_scenes:1"),
     ("train", "masker"), ("train", "classifier"), ("train", "infiller"),
@@ -148,6 +165,7 @@ COMPUTING = [
 @pytest.mark.parametrize("words", COMPUTING, ids=" ".join)
 def test_a_command_that_computes_refuses_before_it_does_anything(shell, words, tmp_path, monkeypatch):
     monkeypatch.setattr(numerics, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(cli, "avoid_wrong_fusions", lambda: None)
     monkeypatch.setattr(canaries, "wrong_canaries", lambda: [canaries.Wrong("1 + 1", 0.5)])
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     status, out, err = shell(*words)

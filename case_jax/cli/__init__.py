@@ -12,7 +12,7 @@ from case_jax.cli import commands
 from case_jax.cli.evaluate import evaluate
 from case_jax.cli.grid_pointing import grid_pointing
 from case_jax.cli.localise import localise
-from case_jax.cli.numerics import cache_folder
+from case_jax.cli.numerics import avoid_wrong_fusions, cache_folder
 from case_jax.cli.pairs import pairs
 from case_jax.cli.prepare import prepare
 from case_jax.cli.sanity import sanity
@@ -57,6 +57,7 @@ def main() -> None:
     try:
         _require_once(sys.argv[1:])
         _cache_compilations()
+        avoid_wrong_fusions()
         logging.basicConfig(format="%(message)s")
         logging.getLogger("case_jax").setLevel(logging.INFO)
         tyro.extras.subcommand_cli_from_dict(

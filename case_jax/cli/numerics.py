@@ -18,6 +18,7 @@ from case_jax.results import write_json
 NAME = "--xla_cpu_experimental_ynn_fusion_type"
 FLAG = f"{NAME}="
 """Takes from XLA's CPU back end the fusions that compute wrong numbers in jax 0.10.2 to 0.12.0.1 (all that there were)."""
+FIRST_WRONG, FIRST_UNKNOWN = (0, 10, 2), (0, 12, 1)
 RIGHT = "0.10.0 and 0.10.1"
 CPU_FACTS = ("model name", "flags", "CPU implementer", "CPU part", "Features")
 
@@ -26,6 +27,16 @@ def cache_folder() -> Path:
     """Where this package keeps what it need not find out again."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 (never raises)
     return base / "case_jax"
+
+
+def avoid_wrong_fusions() -> None:
+    """Set `FLAG`, unless `XLA_FLAGS` says something of it, where this version of JAX needs it; before a device is used for the first time.
+
+    Not for versions that nobody has tried: XLA ends a process that gives it a flag which it does not know.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if FIRST_WRONG <= jax.__version_info__ < FIRST_UNKNOWN and NAME not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {FLAG}".strip()
 
 
 def require_right_numbers() -> None:
