@@ -87,6 +87,7 @@ def shell(monkeypatch, capsys, tmp_path):
     """Run `case-jax ARGS` in an empty folder; returns exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["case-jax", *map(str, args)])

@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-from pathlib import Path
 
 import jax
 import tyro
@@ -14,6 +13,7 @@ from case_jax.cli.evaluate import evaluate
 from case_jax.cli.grid_pointing import grid_pointing
 from case_jax.cli.localise import localise
 from case_jax.cli.prepare import prepare
+from case_jax.cli.ready import cache_folder
 from case_jax.cli.sanity import sanity
 from case_jax.cli.sweep import sweep
 from case_jax.cli.train import train_
@@ -29,8 +29,7 @@ def _cache_compilations() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         if jax.__version_info__ < (0, 10, 2):
             return
-        base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 (never raises)
-        jax.config.update("jax_compilation_cache_dir", str(base / "case_jax" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 

@@ -11,7 +11,7 @@ from case_jax._checks import require
 from case_jax.cli.commands import report
 from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import Model, Names, make_ready, require_outside, run_folder, say
-from case_jax.evaluation.cost import described, measure
+from case_jax.evaluation.cost import counting, described, measure
 from case_jax.evaluation.gallery import save_gallery
 from case_jax.evaluation.planning import PART, TILE, Plan
 from case_jax.evaluation.planning import plan as plan_evaluation
@@ -88,7 +88,7 @@ def evaluate(
         planned = plan_evaluation(
             source,
             ready.model,
-            partial(ready.contrast, evaluated=source, seed=seed),
+            partial(ready.contrast, folder.path, evaluated=source, seed=seed, precision=precision, planning=plan),
             pixels=ready.pixels,
             methods=chosen,
             metrics=tuple(scored),
@@ -117,7 +117,16 @@ def evaluate(
 
 def _print_cost(planned: Plan) -> None:
     cost = measure(planned.step, planned.model, planned.source, planned.indices, planned.tile)
-    print(tabulate(described(cost, planned.config), tablefmt="plain"))
+    lines, uncounted = described(cost, planned.config), planned.contrast.uncounted
+    if uncounted is not None:
+        lines.append(
+            ("contrast sets", f"not counted by a plan, which takes a {planned.contrast.name} of the same shape")
+        )
+        lines.append(
+            ("before a run", f"confusions are counted on {uncounted.source}: {counting(cost, uncounted.images)}")
+        )
+    print(tabulate(lines, tablefmt="plain"))
     rows = [(chips, hosts, f"{seconds:,.0f} s", bound) for chips, hosts, seconds, bound in cost.table()]
-    print("\nPredicted for chips and hosts like this one, 4 chips a host, compilation included:\n")
+    without = "" if uncounted is None else ", counting of confusions not"
+    print(f"\nPredicted for chips and hosts like this one, 4 chips a host, compilation included{without}:\n")
     print(tabulate(rows, headers=("chips", "hosts", "time", "bound by"), tablefmt="github"))

@@ -84,7 +84,7 @@ def grid_pointing(
         partial(tap_classifier, ready.classifier, layer=model.layer),
         chosen,
         pixels=ready.pixels,
-        contrast=other_cells if by_cell else ready.contrast(evaluated=source, seed=seed).sets,
+        contrast=other_cells if by_cell else ready.contrast(out, evaluated=source, seed=seed).sets,
         n=n,
         mosaics=mosaics,
         confidence=least,

@@ -77,7 +77,7 @@ def localise(
         found = run_localisation(
             source,
             ready.model,
-            partial(ready.contrast, evaluated=source, seed=seed),
+            partial(ready.contrast, folder.path, evaluated=source, seed=seed),
             chosen,
             folder,
             pixels=ready.pixels,

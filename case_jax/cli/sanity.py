@@ -81,7 +81,7 @@ def sanity(
     found = run_sanity(
         source,
         ready.model,
-        partial(ready.contrast, evaluated=source, seed=seed),
+        partial(ready.contrast, folder.path, evaluated=source, seed=seed),
         chosen,
         folder,
         pixels=ready.pixels,

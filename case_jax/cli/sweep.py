@@ -84,7 +84,7 @@ def sweep(
         found = run_sweep(
             source,
             ready.model,
-            partial(ready.contrast, evaluated=source, seed=seed),
+            partial(ready.contrast, folder.path, evaluated=source, seed=seed),
             chosen,
             pixels=ready.pixels,
             top=top,

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from case_jax import parallel
 from case_jax._checks import require, require_percent, unknown
-from case_jax.contrast.choice import ContrastChoice
+from case_jax.contrast.choice import ContrastChoice, require_counted
 from case_jax.evaluation.cost import largest_tile, memory_bound
 from case_jax.evaluation.step import Batch, Pixels, Protocol, make_step
 from case_jax.evaluation.stream import first_readable, select, template
@@ -73,7 +73,7 @@ def _source_digest(function: Any) -> str:
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
-def _numerics() -> dict[str, Any]:
+def numerics() -> dict[str, Any]:
     """What may change the last bits of the rows: rows of two of these are not mixed in one run."""
     return {
         "platform": jax.default_backend(),
@@ -105,17 +105,24 @@ def require_fitting(source: Source, model: TappedModel, pixels: Pixels, names: S
 
 
 def settled(
-    contrast: ContrastChoice | Callable[[], ContrastChoice], source: Source, model: TappedModel, image: Array
+    contrast: ContrastChoice | Callable[[], ContrastChoice],
+    source: Source,
+    model: TappedModel,
+    image: Array,
+    *,
+    planning: bool = False,
 ) -> ContrastChoice:
     """The contrast sets, found when all else has been checked; the closed form of the class weights, on this image, before them.
 
     Raises:
-        CaseJaxError: for a closed form that does not hold, or sets that do not fit.
+        CaseJaxError: for a closed form that does not hold, sets that do not fit, or, unless `planning`, stand-ins for sets.
     """
     if model.head_kernel is not None:
         check_closed_form(model, image)
     contrast = contrast if isinstance(contrast, ContrastChoice) else contrast()
     _require_sets(source, model, contrast)
+    if not planning:
+        require_counted(contrast)
     return contrast
 
 
@@ -206,7 +213,7 @@ def plan(
     scores = {name: options.get(name, {}) | dict((metric_options or {}).get(name, {})) for name in chosen}
     if "fidelity" in scores:
         _check_removed(scores["fidelity"]["percents"], first.shape[:2])
-    contrast = settled(contrast, source, model, normalise_image(first, *pixels))
+    contrast = settled(contrast, source, model, normalise_image(first, *pixels), planning=True)
     model = low
     protocol = Protocol(functions, contrast.sets, chosen, scores, pixels, seed)
     step = parallel.over_devices(make_step(protocol, model))
@@ -262,7 +269,7 @@ def configuration(
         },
         **(metrics if protocol.metrics else {}),
         "seed": protocol.seed,
-        "numerics": _numerics(),
+        "numerics": numerics(),
     }
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from case_jax import parallel
 from case_jax._checks import require
+from case_jax.contrast.choice import require_counted
 from case_jax.evaluation.planning import Plan
 from case_jax.evaluation.stream import Pace, Tile, template, through_devices, tiles
 from case_jax.results import NOTHING, Begun, RunFolder, write_json
@@ -102,8 +103,10 @@ def evaluate(planned: Plan, folder: RunFolder, *, progress: bool | None = None) 
         The run folder; in the first process complete: one row per readable image and method.
 
     Raises:
-        CaseJaxError: when the folder cannot be written, holds another run or damaged parts, or is in use.
+        CaseJaxError: when the folder cannot be written, holds another run or damaged parts, or is in use, or when the plan has but
+            stand-ins for its contrast sets.
     """
+    require_counted(planned.contrast)
     parts = range(-(-len(planned.indices) // planned.part))
     with share(folder, planned.config, parts) as (number, mine):
         if number == 0:
@@ -152,12 +155,16 @@ def _run_parts(planned: Plan, folder: RunFolder, begun: dict[int, Begun], progre
 
 def _contrast_facts(planned: Plan) -> dict[str, Any]:
     choice, names = planned.contrast, planned.class_names
+    counted = choice.counted
     return {
         "name": choice.name,
         "source": choice.source,
         "class_names": list(names) if names else None,
         "table": None if choice.table is None else np.asarray(choice.table).tolist(),
         "filled": None if choice.filled is None else np.asarray(choice.filled).tolist(),
+        "images": None if counted is None else counted.counts.sum(1).tolist(),
+        "unlabelled": None if counted is None else counted.unlabelled,
+        "left_out": None if counted is None else list(counted.left_out),
     }
 
 
