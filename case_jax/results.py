@@ -116,7 +116,7 @@ class RunFolder:
             CaseJaxError: when it cannot be written, or holds something else than a run.
         """
         require_writable(self.path)
-        ours = {"config.json", "parts", "lock"}
+        ours = {"config.json", "parts", "lock", "confusions"}
         strangers = sorted(p.name for p in self.path.iterdir() if p.name not in ours and p.suffix != ".partial")
         if strangers and not (self.path / "config.json").exists():
             raise CaseJaxError(

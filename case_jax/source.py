@@ -63,6 +63,14 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Example: ...
 
 
+class Labelled(Source, Protocol):
+    """A source that knows its labels without decoding images: what a draw of as many images of each class needs."""
+
+    def labels_of(self, indices: Int[np.ndarray, " n"], /) -> Int[np.ndarray, " n"]:
+        """The labels of these images, also of those that cannot be read; −1 where unknown."""
+        ...
+
+
 class Photographs(Source, Protocol):
     """A source that shows its images in random views, too, as classifiers are trained on."""
 

@@ -40,7 +40,8 @@ class Where:
     weights: tuple[str, ...] = ()
     """Of the networks, in their order; default weights by default."""
     contrast_data: str | None = None
-    """Labelled images on which confusions are counted, with other data; without, the likeliest other classes are the contrast."""
+    """Labelled images on which confusions are counted, 5,000 of them at most, with other data; without, the likeliest other classes are the
+    contrast."""
     limit: int = 300
     """Images; at most 40 of them in a quick run."""
     seed: int = 0
@@ -101,7 +102,14 @@ class Subject(NamedTuple):
         return choose_contrast(
             name,
             model.num_classes,
-            confusions=lambda: count_confusions(self.confusions, model, self.pixels),  # type: ignore[arg-type]
+            confusions=lambda: count_confusions(
+                self.confusions,  # type: ignore[arg-type]
+                model,
+                self.pixels,
+                folder=self.where.kept,
+                model_name=self.name,
+                progress=False,
+            ),
         )
 
     def studied(self, methods: Mapping[str, MapFunction], contrast: str, *, layer: str | None = None) -> Studied:

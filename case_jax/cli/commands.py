@@ -60,6 +60,8 @@ def explain(
 
         case-jax explain digit_scenes:7 --methods grad_cam case --top 2 --out figures
 
+    Confusions that the contrast needs are counted once, and kept beside compiled programs, in `~/.cache/case_jax`.
+
     Args:
         images: image files, or `digit_scenes:INDEX` for a scene of the embedded data.
         model: classifier and contrast.
@@ -81,7 +83,7 @@ def explain(
         examples,
         ready.model,
         chosen,
-        contrast=lambda: ready.contrast(seed=seed).sets,
+        contrast=lambda: ready.contrast(None, seed=seed).sets,
         pixels=ready.pixels,
         top=top,
         seed=seed,

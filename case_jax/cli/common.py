@@ -14,11 +14,12 @@ from case_jax.cli.commands import report
 from case_jax.cli.devices import Devices
 from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, run_folder, say
-from case_jax.evaluation.cost import described, measure
+from case_jax.evaluation.cost import counting, described, measure
 from case_jax.evaluation.engine import Job, TiledStudy, prepare, run
 from case_jax.evaluation.gallery import LIKELIEST, save_gallery
 from case_jax.evaluation.subject import Subject
 from case_jax.methods import MapFunction
+from case_jax.results import RunFolder
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
 ProcessesArgs = Annotated[Processes, tyro.conf.arg(name="")]
@@ -70,19 +71,25 @@ class Common:
             "memory": memory,
         }
 
-    def subject(self, ready: Ready, methods: dict[str, MapFunction]) -> Subject:
-        """What is studied."""
+    def subject(self, ready: Ready, methods: dict[str, MapFunction], *words: object) -> tuple[Subject, RunFolder]:
+        """What is studied, and the run folder, which is the one asked for or named after the words, data, model and limit."""
         source = ready.open(self.data, limit=self.limit, seed=self.seed)
-        return Subject(
+        folder = run_folder(self.out, words[0], source.name, self.model.model, *words[1:], self.limit)
+        require_outside(folder.path, source)
+        if not self.plan:
+            folder.require_writable()
+        settings = {"evaluated": source, "seed": self.seed, "stall": self.devices.stall, "planning": self.plan}
+        subject = Subject(
             source,
             ready.model,
-            partial(ready.contrast, evaluated=source, seed=self.seed, stall=self.devices.stall),
+            partial(ready.contrast, folder.path, **settings),
             ready.pixels,
             methods,
             seed=self.seed,
             model_name=self.model.model,
             class_names=ready.classifier.class_names,
         )
+        return subject, folder
 
 
 CommonArgs = Annotated[Common, tyro.conf.arg(name="")]
@@ -113,11 +120,7 @@ def run_study(
     methods = common.model.methods(common.methods) if methods is None else methods
     with together(common.processes) as first, common.devices.mapped():
         ready = make_ready(common.model, common.crops, methods)
-        subject = common.subject(ready, methods)
-        folder = run_folder(common.out, name, subject.source.name, common.model.model, *words, common.limit)
-        require_outside(folder.path, subject.source)
-        if not common.plan:
-            folder.require_writable()
+        subject, folder = common.subject(ready, methods, name, *words)
         study, subject = asked(ready, subject)
         job = prepare(study, subject, **common.how() | ({} if limited else {"limit": None}))
         if common.plan:
@@ -134,8 +137,15 @@ def run_study(
 
 def print_cost(job: Job) -> None:
     """What a run would cost here and elsewhere."""
-    cost = measure(job)
-    print(tabulate(described(cost, job.config), tablefmt="plain"))
+    cost, uncounted = measure(job), job.contrast.uncounted
+    lines = described(cost, job.config)
+    if uncounted is not None:
+        stand_in = f"not counted by a plan, which takes a {job.contrast.name} of the same shape"
+        lines.append(("contrast sets", stand_in))
+        counted = f"confusions are counted on {uncounted.source}: {counting(cost, uncounted.images)}"
+        lines.append(("before a run", counted))
+    print(tabulate(lines, tablefmt="plain"))
     rows = [(chips, hosts, f"{seconds:,.0f} s", bound) for chips, hosts, seconds, bound in cost.table()]
-    print("\nPredicted for chips and hosts like this one, 4 chips a host, compilation included:\n")
+    without = "" if uncounted is None else ", counting of confusions not"
+    print(f"\nPredicted for chips and hosts like this one, 4 chips a host, compilation included{without}:\n")
     print(tabulate(rows, headers=("chips", "hosts", "time", "bound by"), tablefmt="github"))

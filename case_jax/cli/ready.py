@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.cli.numerics import require_right_numbers
+from case_jax.cli.numerics import cache_folder, require_right_numbers
 from case_jax.cli.options import options_of, with_options
-from case_jax.contrast.choice import Confusions, ContrastChoice, choose_contrast
+from case_jax.contrast.choice import Confusions, ContrastChoice, Uncounted, choose_contrast
 from case_jax.data import CachedCrops, DigitScenes, ImageFolder, open_source, read_image
-from case_jax.evaluation.confusion import count_confusions
+from case_jax.evaluation.confusion import IMAGES, count_confusions
 from case_jax.evaluation.maps import Pixels
 from case_jax.evaluation.subject import quick, require_other_images
 from case_jax.masking.trained import CLASSIFIER, TrainedMasker, digest, load_masker
@@ -23,12 +23,11 @@ from case_jax.methods import METHODS, MapFunction, bare, method
 from case_jax.metrics import METRICS, metric
 from case_jax.models import Classifier, Preprocessing, load_classifier, tap_classifier
 from case_jax.models import model as bundled_model
-from case_jax.results import RunFolder
+from case_jax.results import RunFolder, require_writable
 from case_jax.source import Example, Source, UnreadableImageError
 from case_jax.tap import TappedModel
 from case_jax.tap.precision import Precision, at_precision
 
-CONFUSION_IMAGES = 5000
 Names = tuple[str, ...]
 MASKER = "masker:"
 ALL = "all"
@@ -59,6 +58,8 @@ class Model:
     precision: Precision = "float32"
     """Of the classifier's passes; maps and scores are float32 always. float32 also where the device would rather not; tf32 on TF32 units
     (NVIDIA), in three bfloat16 passes (TPU), in float32 elsewhere; bf16 takes half of the memory and of its traffic."""
+    contrast_limit: int | None = None
+    """On how many of them at most, drawn by the seed, as many of each class as there are; 5000 by default."""
     set: Names = ()
     """Options of methods and metrics, NAME.OPTION=VALUE, for example case.eps_relative=true rise.masks=500 road.percents=20,40."""
 
@@ -139,22 +140,58 @@ class Ready(NamedTuple):
         )
         return source if self.crops is None else CachedCrops(source, self.crops)
 
-    def contrast(self, *, evaluated: Source | None = None, seed: int, stall: float | None = math.inf) -> ContrastChoice:
-        """The contrast sets; confusions must not be counted on the images that will be evaluated, see there for `stall`."""
-        name = self.choice.contrast or default_contrast(self.choice, self.model.num_classes)
+    def contrast(
+        self,
+        folder: Path | None,
+        *,
+        evaluated: Source | None = None,
+        seed: int,
+        stall: float | None = math.inf,
+        planning: bool = False,
+    ) -> ContrastChoice:
+        """The contrast sets; confusions must not be counted on the images that will be evaluated.
 
-        def confusions() -> Confusions:
-            where = self.choice.contrast_data or self.classifier.entry.contrast_data
-            assert where is not None, "make_ready has checked it"
-            source = self.open(where, limit=CONFUSION_IMAGES, seed=0)
-            if evaluated is not None:
-                require_other_images(evaluated, source.fingerprint, source.name)
-            counted = count_confusions(source, self.model, self.pixels, stall=stall)
-            right = counted.counts.trace() / counted.counts.sum()
-            say(f"contrast: {name}, counted on {counted.source}, where the classifier is right in {right:.1%}")
+        They are kept in the run's folder, or for this user where a command has none, and not counted again there. While `planning` nothing
+        is counted, and stand-ins take their place.
+        """
+        name = self.choice.contrast or default_contrast(self.choice, self.model.num_classes)
+        limit = IMAGES if self.choice.contrast_limit is None else self.choice.contrast_limit
+
+        def confusions() -> Confusions | Uncounted:
+            if planning:
+                source = self._replace(crops=None)._to_count_on(limit, evaluated, seed)
+                return Uncounted(min(limit, len(source)), source.name, source.fingerprint)
+            source = self._to_count_on(limit, evaluated, seed)
+            where = folder or kept_between_runs()
+            settings = {"limit": limit, "seed": seed, "folder": where, "stall": stall}
+            counted = count_confusions(source, self.model, self.pixels, model_name=self.choice.model, **settings)
+            say_counted(name, counted)
             return counted
 
         return choose_contrast(name, self.model.num_classes, confusions=confusions, seed=seed)
+
+    def _to_count_on(self, limit: int, evaluated: Source | None, seed: int) -> Source:
+        """The labelled images of which at most so many are counted, none of them evaluated."""
+        where, classes = self.choice.contrast_data or self.classifier.entry.contrast_data, self.model.num_classes
+        assert where is not None, "make_ready has checked it"
+        source = self.open(where, limit=max(limit, IMAGES), seed=seed)
+        if evaluated is not None:
+            require_other_images(evaluated, source.fingerprint, source.name)
+        require(limit >= classes, "contrast_limit", limit, f"at least {classes} images, one of each class")
+        return source
+
+
+def say_counted(name: str, counted: Confusions) -> None:
+    """What confusions were counted on, and what was left out."""
+    right = counted.counts.trace() / counted.counts.sum()
+    say(f"contrast: {name}, counted on {counted.source}, where the classifier is right in {right:.1%}")
+    if counted.unlabelled:
+        say(f"contrast: {counted.unlabelled:,} images without a label were passed over")
+    for kind, number in counted.reasons().items():
+        first = next(entry for entry in counted.left_out if entry["kind"] == kind)
+        say(
+            f"contrast: {number:,} of the images drawn are not counted: {kind}; the first: {first['name']} ({first['reason']})"
+        )
 
 
 def default_contrast(choice: Model, num_classes: int) -> str:
@@ -170,14 +207,14 @@ def require_contrast_data(choice: Model) -> None:
     Raises:
         CaseJaxError: says what to give; also for an unknown model.
     """
-    kind, _, k = (choice.contrast or "").partition(":")
-    require(
-        choice.contrast_data is None or kind in ("", "confusion"),
-        "contrast_data",
-        f"{choice.contrast_data!r} for the contrast {choice.contrast!r}",
-        "data to count confusions on, with --contrast confusion:K; leave it out",
-    )
-    if kind == "confusion" and not (choice.contrast_data or bundled_model(choice.model).contrast_data):
+    data, limit = choice.contrast_data or bundled_model(choice.model).contrast_data, choice.contrast_limit
+    kind, _, k = (choice.contrast or ("confusion:5" if data else "")).partition(":")
+    for argument, given in (("contrast_data", choice.contrast_data), ("contrast_limit", limit)):
+        accepted = "data to count confusions on and how many of them, with --contrast confusion:K; leave it out"
+        proper = given is None or kind == "confusion"
+        require(proper, argument, f"{given!r} for the contrast {choice.contrast!r}", accepted)
+    require(limit is None or limit >= 1, "contrast_limit", limit, "a number of images of at least 1")
+    if kind == "confusion" and not data:
         raise CaseJaxError(
             f"contrast: {choice.contrast!r} needs labelled images to count the confusions of {choice.model!r} on, and none come with "
             "it. Give --contrast-data folder:PATH (a sub-folder for each class) or tfds:NAME:SPLIT, of images that are not evaluated, "
@@ -228,6 +265,16 @@ def run_folder(out: Path | None, *words: object) -> RunFolder:
     """The folder asked for, or one below runs/ named by these words; None leaves a word out."""
     name = "-".join(str(word).replace("/", "-").replace(":", "-") for word in words if word is not None)
     return RunFolder(out or Path("runs") / name)
+
+
+def kept_between_runs() -> Path | None:
+    """The cache folder for a command that has no run folder; None where it cannot be written."""
+    try:
+        require_writable(cache_folder())
+    except CaseJaxError:
+        say(f"contrast: nothing can be kept in {cache_folder()}; what is counted is counted anew each time")
+        return None
+    return cache_folder()
 
 
 def require_outside(folder: Path, source: Source) -> None:

@@ -1,7 +1,8 @@
 """Contrast sets in whichever form they are given: by name (`topk_logits:3`, `explicit:FILE.json`, …), as a table, or as a function."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +45,22 @@ class Confusions(NamedTuple):
     source: str
     fingerprint: str
     """Of that split: an evaluation on the same images is refused."""
+    left_out: Sequence[Mapping[str, Any]] = ()
+    """Images that were drawn and not counted: index in the source, name, reason, and which `kind` of reason."""
+    unlabelled: int = 0
+    """Images that were passed over when images were drawn, as they have no label."""
+
+    def reasons(self) -> dict[str, int]:
+        """How many images were left out, by kind of reason."""
+        return dict(Counter(entry["kind"] for entry in self.left_out))
+
+
+class Uncounted(NamedTuple):
+    """What confusions would be counted on, for a plan, which counts nothing."""
+
+    images: int
+    source: str
+    fingerprint: str
 
 
 class ContrastChoice(NamedTuple):
@@ -58,6 +75,10 @@ class ContrastChoice(NamedTuple):
     """The split on which confusions were counted."""
     fingerprint: str | None = None
     """Of that split."""
+    counted: Confusions | None = None
+    """What was counted there."""
+    uncounted: Uncounted | None = None
+    """Where these sets are but stand-ins of the same shape, in a plan: what a run would count first. No run takes them."""
 
 
 def _size(name: str, k: str) -> int:
@@ -81,7 +102,7 @@ def choose_contrast(
     contrast: AnyContrast,
     num_classes: int,
     *,
-    confusions: Callable[[], Confusions] | None = None,
+    confusions: Callable[[], Confusions | Uncounted] | None = None,
     seed: int = 0,
 ) -> ContrastChoice:
     """The contrast sets that are meant.
@@ -91,7 +112,7 @@ def choose_contrast(
             `topk_logits`, `table`, `explicit`, `random_sets`, `all_sets` or `confusion_sets` return; or a function of one's own,
             `(logits (C,), targets (T,)) -> (T, k)`.
         num_classes: C.
-        confusions: counts the classifier's confusions; called for the name `confusion:K` only.
+        confusions: counts the classifier's confusions, or for a plan says what would be counted; called for the name `confusion:K` only.
         seed: for the name `random:K`.
 
     Raises:
@@ -123,7 +144,9 @@ def _fixed(name: str, sets: FixedSets, filled: Int[np.ndarray, " C"] | None = No
     return ContrastChoice(name, sets, indices, filled)
 
 
-def _named(name: str, num_classes: int, confusions: Callable[[], Confusions] | None, seed: int) -> ContrastChoice:
+def _named(
+    name: str, num_classes: int, confusions: Callable[[], Confusions | Uncounted] | None, seed: int
+) -> ContrastChoice:
     kind, _, rest = name.partition(":")
     if kind == "confusion":
         k = _size(name, rest)
@@ -134,10 +157,11 @@ def _named(name: str, num_classes: int, confusions: Callable[[], Confusions] | N
             )
         require_set_size(k, num_classes)  # before the pass over the data
         counted = confusions()
+        if isinstance(counted, Uncounted):
+            return _stand_in(name, k, num_classes, counted)
         sets = confusion_sets(counted.counts, k, mean_probabilities=counted.mean_probabilities)
-        return ContrastChoice(
-            name, table(sets.indices, num_classes), sets.indices, sets.filled, counted.source, counted.fingerprint
-        )
+        members = table(sets.indices, num_classes)
+        return ContrastChoice(name, members, sets.indices, sets.filled, counted.source, counted.fingerprint, counted)
     if kind == "topk_logits":
         return ContrastChoice(name, topk_logits(_size(name, rest), num_classes))
     if kind == "random":
@@ -158,3 +182,16 @@ def _named(name: str, num_classes: int, confusions: Callable[[], Confusions] | N
         sets = explicit(lists, num_classes)
         return ContrastChoice(name, sets, np.asarray(lists))
     raise unknown("contrast", name, CONTRASTS)
+
+
+def _stand_in(name: str, k: int, num_classes: int, uncounted: Uncounted) -> ContrastChoice:
+    """The k classes after each class, in place of those it is confused with: as many, and nothing else is right about them."""
+    indices = (np.arange(num_classes)[:, None] + np.arange(1, k + 1)) % num_classes
+    members, words = table(indices, num_classes), f"stand-in for {name}"
+    return ContrastChoice(words, members, indices, None, uncounted.source, uncounted.fingerprint, uncounted=uncounted)
+
+
+def require_counted(choice: ContrastChoice) -> None:
+    """Raise for sets that only stand in for others, in a plan."""
+    accepted = "sets that were counted: a stand-in is for looking at a plan alone"
+    require(choice.uncounted is None, "contrast", f"a {choice.name}", accepted)

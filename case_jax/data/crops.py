@@ -6,7 +6,7 @@ import json
 import math
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -46,6 +46,7 @@ class CachedCrops:
         self.source = source
         self.name, self.class_names, self.fingerprint = source.name, source.class_names, source.fingerprint
         self.truths: Sequence[str] = getattr(source, "truths", ())
+        self.labels_of: Callable[[np.ndarray], np.ndarray] | None = getattr(source, "labels_of", None)
         facts = {"format": FORMAT, "source": self.name, "fingerprint": self.fingerprint}
         facts |= {"images": len(source), "pillow": PIL.__version__}  # whose versions may decode differently
         self.folder = Path(folder) / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -86,6 +86,11 @@ def _place(rng: np.random.Generator, sizes: list[int]) -> list[tuple[int, int, i
             return squares
 
 
+def class_of(body: int, marker: int) -> int:
+    """The class of a scene with this body and marker, an index into `CLASS_NAMES`."""
+    return MARKERS_PER_BODY * body + marker - 5
+
+
 class DigitScenes:
     """A reproducible set of digit scenes; scene i depends on (split, seed, i) and the options alone.
 
@@ -138,12 +143,22 @@ class DigitScenes:
         """Number of scenes."""
         return self.size
 
-    def scene(self, index: int) -> Scene:
-        """Scene number `index` with its full ground truth."""
+    def _digits_of(self, index: int) -> tuple[np.random.Generator, list[int]]:
+        """Body, bright and dim marker and second body of a scene, and what draws the rest of it."""
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         body, other_body = (int(d) for d in rng.permutation(5)[:2])
         bright, dim = (int(d) for d in 5 + rng.permutation(5)[:2])
-        digits = [body, bright, dim, other_body]
+        return rng, [body, bright, dim, other_body]
+
+    def labels_of(self, indices: Int[np.ndarray, " n"], /) -> Int[np.ndarray, " n"]:
+        """The labels of these scenes, which are not made for that."""
+        digits = (self._digits_of(i)[1] for i in indices.tolist())
+        return np.array([class_of(body, bright) for body, bright, *_ in digits], np.int64)
+
+    def scene(self, index: int) -> Scene:
+        """Scene number `index` with its full ground truth."""
+        rng, digits = self._digits_of(index)
+        body, bright, dim, _ = digits
         inks = [BODY_INK, BRIGHT_INK, DIM_INK * self.dim_marker, SECOND_BODY_INK * self.second_body]
         sizes = [BODY_SIZE, MARKER_SIZE, MARKER_SIZE] + [BODY_SIZE] * self.second_body
         canvas = np.zeros((SIZE, SIZE), np.float32)
@@ -160,7 +175,7 @@ class DigitScenes:
             boxes[r] = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
         canvas += rng.normal(0.0, NOISE, canvas.shape)
         image = np.repeat((np.clip(canvas, 0.0, 1.0) * 255).round().astype(np.uint8)[..., None], 3, axis=-1)
-        label, rival = (MARKERS_PER_BODY * body + m - 5 for m in (bright, dim))
+        label, rival = (class_of(body, marker) for marker in (bright, dim))
         target = np.zeros(len(CLASS_NAMES), np.float32)
         soft = self.dim_marker and not self.hard_labels
         target[label] = BRIGHT_SHARE if soft else 1.0

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from case_jax._checks import CaseJaxError, nearest
 from case_jax.data.preprocess import preprocess, random_view
@@ -120,6 +120,10 @@ class ImageFolder:
     def __getitem__(self, index: int) -> Example:
         """Image `index`; raises `UnreadableImageError` when it cannot be read."""
         return self._example(index, partial(preprocess, resize=self.resize, crop=self.crop))
+
+    def labels_of(self, indices: Int[np.ndarray, " n"], /) -> Int[np.ndarray, " n"]:
+        """The labels of these images, by their folders."""
+        return np.array([self.labels[i] for i in indices.tolist()], np.int64)
 
     def random_view(self, index: int, rng: np.random.Generator, /) -> Example:
         """Image `index` in a random view."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from case_jax._checks import CaseJaxError, unknown
 from case_jax.data.boxes import read_boxes
@@ -27,6 +28,8 @@ HOW_TO_PREPARE = {
 BY_TENSORFLOW_DATASETS = "Prepare it once with tensorflow-datasets, file_format='array_record' (most of its builders need TensorFlow for that, reading does not)."
 SAMPLED = 32
 """Records that a fingerprint is made of, spread over the split."""
+AT_ONCE = 64
+"""Records that are read together for their labels, encoded images and all."""
 
 
 def open_records(name: str, split: str, data_dir: str | Path | None) -> tuple[Any, Any]:
@@ -117,6 +120,14 @@ class TfdsImages:
         """Image `index`; raises `UnreadableImageError` when it cannot be decoded."""
         found = self._example(index, partial(preprocess, resize=self.resize, crop=self.crop))
         return found._replace(evidence=self._evidence(found.image_id, found.label))
+
+    def labels_of(self, indices: Int[np.ndarray, " n"], /) -> Int[np.ndarray, " n"]:
+        """The labels of these images; their records are read, and no image is decoded."""
+        found = np.empty(len(indices), np.int64)
+        for start in range(0, len(indices), AT_ONCE):
+            records = self.records.__getitems__(indices[start : start + AT_ONCE].tolist())
+            found[start : start + AT_ONCE] = [int(record["label"]) for record in records]
+        return found
 
     def random_view(self, index: int, rng: np.random.Generator, /) -> Example:
         """Image `index` in a random view, of which no evidence is known."""

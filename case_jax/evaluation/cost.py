@@ -158,3 +158,12 @@ def described(cost: Cost, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("one device here", f"{cost.device_rate:,.3g} images/s (median of the first steps)"),
         ("reading here", f"{cost.host_rate:,.3g} images/s with {LOADERS} threads"),
     ]
+
+
+def counting(cost: Cost, images: int) -> str:
+    """What counting confusions on so many images costs, in words: one forward pass each."""
+    equal = images / cost.forward_passes()
+    return (
+        f"{images:,} forward passes, {images * cost.forward_flops / 1e15:,.3g} PFLOP, as much as {equal:,.0f} images of the run; "
+        f"about {equal / cost.device_rate:,.0f} s on one device here, by its operations"
+    )

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from case_jax import parallel
 from case_jax._checks import require
-from case_jax.contrast.choice import ContrastChoice
+from case_jax.contrast.choice import ContrastChoice, require_counted
 from case_jax.evaluation.batches import (
     Batch,
     Pace,
@@ -243,9 +243,11 @@ def run(job: Job, folder: RunFolder, *, stall: float | None = math.inf, progress
         The run folder, complete.
 
     Raises:
-        CaseJaxError: when the folder cannot be written, holds another run or damaged parts, or is in use; for a stall of no minutes.
+        CaseJaxError: when the folder cannot be written, holds another run or damaged parts, or is in use; for a stall of no minutes; when the job
+            has but stand-ins for its contrast sets, as for a plan.
     """
     require_stall(stall)
+    require_counted(job.contrast)
     with share(folder, job.config, job.parts) as (number, mine):
         if number == 0:
             write_json(folder.path / "contrast.json", contrast_facts(job.contrast, job.subject.names()))
@@ -297,12 +299,16 @@ def _bar(job: Job, total: int, initial: int, progress: bool | None) -> Any:
 
 def contrast_facts(contrast: ContrastChoice, names: Sequence[str] | None) -> dict[str, Any]:
     """The contrast sets and the names of the classes, for run folders."""
+    counted = contrast.counted
     return {
         "name": contrast.name,
         "source": contrast.source,
         "class_names": list(names) if names else None,
         "table": None if contrast.table is None else np.asarray(contrast.table).tolist(),
         "filled": None if contrast.filled is None else np.asarray(contrast.filled).tolist(),
+        "images": None if counted is None else counted.counts.sum(1).tolist(),
+        "unlabelled": None if counted is None else counted.unlabelled,
+        "left_out": None if counted is None else list(counted.left_out),
     }
 
 

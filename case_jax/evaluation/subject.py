@@ -64,14 +64,7 @@ class Subject(NamedTuple):
         require(len(self.methods) >= 1, "methods", "none", f"at least one of {', '.join(METHODS)}")
         require(len(self.functions) == len(self.methods), "methods", f"{list(self.methods)}", "every method once")
         require_seed(self.seed)
-        classes, pixels = self.model.num_classes, self.pixels
-        require(classes >= 2, "model", f"{classes} class", "a classifier of at least 2 classes")
-        for argument, given in (("source", self.source.class_names), ("class_names", self.class_names)):
-            if given is not None:
-                accepted = f"as many as the classifier has, {classes}"
-                require(len(given) == classes, argument, f"{len(given)} class names", accepted)
-        finite = np.isfinite([*pixels.mean, *pixels.std]).all() and min(pixels.std) > 0
-        require(finite, "pixels", pixels, "finite means and deviations above 0, one per channel")
+        require_fitting(self.source, self.model, self.pixels, self.class_names)
 
     def settled(self, image: Array) -> ContrastChoice:
         """The contrast sets, found when all else has been checked; the closed form of the class weights, on this image, before them.
@@ -119,6 +112,18 @@ class Subject(NamedTuple):
             "seed": self.seed,
             "numerics": numerics(),
         }
+
+
+def require_fitting(source: Source, model: TappedModel, pixels: Pixels, names: Sequence[str] | None = None) -> None:
+    """Raise unless images, classifier and the names of its classes belong together."""
+    classes = model.num_classes
+    require(classes >= 2, "model", f"{classes} class", "a classifier of at least 2 classes")
+    for argument, given in (("source", source.class_names), ("class_names", names)):
+        if given is not None:
+            accepted = f"as many as the classifier has, {classes}"
+            require(len(given) == classes, argument, f"{len(given)} class names", accepted)
+    finite = np.isfinite([*pixels.mean, *pixels.std]).all() and min(pixels.std) > 0
+    require(finite, "pixels", pixels, "finite means and deviations above 0, one per channel")
 
 
 def _finds(contrast: Any) -> bool:

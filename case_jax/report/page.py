@@ -141,6 +141,7 @@ def contrast_facts(run: Run) -> dict[str, Any]:
         "more": max(0, len(sets) - CLASSES_SHOWN),
         "filled": sum(filled or []),
         "entries": sum(map(len, sets)),
+        "left_out": len(facts.get("left_out") or []),
     }
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from case_jax import parallel
 from case_jax._checks import require, require_percent
-from case_jax.contrast.choice import ContrastChoice
+from case_jax.contrast.choice import ContrastChoice, require_counted
 from case_jax.evaluation.batches import Batch, Tile, groups, template, tiles
 from case_jax.evaluation.engine import Images, asked, checked, contrast_facts
 from case_jax.evaluation.folders import session
@@ -182,6 +182,7 @@ def run_pairs(
         CaseJaxError: for several processes without a folder, or a folder that holds another run.
     """
     require_stall(stall)
+    require_counted(job.contrast)
     alone = folder is not None or parallel.process()[1] == 1
     require(alone, "folder", folder, "a folder, where processes share a run")
     tiles = range(-(-len(job.images.indices) // len(job.empty.image_ids)))
