@@ -1,5 +1,8 @@
 """Devices and processes: the only room that knows how many there are."""
 
+import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -7,6 +10,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from case_jax._checks import CaseJaxError, require
@@ -29,6 +33,10 @@ def join(coordinator: str | None = None, process_id: int | None = None, process_
         CaseJaxError: when the others are not found within five minutes, or no cluster is.
     """
     given = None not in (coordinator, process_id, process_count)
+    _share_threads(process_count or 1)
+    jax.config.update(
+        "jax_enable_preemption_service", False
+    )  # it would swallow SIGTERM wherever `Stopping` is not entered
     try:
         jax.distributed.initialize(
             coordinator,
@@ -45,6 +53,17 @@ def join(coordinator: str | None = None, process_id: int | None = None, process_
         ) from error
 
 
+def _share_threads(processes: int) -> None:
+    """Give XLA's CPU back end the threads of one process with all devices: it splits long sums over them, so their number shows in the last bits.
+
+    It makes as many as there are cores (NPROC, where that is set) or, where these are more, devices of the process.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    forced = re.findall(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    local = int(forced[-1]) if forced else max(1, cast(Any, jax.config).jax_num_cpu_devices)
+    os.environ.setdefault("NPROC", str(max(cores, processes * local)))
+
+
 def leave() -> None:
     """Wait until all processes are here, and part."""
     jax.distributed.shutdown()
@@ -59,6 +78,23 @@ def meet(where: str) -> None:
     """Wait until all processes are here; nothing where there is one."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
+
+
+def gathered(text: str) -> list[str]:
+    """A text of every process, by its number, in all of them."""
+    if jax.process_count() == 1:
+        return [text]
+    mine = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(mine.size))
+    width = 1 << int(sizes.max()).bit_length()  # few lengths: each compiles a program
+    rows = multihost_utils.process_allgather(np.pad(mine, (0, width - mine.size)))
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def devices_by_process() -> list[int]:
+    """How many devices every process has, by its number."""
+    found = Counter(device.process_index for device in jax.devices())
+    return [found[number] for number in range(jax.process_count())]
 
 
 def device_count() -> int:
@@ -108,18 +144,36 @@ def shard(tree: Any) -> Any:
     return jax.device_put(tree, _over_devices())
 
 
-def over_devices(function: Callable[..., Any], *, donate: bool = False) -> Callable[..., Any]:
+def over_devices(function: Callable[..., Any], *, donate: bool = False, everywhere: bool = False) -> Callable[..., Any]:
     """The function under `jax.pmap` over this process's devices: every argument and result has a leading device axis.
 
-    With `donate` the first argument's memory is reused: it must not be used again.
+    With `donate` the first argument's memory is reused: it must not be used again. With `everywhere` it runs over the devices of all
+    processes, which call it together, each with the arguments of its own devices, of which all have equally many.
     """
     donated = (0,) if donate else ()
-    return jax.pmap(function, axis_name="devices", devices=jax.local_devices(), donate_argnums=donated)
+    devices = None if everywhere else jax.local_devices()
+    return jax.pmap(function, axis_name="devices", devices=devices, donate_argnums=donated)
 
 
 def average(tree: Any) -> Any:
-    """The mean over the devices, inside a function of `over_devices`; floating-point arrays only."""
-    return jax.lax.pmean(tree, "devices")
+    """The mean over the devices, inside a function of `over_devices`; floating-point arrays only.
+
+    Every device adds up its share of all numbers in the order of the devices and sends the sums around, so that the bits do not depend on
+    how devices are spread over processes, as those of `jax.lax.pmean` do; and everything travels at once.
+    """
+    count = jax.lax.axis_size("devices")
+    if count == 1:
+        return tree
+    with jax.numpy_dtype_promotion("standard"):
+        flat, restore = ravel_pytree(tree)
+    shares = jax.numpy.pad(flat, (0, -flat.size % count)).reshape(count, -1)
+    mean = jax.lax.all_to_all(shares, "devices", 0, 0).mean(0)
+    return restore(jax.lax.all_gather(mean, "devices", tiled=True)[: flat.size])
+
+
+def largest(number: Any) -> Any:
+    """The largest over the devices, inside a function of `over_devices`."""
+    return jax.lax.pmax(number, "devices")
 
 
 def device_index() -> jax.Array:

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
@@ -39,11 +39,21 @@ class Stopping:
         self._ended = threading.Event()
         self._handlers: dict[signal.Signals, Any] = {}
 
-    def until(self, stream: Generator[Item, None, None]) -> Iterator[Item]:
-        """The stream, up to where the signal comes; closed then."""
+    def until(
+        self, stream: Generator[Item, None, None], agreed: Callable[[int], int] = int
+    ) -> Generator[Item, None, None]:
+        """The stream, up to where the signal comes; closed then.
+
+        Args:
+            stream: batches.
+            agreed: for several processes that must end at the same batch: asked before every batch with the number of the signal that came
+                here, 0 for none; the stream ends here as if the signal that it returns had come.
+        """
         with contextlib.closing(stream):
             for item in stream:
-                if self._asked is not None:
+                number = agreed(self._asked or 0)
+                if number:
+                    self._asked = self._asked or signal.Signals(number)
                     return
                 yield item
 
@@ -86,6 +96,8 @@ class Stopping:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._handlers:
+            if self._asked is not None and kind is None:  # by another process
+                raise SystemExit(128 + self._asked)
             return
         with self._kept:
             if self._asked is not None and kind is None:
