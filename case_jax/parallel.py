@@ -1,6 +1,9 @@
 """Devices and processes: the only room that knows how many there are, and where every program is compiled and gets its precision."""
 
 import contextlib
+import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial, wraps
@@ -10,6 +13,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from case_jax._checks import CaseJaxError, require, unknown
@@ -40,6 +44,10 @@ def join(coordinator: str | None = None, process_id: int | None = None, process_
         CaseJaxError: when the others are not found within five minutes, or no cluster is.
     """
     given = None not in (coordinator, process_id, process_count)
+    _share_threads(process_count or 1)
+    jax.config.update(
+        "jax_enable_preemption_service", False
+    )  # it would swallow SIGTERM wherever `Stopping` is not entered
     try:
         jax.distributed.initialize(
             coordinator,
@@ -56,6 +64,17 @@ def join(coordinator: str | None = None, process_id: int | None = None, process_
         ) from error
 
 
+def _share_threads(processes: int) -> None:
+    """Give XLA's CPU back end the threads of one process with all devices: it splits long sums over them, so their number shows in the last bits.
+
+    It makes as many as there are cores (NPROC, where that is set) or, where these are more, devices of the process.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    forced = re.findall(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    local = int(forced[-1]) if forced else max(1, cast(Any, jax.config).jax_num_cpu_devices)
+    os.environ.setdefault("NPROC", str(max(cores, processes * local)))
+
+
 def leave() -> None:
     """Wait until all processes are here, and part."""
     jax.distributed.shutdown()
@@ -70,6 +89,23 @@ def meet(where: str) -> None:
     """Wait until all processes are here; nothing where there is one."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
+
+
+def gathered(text: str) -> list[str]:
+    """A text of every process, by its number, in all of them."""
+    if jax.process_count() == 1:
+        return [text]
+    mine = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(mine.size))
+    width = 1 << int(sizes.max()).bit_length()  # few lengths: each compiles a program
+    rows = multihost_utils.process_allgather(np.pad(mine, (0, width - mine.size)))
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def devices_by_process() -> list[int]:
+    """How many devices every process has, by its number."""
+    found = Counter(device.process_index for device in jax.devices())
+    return [found[number] for number in range(jax.process_count())]
 
 
 def device_count() -> int:
@@ -152,7 +188,12 @@ def mapped_by(mapper: Mapper) -> Iterator[None]:
 
 
 def _mapped(
-    function: Callable[..., Any], everyone: NamedSharding, *, inputs: Any = None, donate: bool = False
+    function: Callable[..., Any],
+    everyone: NamedSharding,
+    *,
+    inputs: Any = None,
+    donate: bool = False,
+    everywhere: bool = False,
 ) -> Callable[..., Any]:
     """A function of one device's arrays on every device of a mesh; arguments and results have a leading axis over the devices.
 
@@ -164,10 +205,14 @@ def _mapped(
         everyone: the devices, and the layout of an array with a slice for each of them.
         inputs: layouts of the arguments, where not all are like `everyone`; `jax.pmap` knows no others.
         donate: reuse the first argument's memory.
+        everywhere: on the devices of all processes, each of which gives the arguments of its own.
     """
+    everywhere = everywhere and jax.process_count() > 1
+    accepted = "pmap, for a step that several processes share"
+    require(not everywhere or _MAPPER.get() == "pmap", "mapper", _MAPPER.get(), accepted)
     mesh, donated = cast(Mesh, everyone.mesh), (0,) if donate else ()
     if inputs is None and _MAPPER.get() == "pmap":
-        devices = list(mesh.devices.flat)
+        devices = None if everywhere else list(mesh.devices.flat)
         program = jax.pmap(function, axis_name=mesh.axis_names[0], devices=devices, donate_argnums=donated)
         return _compiled_apart(program)
 
@@ -206,17 +251,36 @@ def compiling() -> bool:
     return bool(_COMPILED_NOW)
 
 
-def over_devices(function: Callable[..., Any], *, precision: str = EXACT, donate: bool = False) -> Callable[..., Any]:
+def over_devices(
+    function: Callable[..., Any], *, precision: str = EXACT, donate: bool = False, everywhere: bool = False
+) -> Callable[..., Any]:
     """The function under `jax.pmap` (see `mapped_by`) over this process's devices: every argument and result has a leading device axis.
 
-    With `donate` the first argument's memory is reused: it must not be used again.
+    With `donate` the first argument's memory is reused: it must not be used again. With `everywhere` it runs over the devices of all
+    processes, which call it together, each with the arguments of its own devices, of which all have equally many.
     """
-    return _mapped(with_precision(function, precision), _over_devices(), donate=donate)
+    return _mapped(with_precision(function, precision), _over_devices(), donate=donate, everywhere=everywhere)
 
 
 def average(tree: Any) -> Any:
-    """The mean over the devices, inside a function of `over_devices`; floating-point arrays only."""
-    return jax.lax.pmean(tree, "devices")
+    """The mean over the devices, inside a function of `over_devices`; floating-point arrays only.
+
+    Every device adds up its share of all numbers in the order of the devices and sends the sums around, so that the bits do not depend on
+    how devices are spread over processes, as those of `jax.lax.pmean` do; and everything travels at once.
+    """
+    count = jax.lax.axis_size("devices")
+    if count == 1:
+        return tree
+    with jax.numpy_dtype_promotion("standard"):
+        flat, restore = ravel_pytree(tree)
+    shares = jax.numpy.pad(flat, (0, -flat.size % count)).reshape(count, -1)
+    mean = jax.lax.all_to_all(shares, "devices", 0, 0).mean(0)
+    return restore(jax.lax.all_gather(mean, "devices", tiled=True)[: flat.size])
+
+
+def largest(number: Any) -> Any:
+    """The largest over the devices, inside a function of `over_devices`."""
+    return jax.lax.pmax(number, "devices")
 
 
 def device_index() -> jax.Array:

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
@@ -55,12 +55,20 @@ class Stopping:
         self._ended = threading.Event()
         self._handlers: dict[signal.Signals, Any] = {}
 
-    def until(self, stream: Generator[Item, None, None], name: Callable[[Item], str] = str) -> Iterator[Item]:
+    def until(
+        self,
+        stream: Generator[Item, None, None],
+        name: Callable[[Item], str] = str,
+        *,
+        agreed: Callable[[int], int] = int,
+    ) -> Generator[Item, None, None]:
         """The stream, up to where the signal comes; closed then.
 
         Args:
             stream: reads the images.
             name: of an item, to say where a stall is.
+            agreed: for several processes that must end at the same batch: asked before every batch with the number of the signal that came
+                here, 0 for none; the stream ends here as if the signal that it returns had come.
         """
         devices, last = _devices(), None
         with contextlib.closing(stream):
@@ -70,7 +78,10 @@ class Stopping:
                 item = next(stream, None)
                 last = last if item is None else name(item)
                 self._stall.moved(f"{devices}, which got {last} last")
-                if item is None or self._asked is not None:
+                number = 0 if item is None else agreed(self._asked or 0)
+                if number:
+                    self._asked = self._asked or signal.Signals(number)
+                if item is None or number:
                     return
                 yield item
 
@@ -142,6 +153,8 @@ class Stopping:
                 _say(f"stopped by {self._asked.name}; {self._keep()}")
             self._ended.set()
         if not self._handlers:
+            if self._asked is not None and kind is None:  # by another process
+                raise SystemExit(128 + self._asked)
             return
         signal.set_wakeup_fd(self._woken)
         for number, handler in self._handlers.items():

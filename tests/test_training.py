@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from processes import cpu_environment, on_devices
 
-from case_jax import CaseJaxError
+from case_jax import CaseJaxError, parallel
 from case_jax.data import DigitScenes
 from case_jax.masking import InfillNet, Ingredients, Side, infiller, masked_in, masked_out, masker_task, networks
 from case_jax.masking.infill import INFILLERS, as_infiller, infill_task, random_holes
@@ -76,6 +76,19 @@ def test_others_take_the_place_of_images_that_cannot_be_read():
     chosen = examples.chosen(0, 6)
     kept = [int(i) % 3 for i in chosen if i != 4]
     assert [label for i, label in zip(chosen, batch.labels.tolist(), strict=True) if i != 4] == kept
+
+
+@pytest.mark.parametrize("of", [1, 2, 4])
+def test_shares_of_a_batch_are_the_batch(of):
+    """Also where images that cannot be read lie on the edge of a share, or fill one."""
+    source = Torn({2, 3, 5, 6, 7, 11})
+    whole = list(Examples(source, seed=1, augment=True).batches(0, 4, 8))
+    readers = [Examples(source, seed=1, augment=True) for _ in range(of)]
+    shares = [reader.batches(0, 4, 8, share=(number, of)) for number, reader in enumerate(readers)]
+    for expected, found in zip(whole, zip(*shares, strict=True), strict=True):
+        for one, parts in zip(expected, zip(*found, strict=True), strict=True):
+            np.testing.assert_array_equal(np.concatenate(parts), one)
+    assert {name for reader in readers for name in reader.unreadable} == {f"card {i}" for i in source.torn}
 
 
 def test_targets_are_the_source_s_own_where_it_has_them():
@@ -185,8 +198,37 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
 def test_bad_recipes_are_refused(tmp_path):
     with pytest.raises(CaseJaxError, match="steps: got 0"):
         run(tmp_path, recipe=SMALL._replace(steps=0))
-    with pytest.raises(CaseJaxError, match="batch: got 0; accepted: a multiple of the number of local devices"):
+    with pytest.raises(CaseJaxError, match="batch: got 0; accepted: a multiple of the number of devices"):
         run(tmp_path, recipe=SMALL._replace(batch=0))
+
+
+def test_processes_of_unequal_devices_or_beginnings_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "devices_by_process", lambda: [2, 1])
+    with pytest.raises(CaseJaxError, match="devices: got 2 in process 0, 1 in process 1; accepted: equally many"):
+        run(tmp_path)
+    monkeypatch.setattr(parallel, "devices_by_process", lambda: [2, 2])
+    with pytest.raises(CaseJaxError, match=r"batch: got 6; accepted: a multiple of .* of all 2 processes, 4"):
+        run(tmp_path, recipe=SMALL._replace(batch=6))
+    monkeypatch.setattr(parallel, "process", lambda: (0, 2))
+    monkeypatch.setattr(parallel, "gathered", lambda text: [text, "other"])
+    with pytest.raises(
+        CaseJaxError, match="train: got other images or first parameters in process 1 than in process 0"
+    ):
+        run(tmp_path)
+
+
+def test_averages_over_devices_are_means_of_every_number():
+    rng = np.random.default_rng(0)
+    tree = {"a": rng.normal(size=(4, 3, 5)), "b": (rng.normal(size=4), rng.normal(size=(4, 7)))}
+    tree = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree) | {"half": jnp.ones((4, 2), jnp.bfloat16)}
+    found = jax.vmap(parallel.average, axis_name="devices")(tree)
+    for one, given in zip(jax.tree.leaves(found), jax.tree.leaves(tree), strict=True):
+        assert one.dtype == given.dtype
+        expected = np.broadcast_to(np.asarray(given, np.float32).mean(0), given.shape)
+        np.testing.assert_allclose(np.asarray(one, np.float32), expected, atol=1e-6)
+        assert (one == one[0]).all()
+    alone = jax.tree.map(lambda a: a[:1], tree)
+    jax.tree.map(np.testing.assert_array_equal, jax.vmap(parallel.average, axis_name="devices")(alone), alone)
 
 
 def test_a_classifier_learns(tmp_path):
@@ -202,6 +244,19 @@ class Photos(Cards):
     def random_view(self, index, rng, /):
         example = self[index]
         return example._replace(image=np.full((16, 16, 3), rng.integers(256), np.uint8))
+
+
+class Torn(Photos):
+    """Some of them cannot be read."""
+
+    def __init__(self, torn):
+        super().__init__()
+        self.torn = torn
+
+    def __getitem__(self, index):
+        if index in self.torn:
+            raise UnreadableImageError(f"card {index}", "torn")
+        return super().__getitem__(index)
 
 
 def test_random_views_depend_on_the_place_alone():

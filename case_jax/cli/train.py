@@ -12,6 +12,7 @@ from flax import nnx
 from case_jax._checks import require, require_number, require_seed
 from case_jax.cli.devices import Devices
 from case_jax.cli.numerics import require_right_numbers
+from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import require_outside, run_folder, say
 from case_jax.data import open_source
 from case_jax.evaluation.batches import select
@@ -34,7 +35,7 @@ from case_jax.masking.trained import CLASSIFIER, FILE, digest, save_masker
 from case_jax.models import Classifier, load_classifier, load_weights, save_weights, with_new_head
 from case_jax.results import RunFolder
 from case_jax.source import Source
-from case_jax.training import Examples, Network, Recipe, few_shot, train
+from case_jax.training import Examples, Network, Recipe, few_shot, require_shared, train
 from case_jax.training.classifier import adamw, classifier_task
 from case_jax.training.loop import Task
 
@@ -73,7 +74,7 @@ class Data:
     share: float = 0.2
     """Share of the images that an epoch has; the paper: 0.2."""
     batch: int = 72
-    """Images of a step, over all devices."""
+    """Images of a step, over all devices of all processes."""
     seed: int = 0
     """Of initial parameters, order and noise."""
     save_every: int = 500
@@ -82,8 +83,8 @@ class Data:
     """Random crops of whole images, and mirror images, for photographs."""
     devices: DevicesArgs = dataclasses.field(default_factory=Devices)
 
-    def open(self, classifier: Classifier, *, own_classes: bool = False) -> Source:
-        """The images, as the classifier sees them; of its classes, unless the data may have their own."""
+    def check(self) -> None:
+        """Raise for numbers that mean nothing, before anything is loaded."""
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "a number of images of at least 1")
         require_seed(self.seed)
         self.devices.check()
@@ -91,6 +92,9 @@ class Data:
         require(self.batch >= 1, "batch", self.batch, "a multiple of the number of devices, of at least 1")
         require(self.save_every >= 1, "save_every", self.save_every, "a number of steps of at least 1")
         require(0 < self.share <= 1, "share", self.share, "a share of the images above 0 and at most 1")
+
+    def open(self, classifier: Classifier, *, own_classes: bool = False) -> Source:
+        """The images, as the classifier sees them; of its classes, unless the data may have their own."""
         facts = classifier.preprocessing
         source = open_source(
             self.data,
@@ -121,6 +125,7 @@ class Data:
 
 SCENES = 20_000
 DataArgs = Annotated[Data, tyro.conf.arg(name="")]
+ProcessesArgs = Annotated[Processes, tyro.conf.arg(name="")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +133,8 @@ class MaskerRun:
     """A masking model for a classifier (arXiv 2010.09750)."""
 
     data: DataArgs
+    processes: ProcessesArgs = dataclasses.field(default_factory=Processes)
+    """Several processes that share every batch; --out must be a folder that all of them see."""
     classifier: ClassifierMode = "fixed"
     """fixed; alongside: it learns from clean and masked images, too; history: as that, but half of the time masked images go to a past
     classifier; history-reference: as the public code, which then takes the current one and leaves it as it is."""
@@ -174,6 +181,10 @@ class MaskerRun:
     history_every: int = 100
     """Steps between them."""
 
+    def check(self) -> None:
+        """Raise for ingredients that do not go together."""
+        check(self.ingredients(1))
+
     def ingredients(self, epoch_steps: int) -> Ingredients:
         """As the training takes them."""
         require(self.decay_epochs >= 1, "decay_epochs", self.decay_epochs, "at least 1")
@@ -205,6 +216,8 @@ class ClassifierRun:
     """A bundled network on labelled images."""
 
     data: DataArgs
+    processes: ProcessesArgs = dataclasses.field(default_factory=Processes)
+    """Several processes that share every batch; --out must be a folder that all of them see."""
     fresh: bool = False
     """Start from random parameters instead of the weights."""
     new_head: bool = False
@@ -216,14 +229,25 @@ class ClassifierRun:
     weight_decay: float = 1e-3
     """Of AdamW."""
 
+    def check(self) -> None:
+        """Raise for numbers that mean nothing."""
+        require_number("rate", self.rate, above=0)
+        require_number("weight_decay", self.weight_decay, least=0)
+
 
 @dataclasses.dataclass(frozen=True)
 class InfillerRun:
     """A convolutional network that fills holes of images."""
 
     data: DataArgs
+    processes: ProcessesArgs = dataclasses.field(default_factory=Processes)
+    """Several processes that share every batch; --out must be a folder that all of them see."""
     rate: float = 1e-3
     """Learning rate (Adam)."""
+
+    def check(self) -> None:
+        """Raise for numbers that mean nothing."""
+        require_number("rate", self.rate, above=0)
 
 
 def train_(
@@ -234,7 +258,7 @@ def train_(
         tyro.conf.arg(name=""),
     ],
 ) -> None:
-    """Train a masking model, a classifier, or an infiller; killed anywhere, the same command goes on.
+    """Train a masking model, a classifier, or an infiller; killed anywhere, the same command goes on, in as many processes as you like.
 
     For example:
 
@@ -250,16 +274,22 @@ def train_(
 
         case-jax train classifier --model densenet201 --new-head --data tfds:cifar100:train --augment --out runs/cifar
 
+        case-jax train masker --coordinator host0:1234 --process-count 2 --process-id 0    # and the same with 1 on another host
+
     Args:
         what: which one; each has its own --help.
     """
-    require_right_numbers()
-    if isinstance(what, MaskerRun):
-        _masker(what)
-    elif isinstance(what, ClassifierRun):
-        _classifier(what)
-    else:
-        _infiller(what)
+    what.data.check()
+    what.check()
+    with together(what.processes) as first:
+        require_right_numbers()
+        require_shared(what.data.batch)
+        if isinstance(what, MaskerRun):
+            _masker(what, first=first)
+        elif isinstance(what, ClassifierRun):
+            _classifier(what, first=first)
+        else:
+            _infiller(what, first=first)
 
 
 def _side(words: str, size_weight: float, weight: float) -> Side | None:
@@ -267,8 +297,7 @@ def _side(words: str, size_weight: float, weight: float) -> Side | None:
     return None if words == "none" else Side(objective, direction, size_weight, weight)  # type: ignore[arg-type]
 
 
-def _masker(run: MaskerRun) -> None:
-    check(run.ingredients(1))
+def _masker(run: MaskerRun, *, first: bool) -> None:
     fill = _fill(run.infill)
     classifier = load_classifier(run.data.model, weights=run.data.weights)
     say(f"model: {classifier}")
@@ -293,6 +322,8 @@ def _masker(run: MaskerRun) -> None:
     if Path(run.infill).is_dir():
         made |= {"infill_digest": hashlib.sha256((Path(run.infill) / INFILLER).read_bytes()).hexdigest()[:16]}
     state = _run(task, run.data, source, folder, indices, {"masker": made})
+    if not first:
+        return
     trained: Any = nets.masker.module(state.masker)
     judge = nets.classifier.module(state.classifier)
     words = ", ".join([run.classifier, *_special(run)])
@@ -319,9 +350,7 @@ def _special(run: MaskerRun) -> list[str]:
     return words + ([] if run.per_class is None else [f"{run.per_class} a class"])
 
 
-def _classifier(run: ClassifierRun) -> None:
-    require_number("rate", run.rate, above=0)
-    require_number("weight_decay", run.weight_decay, least=0)
+def _classifier(run: ClassifierRun, *, first: bool) -> None:
     classifier = load_classifier(run.data.model, weights=run.data.weights)
     source = run.data.open(classifier, own_classes=run.new_head)
     if run.new_head:
@@ -342,13 +371,14 @@ def _classifier(run: ClassifierRun) -> None:
     made |= {"fresh": run.fresh, "new_head": run.new_head, "start": None if run.fresh else digest(classifier.module)}
     indices = run.data.chosen(source)
     state = _run(task, run.data, source, folder, indices, {"classifier": made}, shuffled_labels=run.shuffled_labels)
+    if not first:
+        return
     _save(folder.path / CLASSIFIER, Network(module).module(state.classifier), classifier)
     model = "" if run.data.model == "digit_resnet" else f" --model {run.data.model}"
     _finish(folder, CLASSIFIER, f"case-jax evaluate{model} --weights {folder.path / CLASSIFIER}")
 
 
-def _infiller(run: InfillerRun) -> None:
-    require_number("rate", run.rate, above=0)
+def _infiller(run: InfillerRun, *, first: bool) -> None:
     classifier = load_classifier(run.data.model, weights=run.data.weights)
     source = run.data.open(classifier)
     folder = _folder(run.data, "infiller", source=source)
@@ -358,6 +388,8 @@ def _infiller(run: InfillerRun) -> None:
     task = infill_task(net, mean=facts.mean, std=facts.std, rate=run.rate)
     made = {"infiller": {"rate": run.rate, "pixels": facts._asdict()}}
     state = _run(task, run.data, source, folder, run.data.chosen(source), made)
+    if not first:
+        return
     save_weights(folder.path / INFILLER, Network(net).module(state[0]))
     _finish(folder, INFILLER, f"case-jax train masker --infill {folder.path}")
 
@@ -403,15 +435,7 @@ def _run(
         f"train: {recipe.steps:,} steps of {recipe.batch} images, from {len(examples):,} of {source.name}, into {folder.path}"
     )
     with data.devices.mapped():
-        state = train(task, examples, recipe, folder, config=config, facts=session(), stall=data.devices.stall)
-    broken = examples.unreadable
-    if broken:
-        print(
-            f"Images that could not be read, others of their batches in their places: {len(broken):,} of {len(examples):,}"
-        )
-    for name, reason in list(broken.items())[:UNREADABLE_SHOWN]:
-        print(f"  {name} ({reason})")
-    return state
+        return train(task, examples, recipe, folder, config=config, facts=session(), stall=data.devices.stall)
 
 
 def _save(file: Path, module: nnx.Module, classifier: Classifier) -> None:
@@ -422,5 +446,10 @@ def _save(file: Path, module: nnx.Module, classifier: Classifier) -> None:
 def _finish(folder: RunFolder, file: str, command: str) -> None:
     from case_jax.report import write_report  # not before `--help`
 
+    broken, images = folder.unreadable(), folder.config()["data"]["images"]
+    if broken:
+        print(f"Images that could not be read, others of their batches in their places: {len(broken):,} of {images:,}")
+    for name, reason in list(broken.items())[:UNREADABLE_SHOWN]:
+        print(f"  {name} ({reason})")
     page = write_report(folder.path)
     print((folder.path / "summary.md").read_text(), folder.path / file, f"Report: {page}", f"Next: {command}", sep="\n")

@@ -1,11 +1,14 @@
 """The training loop: one compiled step over the devices, a log, checkpoints; killed at any step it ends where an unbroken run would."""
 
+import contextlib
 import csv
 import io
+import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +21,8 @@ from tqdm import tqdm
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require
 from case_jax.files import write_atomically
-from case_jax.results import RunFolder
+from case_jax.results import RunFolder, fingerprint
+from case_jax.shared_folder import opened
 from case_jax.stall import require_stall
 from case_jax.stopping import Stopping
 from case_jax.training.examples import Examples, LabelledImages
@@ -28,6 +32,8 @@ CURVES = "log.csv"
 PRECISION = "tensorfloat32"
 """Of all products of a training step: TF32 on NVIDIA, as PyTorch's convolutions have it by default, three bfloat16 passes on TPUs,
 float32 on CPUs. A gradient's own noise is far above what that rounds, and float32 proper would take several times as long."""
+IN_HAND = 1
+"""Steps that devices work on while the host prepares the next."""
 
 
 class Batch(NamedTuple):
@@ -86,15 +92,17 @@ def train(
 ) -> Any:
     """Train, or go on in a folder where the same training was interrupted.
 
-    Which images a step sees and its random numbers depend on the seed and the step alone. On one device the parameters are those of an
-    unbroken run; over several, gradients are averaged. SIGTERM and Ctrl-C end it after the step in hand, with a checkpoint.
+    Which images a step sees and its random numbers depend on the seed and the step alone, and the parameters are those of an unbroken run.
+    Of several devices each works on an equal part of a batch; gradients and running statistics are averaged over all devices of all
+    processes (`parallel.join`). How many devices there are decides the numbers, as normalisations see a device's part only; how they are
+    spread over processes does not. SIGTERM and Ctrl-C, in any process, end it in all of them with a checkpoint of the same step.
 
     Args:
         task: what is trained.
         examples: on what.
         recipe: how long.
         folder: holds `config.json`, `log.csv`, `unreadable.json` (images by name, and why they could not be read) and `checkpoints`.
-        config: decides the result; a folder with another one is refused.
+        config: decides the result; a folder, or a process, with another one is refused.
         facts: about this session, kept in `sessions.jsonl`.
         stall: minutes in which no step finishes after which the process ends, see `case_jax.stall`; its checkpoints are kept.
         progress: show a bar; None shows it in a terminal.
@@ -103,28 +111,26 @@ def train(
         The trained state.
 
     Raises:
-        CaseJaxError: for a batch that the devices do not share evenly, several processes, a folder that cannot be written or holds
-            another training, or a loss that is not finite.
+        CaseJaxError: for a batch that the devices do not share evenly, processes that do not begin alike or of which one is gone, a folder
+            that cannot be written or holds another training, or a loss that is not finite.
     """
     require_stall(stall)
-    devices, size = parallel.device_count(), recipe.batch
     for name in ("steps", "log_every", "save_every"):
         require(getattr(recipe, name) >= 1, name, getattr(recipe, name), "at least 1")
-    require(
-        size >= devices and size % devices == 0, "batch", size, f"a multiple of the number of local devices, {devices}"
-    )
-    require(parallel.process()[1] == 1, "process_count", parallel.process()[1], "one process, with all its devices")
-    with folder.locked():
-        folder.open({**config, "recipe": recipe._asdict()}, facts)
+    require_shared(recipe.batch)
+    with opened(folder, {**config, "recipe": recipe._asdict()}, facts) as (number, count):
+        _require_alike(task, examples)
         options = ocp.CheckpointManagerOptions(max_to_keep=2)
         with ocp.CheckpointManager((folder.path / "checkpoints").resolve(), options=options) as manager:
             training = _Training(task, recipe, folder, examples.unreadable, manager)
             first = training.done
-            hidden = None if progress is None else not progress
+            hidden = True if number > 0 else None if progress is None else not progress
             bar = tqdm(total=recipe.steps, initial=first, unit=" steps", desc="train", disable=hidden)
-            stream = examples.batches(first, recipe.steps, recipe.batch)
-            with bar, Stopping(training.kept, stall=stall) as stopping:
-                for batch in stopping.until(stream, lambda _: f"the batch of step {training.done + 1}"):
+            stream = examples.batches(first, recipe.steps, recipe.batch, share=(number, count))
+            with _explained(training), bar, Stopping(training.kept, stall=stall) as stopping:
+                for batch in stopping.until(
+                    stream, lambda _: f"the batch of step {training.done + 1}", agreed=training.agreed
+                ):
                     line = training.step(batch)
                     if training.done > first + 1:
                         stopping.finished()  # the step before this one
@@ -133,6 +139,44 @@ def train(
                         bar.set_postfix({name: f"{value:.3g}" for name, value in list(line.items())[:3]})
                 training.save()
             return training.state()
+
+
+def require_shared(batch: int) -> None:
+    """Raise unless all devices of all processes can work on equal parts of a batch.
+
+    Raises:
+        CaseJaxError: names the batch, or the processes that have more devices than others.
+    """
+    counts = parallel.devices_by_process()
+    given = ", ".join(f"{count} in process {number}" for number, count in enumerate(counts))
+    require(len(set(counts)) == 1, "devices", given, "equally many in every process")
+    devices = sum(counts)
+    given = "the number of devices" if len(counts) == 1 else f"the number of devices of all {len(counts)} processes"
+    require(batch >= devices and batch % devices == 0, "batch", batch, f"a multiple of {given}, {devices}")
+
+
+def _require_alike(task: Task, examples: Examples) -> None:
+    """Raise unless all processes begin with the same parameters and draw from the same images."""
+    if parallel.process()[1] == 1:
+        return
+    found = parallel.gathered(fingerprint([examples.indices, *jax.tree.leaves(task.state)]))
+    others = ", ".join(str(number) for number, one in enumerate(found) if one != found[0])
+    given = f"other images or first parameters in process {others} than in process 0"
+    require(not others, "train", given, "the same weights, packages and data in every process")
+
+
+@contextlib.contextmanager
+def _explained(training: "_Training") -> Iterator[None]:
+    """Say what is kept where the devices of several processes fail, as they do when one of the processes is gone."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if parallel.process()[1] == 1:
+            raise
+        reason = str(error).partition("\n")[0]
+        raise CaseJaxError(
+            f"train: the processes could not finish a step together ({reason}); {training.kept()}, in as many processes as you like."
+        ) from error
 
 
 class _Training:
@@ -155,26 +199,42 @@ class _Training:
                     f"{self.done} there to go on from the one before, or all of {manager.directory} to start anew."
                 ) from error
             LOG.info("train: goes on at step %d of %d", self.done, recipe.steps)
+        self._number, self._count = parallel.process()
         self._state = parallel.replicate(state)
         self._rows = [row for row in read_curves(folder.path / CURVES) if row["step"] <= self.done]
         self._recent: list[Any] = []
+        self._signals: deque[Any] = deque(maxlen=IN_HAND + 1)
+        self._signal = 0
         self._start = time.monotonic() - (self._rows[-1]["seconds"] if self._rows else 0.0)
 
-        def one(state: Any, batch: Batch, number: Int[Array, ""]) -> tuple[Any, Any]:
+        def one(state: Any, batch: Batch, number: Int[Array, ""], signal: Int[Array, ""]) -> tuple[Any, Any, Any]:
             key = jax.random.fold_in(jax.random.key(recipe.seed), number)
-            return task.step(state, batch, Keys(key, jax.random.fold_in(key, parallel.device_index())))
+            state, losses = task.step(state, batch, Keys(key, jax.random.fold_in(key, parallel.device_index())))
+            return state, losses, parallel.largest(signal)
 
-        self._step = parallel.over_devices(one, precision=PRECISION, donate=True)
+        self._step = parallel.over_devices(one, precision=PRECISION, donate=True, everywhere=True)
+
+    def agreed(self, signal: int) -> int:
+        """The signal that ends the training before the next step, 0 for none: in all processes the same, though it came to one of them.
+
+        It travels with the next step to all processes, and is read when the step after that is on its way, so that no device waits for it.
+        """
+        if self._count == 1:
+            return signal
+        self._signal = signal
+        known = len(self._signals) > IN_HAND
+        return int(parallel.first_of(self._signals[0])) if known else 0
 
     def step(self, batch: LabelledImages) -> Mapping[str, float]:
         """One step; the means since the last line of the log, when a line is due."""
         count = parallel.device_count()
         halves = Batch(*(a.reshape(count, -1, *a.shape[1:]) for a in batch))
-        number = np.full(count, self.done, np.int32)
-        self._state, losses = self._step(self._state, parallel.shard(halves), parallel.shard(number))
+        number, signal = (np.full(count, value, np.int32) for value in (self.done, self._signal))
+        self._state, losses, signals = self._step(self._state, *map(parallel.shard, (halves, number, signal)))
         if self._recent:
             jax.block_until_ready(self._recent[-1])  # one step is in hand at a time, and one waits behind it
         self._recent.append(losses)
+        self._signals.append(signals)
         self.done += 1
         last = self.done == self.recipe.steps
         line = self._logged() if last or self.done % self.recipe.log_every == 0 else {}
@@ -197,25 +257,38 @@ class _Training:
         return line
 
     def save(self) -> None:
-        """Write a checkpoint of the last step, the log up to it, and what could not be read; nothing that is not finite becomes a checkpoint."""
+        """Write the log, what could not be read, and a checkpoint of the last step; nothing that is not finite becomes a checkpoint.
+
+        The log comes first: a killed process may leave lines behind the last checkpoint, which are passed over, but never lacks any.
+        """
         if self._recent:
             self._logged()
-        if self.done > self._saved:
-            state = self.state()
-            if not all(np.isfinite(a).all() for a in jax.tree.leaves(state) if np.issubdtype(a.dtype, np.floating)):
-                raise CaseJaxError(
-                    f"train: parameters are not finite after step {self.done}. The last checkpoint is of step {self._saved}; take a lower learning rate."
-                )
+        state = self._finite_state() if self.done > self._saved else None
+        for found in parallel.gathered(json.dumps(self._unreadable.copy())):  # threads that read ahead may add to it
+            self._unreadable |= json.loads(found)
+        if self._number == 0:
+            self._write_logs()
+        if state is not None:
             self._manager.save(self.done, args=ocp.args.StandardSave(state))
             self._manager.wait_until_finished()
             self._saved = self.done
+
+    def _finite_state(self) -> Any:
+        state = self.state()
+        if not all(np.isfinite(a).all() for a in jax.tree.leaves(state) if np.issubdtype(a.dtype, np.floating)):
+            raise CaseJaxError(
+                f"train: parameters are not finite after step {self.done}. The last checkpoint is of step {self._saved}; take a lower learning rate."
+            )
+        return state
+
+    def _write_logs(self) -> None:
         if self._rows:
             text = io.StringIO()
             writer = csv.DictWriter(text, list(self._rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows)
             write_atomically(self._folder.path / CURVES, text.getvalue().encode())
-        self._folder.write_unreadable(dict(self._unreadable))  # a copy: threads that read ahead may add to it
+        self._folder.write_unreadable(self._unreadable.copy())
 
     def state(self) -> Any:
         """The state, as arrays of the host."""
