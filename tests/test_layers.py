@@ -12,7 +12,7 @@ FLOORS = (
     ("_checks",),
     ("files",),
     ("source", "imageops", "ranking", "measure", "parallel", "records", "stall"),
-    ("results", "tap", "data", "stopping", "canaries"),
+    ("results", "tap", "data", "stopping", "canaries", "guide"),
     ("shared_folder",),
     ("models",),
     ("training",),

@@ -1,17 +1,44 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from case_jax.data import DigitScenes
+from case_jax.guide import TOPICS, guide
 
 README = Path(__file__).parents[1] / "README.md"
+PAGES = {"README": README.read_text(), **{topic: guide(topic) for topic in TOPICS}}
+WITH_CODE = [name for name, text in PAGES.items() if "```python" in text]
 
 
-def test_the_python_of_the_readme_runs():
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 2
-    exec(compile("\n".join(blocks), "README.md", "exec"), {"__name__": "readme"})
+def test_the_readme_fits_on_two_screens():
+    assert len(PAGES["README"].splitlines()) <= 150
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README.read_text()))))
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_the_python_of_every_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scenes = DigitScenes("test", 3)
+    Image.fromarray(scenes[0].image).save("photo.png")
+    Path("photos").mkdir()
+    for number in range(2):
+        Image.fromarray(np.asarray(scenes[number + 1].image)).save(f"photos/{number}.png")
+    blocks = re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
+    exec(compile("\n".join(blocks), page, "exec"), {"__name__": page})
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", PAGES["README"]))))
 def test_the_links_of_the_readme_lead_somewhere(target):
     assert (README.parent / target).exists()
+
+
+def test_the_shell_prints_guides(shell):
+    status, out, _ = shell("guide")
+    assert status == 0
+    assert all(topic in out for topic in TOPICS)
+    assert shell("guide", "pods")[1].startswith("# Many devices")
+    status, _, err = shell("guide", "pod")
+    assert status == 2
+    assert "Did you mean 'pods'" in err

@@ -1,4 +1,4 @@
-"""The shell: `case-jax evaluate | explain | pairs | grid-pointing | localise | sanity | report | list | prepare | train`."""
+"""The shell: `case-jax evaluate | explain | pairs | grid-pointing | localise | sanity | report | guide | list | prepare | train`."""
 
 import logging
 import os
@@ -11,6 +11,7 @@ from case_jax._checks import CaseJaxError, require
 from case_jax.cli import commands
 from case_jax.cli.evaluate import evaluate
 from case_jax.cli.grid_pointing import grid_pointing
+from case_jax.cli.guide import guide
 from case_jax.cli.localise import localise
 from case_jax.cli.numerics import avoid_wrong_fusions, cache_folder
 from case_jax.cli.pairs import pairs
@@ -50,6 +51,7 @@ def main() -> None:
         "localise": localise,
         "sanity": sanity,
         "report": commands.report,
+        "guide": guide,
         "list": commands.list_,
         "prepare": prepare,
         "train": train_,

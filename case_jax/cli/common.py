@@ -14,9 +14,10 @@ from case_jax.cli.commands import report
 from case_jax.cli.devices import Devices
 from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, run_folder, say
-from case_jax.evaluation.cost import counting, described, measure
+from case_jax.evaluation.cost import Cost, counting, described, measure
 from case_jax.evaluation.engine import Job, TiledStudy, prepare, run
 from case_jax.evaluation.gallery import LIKELIEST, save_gallery
+from case_jax.evaluation.studies.pairs import PairsJob
 from case_jax.evaluation.subject import Subject
 from case_jax.methods import MapFunction
 from case_jax.results import RunFolder
@@ -124,7 +125,7 @@ def run_study(
         study, subject = asked(ready, subject)
         job = prepare(study, subject, **common.how() | ({} if limited else {"limit": None}))
         if common.plan:
-            print_cost(job)
+            print_cost(measure(job), job)
             return
         count = len(job.images.indices)
         say(f"{name}: {count:,} {study.unit} of {subject.source.name} × {len(methods)} methods into {folder.path}")
@@ -135,9 +136,9 @@ def run_study(
             report(folder.path)
 
 
-def print_cost(job: Job) -> None:
+def print_cost(cost: Cost, job: Job | PairsJob) -> None:
     """What a run would cost here and elsewhere."""
-    cost, uncounted = measure(job), job.contrast.uncounted
+    uncounted = job.contrast.uncounted
     lines = described(cost, job.config)
     if uncounted is not None:
         stand_in = f"not counted by a plan, which takes a {job.contrast.name} of the same shape"

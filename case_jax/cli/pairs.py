@@ -4,9 +4,10 @@ from pathlib import Path
 
 from case_jax._checks import require
 from case_jax.cli.commands import report
-from case_jax.cli.common import CommonArgs
+from case_jax.cli.common import CommonArgs, print_cost
 from case_jax.cli.processes import together
 from case_jax.cli.ready import make_ready, say
+from case_jax.evaluation.cost import measure_pairs
 from case_jax.evaluation.studies.pairs import MEMORY, SAVE_SECONDS, PairAgreement, prepare_pairs, run_pairs
 from case_jax.evaluation.studies.superclasses import read_hierarchy
 from case_jax.files import write_atomically
@@ -47,9 +48,6 @@ def pairs(
     require(common.tile != "auto", "tile", common.tile, accepted)
     require(common.part is None, "part", common.part, "nothing: sums are written every --save-seconds")
     common.devices.check()
-    require(
-        not common.plan, "plan", True, "evaluate, localise, sanity or grid-pointing: a count of pairs has no plan yet"
-    )
     chosen = common.model.methods(common.methods)
     memory = MEMORY if common.memory is None else int(common.memory * 1e9)
     study = PairAgreement(top, agreement_percent, memory, class_shards)
@@ -60,6 +58,9 @@ def pairs(
         subject, folder = common.subject(ready, chosen, "pairs", f"top{top}" if top else None)
         tile = common.tile if isinstance(common.tile, int) else None
         job = prepare_pairs(study, subject, limit=common.limit, tile=tile)
+        if common.plan:
+            print_cost(measure_pairs(job), job)
+            return
         say(
             f"pairs: {len(job.images.indices):,} images of {subject.source.name} × {len(chosen)} methods into {folder.path}"
         )

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +10,11 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 from case_jax import parallel
-from case_jax.evaluation.batches import LOADERS, Pace, Tile, through_devices
-from case_jax.evaluation.engine import Job, first_tiles
+from case_jax.evaluation.batches import LOADERS, Pace, Tile, through_devices, tiles
+from case_jax.evaluation.engine import Job
 from case_jax.evaluation.memory import temporary_bytes
+from case_jax.evaluation.studies.pair_counts import empty_counts
+from case_jax.evaluation.studies.pairs import PairsJob
 from case_jax.imageops import normalise_image
 from case_jax.tap.split import inner_jaxprs
 
@@ -87,6 +89,17 @@ class Cost(NamedTuple):
         return [(n, h, *self.seconds(n, h)) for n, h in zip(chips, hosts, strict=True)]
 
 
+class _Costs(NamedTuple):
+    """What differs between studies: how their step is compiled, counted and run."""
+
+    temporary: Callable[[], int | None]
+    """Compiles the step; bytes on one device."""
+    flops: Callable[[], float]
+    """Of one step on one device."""
+    run: Callable[[Sequence[Tile]], None]
+    """One step of all devices on these tiles, one each."""
+
+
 def measure(job: Job, *, steps: int = 3) -> Cost:
     """Compile a study's functions, run it a few times on the first images, and read those as a run would.
 
@@ -94,48 +107,78 @@ def measure(job: Job, *, steps: int = 3) -> Cost:
         job: from `prepare`.
         steps: how many steps to time; the median counts.
     """
-    pace, devices = Pace(), parallel.device_count()
-    read = list(first_tiles(job, devices * steps, pace=pace))
     calls = [(function, arguments(job.empty)) for function, arguments, _ in job.program.compiled]
+
+    def of_step() -> float:
+        traced = [jax.make_jaxpr(f)(*parallel.stand_ins(a)) for f, a in calls]
+        times = [times for *_, times in job.program.compiled]
+        return sum(n * flops(t.jaxpr) for n, t in zip(times, traced, strict=True))
+
+    def run(tiles: Sequence[Tile]) -> None:
+        for _ in job.program.found(iter(tiles), through_devices):
+            pass
+
+    return _measured(job, parallel.device_count(), _Costs(lambda: temporary_bytes(calls), of_step, run), steps)
+
+
+def measure_pairs(job: PairsJob, *, steps: int = 3) -> Cost:
+    """As `measure`, for a count of pairs."""
+    grid, shapes = job.grid, empty_counts(*job.shape, job.grid.columns)
+    params = grid.replicate(job.model.params)
+
+    def arguments(batches: Sequence[Any]) -> tuple[Any, ...]:
+        return grid.zeros(shapes), params, grid.shard(jax.tree.map(lambda *a: np.stack(a), *batches))
+
+    def temporary() -> int | None:
+        facts = job.step.lower(*arguments([job.empty] * grid.rows)).compile().memory_analysis()  # type: ignore[attr-defined]
+        return None if facts is None else int(facts.temp_size_in_bytes)
+
+    def of_step() -> float:
+        return flops(jax.make_jaxpr(job.step)(*arguments([job.empty] * grid.rows)).jaxpr)
+
+    def run(tiles: Sequence[Tile]) -> None:
+        jax.block_until_ready(job.step(*arguments([tile.batch for tile in tiles])))
+
+    return _measured(job, grid.rows, _Costs(temporary, of_step, run), steps)
+
+
+def _measured(job: Job | PairsJob, at_once: int, costs: _Costs, steps: int) -> Cost:
+    pace, (source, indices, first) = Pace(), job.images
+    tile = len(job.empty.image_ids)
+    numbers = range(min(at_once * steps, -(-len(indices) // tile)))
+    read = list(tiles(source, indices, numbers, job.empty, ahead=2 * at_once, pace=pace))
     start = time.perf_counter()
-    temporary = temporary_bytes(calls)
-    _run(job, read[:devices])
+    temporary = costs.temporary()
+    costs.run([read[place % len(read)] for place in range(at_once)])
     compiled, took = time.perf_counter() - start, []
     for number in range(steps):
-        group = [read[(number * devices + d) % len(read)] for d in range(devices)]
+        group = [read[(number * at_once + place) % len(read)] for place in range(at_once)]
         start = time.perf_counter()
-        _run(job, group)
+        costs.run(group)
         took.append(time.perf_counter() - start)
-    one = jax.eval_shape(lambda x: normalise_image(x, *job.subject.pixels), job.images.first.image)
+    one = jax.eval_shape(lambda x: normalise_image(x, *job.subject.pixels), first.image)
     forward = jax.make_jaxpr(job.model.apply)(job.model.params, one)
-    traced = [jax.make_jaxpr(f)(*parallel.stand_ins(a)) for f, a in calls]
-    times = [times for *_, times in job.program.compiled]
     return Cost(
-        images=len(job.images.indices),
-        tile=job.tile,
+        images=len(indices),
+        tile=tile,
         forward_flops=flops(forward.jaxpr),
-        step_flops=sum(n * flops(t.jaxpr) for n, t in zip(times, traced, strict=True)) / job.tile,
-        image_bytes=sum(a.nbytes for a in job.empty) // job.tile,
+        step_flops=costs.flops() / tile,
+        image_bytes=sum(a.nbytes for a in job.empty) // tile,
         step_bytes=temporary,
         compile_seconds=compiled,
-        device_rate=job.tile / float(np.median(took)),
+        device_rate=tile / float(np.median(took)),
         host_rate=pace.images * LOADERS / pace.reading,
     )
 
 
-def _run(job: Job, read: Sequence[Tile]) -> None:
-    for _ in job.program.found(iter(read), through_devices):
-        pass
-
-
 def described(cost: Cost, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The plan in words: name and value of each line."""
-    parts = math.ceil(cost.images / facts["part"])
+    files = f", {math.ceil(cost.images / facts['part']):,} result files" if "part" in facts else ""
     memory = "not known" if cost.step_bytes is None else f"{cost.step_bytes / 1e6:,.0f} MB"
     return [
         (
             "images",
-            f"{cost.images:,} in {math.ceil(cost.images / cost.tile):,} tiles of {cost.tile}, {parts:,} result files",
+            f"{cost.images:,} in {math.ceil(cost.images / cost.tile):,} tiles of {cost.tile}{files}",
         ),
         ("forward pass", f"{cost.forward_flops / 1e9:,.3g} GFLOP an image"),
         (

@@ -3,7 +3,7 @@
 import logging
 import math
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -310,10 +310,3 @@ def contrast_facts(contrast: ContrastChoice, names: Sequence[str] | None) -> dic
         "unlabelled": None if counted is None else counted.unlabelled,
         "left_out": None if counted is None else list(counted.left_out),
     }
-
-
-def first_tiles(job: Job, count: int, *, pace: Pace | None = None) -> Generator[Tile, None, None]:
-    """The first tiles of a run, read as it would read them."""
-    numbers = range(min(count, -(-len(job.images.indices) // job.tile)))
-    ahead = 2 * parallel.device_count()
-    return tiles(job.images.source, job.images.indices, numbers, job.empty, ahead=ahead, pace=pace)

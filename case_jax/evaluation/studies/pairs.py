@@ -117,7 +117,7 @@ class PairAgreement:
 class PairsJob(NamedTuple):
     """A count that has been checked and can start."""
 
-    model: TappedModel
+    subject: Subject
     images: Images
     contrast: ContrastChoice
     names: tuple[str, ...] | None
@@ -127,6 +127,11 @@ class PairsJob(NamedTuple):
     step: Callable[..., Any]
     methods: tuple[str, ...]
     config: dict[str, Any]
+
+    @property
+    def model(self) -> TappedModel:
+        """The classifier."""
+        return self.subject.model
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -155,7 +160,7 @@ def prepare_pairs(
     )
     config["pairs"] |= {"pixels": pairs.pixels}
     methods = tuple(question.methods)
-    return PairsJob(model, images, contrast, subject.names(), empty, pairs, grid, step, methods, config)
+    return PairsJob(subject, images, contrast, subject.names(), empty, pairs, grid, step, methods, config)
 
 
 def run_pairs(
