@@ -87,7 +87,8 @@ def read_records(file: Path, *, rows: bool = True) -> Records:
 
 def _packed(sums: Sums) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: np.asarray(value, np.int64) for name, value in sums.items()})
+    arrays: dict[str, Any] = {name: np.asarray(value, np.int64) for name, value in sums.items()}
+    np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 

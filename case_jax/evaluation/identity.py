@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from case_jax import __version__, parallel
@@ -50,8 +51,9 @@ def _add(digest: Any, value: Any, argument: str, seen: dict[int, Any]) -> None:
     elif value is None or isinstance(value, bool | int | float | complex | str | bytes):
         digest.update(repr(value).encode())
     elif isinstance(value, np.ndarray | np.generic | jax.Array):
-        keys = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
-        array = np.asarray(jax.random.key_data(value) if keys else value)
+        held: Any = value
+        keys = isinstance(held, jax.Array) and jnp.issubdtype(held.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(held) if keys else held)
         digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     elif isinstance(value, Mapping):
         parts = [part for item in value.items() for part in item]

@@ -145,7 +145,14 @@ def _paired(summary: Summary, methods: Sequence[Method]) -> list[Section]:
         return []
     titles = {m.name: m.title for m in methods}
     reference = titles.get(summary.pairs["reference"].iloc[0], summary.pairs["reference"].iloc[0])
-    heads = ("images", "mean difference of the drop, points", "t", "paired t-test", "W", "Wilcoxon signed-rank")
+    heads: tuple[str, ...] = (
+        "images",
+        "mean difference of the drop, points",
+        "t",
+        "paired t-test",
+        "W",
+        "Wilcoxon signed-rank",
+    )
     names = [str(name) for name in summary.pairs["method"]]
     rows = pairs_table(summary.pairs, titles)
     cells = {name: dict(zip(heads, row[1:], strict=True)) for name, row in zip(names, rows, strict=True)}

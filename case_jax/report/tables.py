@@ -31,7 +31,7 @@ class MainTable(NamedTuple):
     """A table ready for the page: heads with a footnote number each, rows of cells."""
 
     groups: list[tuple[str, int]]
-    heads: list[tuple[str, int | str]]
+    heads: Sequence[tuple[str, int | str]]
     rows: list[tuple[Method, list[str]]]
     notes: list[str]
 

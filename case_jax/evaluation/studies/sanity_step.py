@@ -116,7 +116,7 @@ def make_sanity_step(
 
     def of_comparison(batch: Batch) -> tuple[Any, ...]:
         count, methods = len(batch.images), len(question.methods)
-        maps = np.zeros((count, methods, *batch.images.shape[1:3]), np.float32)
+        maps: Any = np.zeros((count, methods, *batch.images.shape[1:3]), np.float32)
         one = _Explained(TwoForms(maps, maps), np.zeros((count, methods), bool), np.zeros(count, np.int32))
         return one, one
 
