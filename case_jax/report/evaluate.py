@@ -155,7 +155,9 @@ def _paired(summary: Summary, methods: Sequence[Method]) -> list[Section]:
     )
     names = [str(name) for name in summary.pairs["method"]]
     rows = pairs_table(summary.pairs, titles)
-    cells = {name: dict(zip(heads, row[1:], strict=True)) for name, row in zip(names, rows, strict=True)}
+    cells: dict[str, dict[str, str]] = {
+        name: dict(zip(heads, row[1:], strict=True)) for name, row in zip(names, rows, strict=True)
+    }
     words = (
         f"Difference is method − {reference}: above 0 means a larger drop, more faithful. Tests are two-sided, p Holm-corrected over the "
         "methods. The two tests ask different things (the mean, and the typical image) and may disagree."
