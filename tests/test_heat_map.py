@@ -1,10 +1,13 @@
+import io
+
 """Heat maps of few and of many classes."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from case_jax.report.heat_map import CELLS, Groups, averaged, draw_heat_maps, draw_superclass_maps, heat_map
+from case_jax.report.heat_map import CELLS, Groups, averaged, heat_map, superclass_map
+from case_jax.report.pairs import _drawn
 
 RNG = np.random.default_rng(0)
 
@@ -56,13 +59,13 @@ def test_averages_are_over_what_is_known():
 
 
 @pytest.mark.parametrize("unknown", [False, True])
-def test_files_are_written_per_method(tmp_path, unknown):
+def test_a_figure_per_method(unknown):
     agreement = np.full((2, 3, 3), np.nan) if unknown else RNG.random((2, 3, 3))
     titles = {"case": "CASE", "grad_cam": "Grad-CAM"}
-    files = draw_heat_maps(titles, agreement, ["$a", "b", "c"], tmp_path)
-    files += draw_superclass_maps(titles, agreement, ["x", "y", "z"], tmp_path)
+    drawn = _drawn("agreement", titles, (heat_map("CASE", a, ["$a", "b", "c"]) for a in agreement))
+    drawn += _drawn("superclasses", titles, (superclass_map("CASE", a, ["x", "y", "z"]) for a in agreement))
     names = ["agreement-case", "agreement-grad_cam", "superclasses-case", "superclasses-grad_cam"]
-    assert [file.stem for file in files] == names
-    for file in files:
-        with Image.open(file) as picture:
+    assert [drawing.name for drawing in drawn] == names
+    for drawing in drawn:
+        with Image.open(io.BytesIO(drawing.png)) as picture:
             assert np.asarray(picture.convert("L")).std() > 5

@@ -8,19 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from case_jax.evaluation.grid_pointing import grid_pointing
-from case_jax.evaluation.localise import localise
-from case_jax.evaluation.mosaics import Confident
-from case_jax.evaluation.planning import plan
-from case_jax.evaluation.sanity import sanity
-from case_jax.evaluation.step import Pixels
-from case_jax.evaluation.sweep import sweep
 from processes import cpu_environment, on_devices
+from studies import count_pairs, evaluation, localise, play, sanity
 
-from case_jax import METHODS, METRICS, tag, tag_head_input, tap_function
+from case_jax import METHODS, METRICS, tag, tap_function
 from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
+from case_jax.evaluation import Pixels
+from case_jax.evaluation.studies.mosaics import Confident
 from case_jax.results import RunFolder
+from case_jax.tap import tag_head_input
 from case_jax.tap.split import inner_jaxprs
 from experiments import seeds
 
@@ -91,6 +88,10 @@ class Program:
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), arguments)
         self.kept.append(self.function.trace(*one))
         self.results = self.kept[-1].out_info
+        return self
+
+    def compile(self):
+        return self
 
     def __call__(self, *arguments):
         if self.results is None:
@@ -111,28 +112,28 @@ SOME = {name: EVERY[name] for name in ("case", "eigen_cam", "eigen_grad_cam", "a
 
 
 def evaluate_with_all_methods(model, _):
-    plan(SCENES, model, CONTRAST, pixels=PIXELS, methods=EVERY, metrics=("sensitivity",), tile=1)
+    evaluation(SCENES, model, CONTRAST, pixels=PIXELS, methods=EVERY, metrics=("sensitivity",), tile=1, part=1)
 
 
 def evaluate_with_all_metrics(model, _):
     own = {"channels": seeds.SCORES["channels"]}  # an experiment's
-    plan(SCENES, model, CONTRAST, pixels=PIXELS, methods=("grad_cam",), metrics=METRICS | own, tile=1)
+    evaluation(SCENES, model, CONTRAST, pixels=PIXELS, methods=("grad_cam",), metrics=METRICS | own, tile=1, part=1)
 
 
 def localise_some(model, folder):
-    localise(SCENES, model, CONTRAST, SOME, folder, pixels=PIXELS, tile=1, progress=False)
+    localise(SCENES, model, CONTRAST, SOME, folder.path, pixels=PIXELS, tile=1)
 
 
 def sanity_some(model, folder):
-    sanity(SCENES, model, CONTRAST, SOME, folder, pixels=PIXELS, untrained=drawn(1), tile=1, progress=False)
+    sanity(SCENES, model, CONTRAST, SOME, folder.path, pixels=PIXELS, untrained=drawn(1), tile=1)
 
 
 def sweep_some(model, _):
-    sweep(SCENES, model, CONTRAST, SOME, pixels=PIXELS, tile=1, progress=False)
+    count_pairs(SCENES, model, CONTRAST, SOME, pixels=PIXELS, tile=1)
 
 
-def grid_pointing_some(_, __):
-    grid_pointing(SCENES, tap, SOME, pixels=PIXELS, mosaics=1, tile=1, shown=0, progress=False)
+def grid_pointing_some(model, folder):
+    play(SCENES, tap, model, SOME, folder.path, pixels=PIXELS, mosaics=1, tile=1, part=1)
 
 
 COMMANDS = {
@@ -148,8 +149,8 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_step_of_a_command_calls_lapack(model, kept, command, monkeypatch, tmp_path):
-    chosen = Confident(np.arange(4), np.arange(4), np.ones(4), {}, 1.0)  # four classes for a mosaic
-    monkeypatch.setattr("case_jax.evaluation.grid_pointing.confident_images", lambda *_, **__: chosen)
+    chosen = Confident(np.arange(4), np.arange(4), np.ones(4), {}, 0.9, 1.0)  # four classes for a mosaic
+    monkeypatch.setattr("case_jax.evaluation.studies.grid_pointing.confident_images", lambda *_, **__: chosen)
     command(model, RunFolder(tmp_path / "run"))
     assert len(kept) == COMMANDS[command]
     assert [host_calls(program) for program in kept] == [(set(), set())] * len(kept)
@@ -161,7 +162,9 @@ def test_a_method_that_calls_lapack_is_found_in_the_step(model, kept):
         projection = rows @ jnp.linalg.eigh(rows.T @ rows)[1][:, -1]
         return jnp.broadcast_to(projection.reshape(view.activation.shape[:2]), (len(query.targets), 6, 6))
 
-    plan(SCENES, model, CONTRAST, pixels=PIXELS, methods={"own": by_decomposition}, metrics=("sensitivity",), tile=1)
+    evaluation(
+        SCENES, model, CONTRAST, pixels=PIXELS, methods={"own": by_decomposition}, metrics=("sensitivity",), tile=1
+    )
     assert [host_calls(program) for program in kept] == [({"eigh"}, {"lapack_ssyevd_ffi"})]
 
 

@@ -9,13 +9,14 @@ import pytest
 from flax import nnx
 from studies import count_pairs, evaluation, localise, play, sanity
 
-from case_jax import METHODS, METRICS, case, grad_cam, parallel, saliency, tap_nnx
+from case_jax import METHODS, METRICS, case, grad_cam, parallel, tap_nnx
 from case_jax.contrast.choice import choose_contrast
 from case_jax.evaluation import Pixels, run
 from case_jax.evaluation.confusion import count_confusions
 from case_jax.evaluation.explain import explain_images
 from case_jax.evaluation.gallery import save_gallery
 from case_jax.evaluation.studies.mosaics import confident_images
+from case_jax.methods import saliency
 from case_jax.results import RunFolder
 from case_jax.source import Example, Truth
 from case_jax.tap.parameters import permuted

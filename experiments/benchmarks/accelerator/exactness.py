@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from case_jax import METHODS, confusion_sets, table
+from case_jax import METHODS, confusion_sets
+from case_jax.contrast import table
 from case_jax.tap.precision import at_precision
 from experiments.benchmarks.accelerator import canaries
 from experiments.benchmarks.accelerator.timetable import Job

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from case_jax import METHODS, all_class_maps, ask, finish_maps, top_class_maps, topk_logits
+from case_jax import METHODS, all_class_maps, ask, finish_maps, topk_logits
 from case_jax.imageops import rescale_map
+from case_jax.methods import top_class_maps
 from case_jax.methods.integrated_gradients import integrated_gradients_attribution
 from case_jax.models import tap_classifier
 from case_jax.tap import TappedModel
