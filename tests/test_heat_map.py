@@ -1,6 +1,6 @@
-import io
-
 """Heat maps of few and of many classes."""
+
+import io
 
 import numpy as np
 import pytest
