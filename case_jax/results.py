@@ -210,6 +210,19 @@ class RunFolder:
             raise CaseJaxError(f"run: {self.path} has no rows yet.")
         return pa.concat_tables(tables).to_pandas()
 
+    def summary(self) -> pd.DataFrame:
+        """The statistics of the report, one row per method; written by the report.
+
+        Raises:
+            CaseJaxError: when no report has been written yet.
+        """
+        file = self.path / "summary.csv"
+        if not file.exists():
+            raise CaseJaxError(
+                f"run: {self.path} has no summary.csv; write the report first: case_jax.report.write_report."
+            )
+        return pd.read_csv(file)
+
     def excluded(self) -> list[dict[str, Any]]:
         """The images that were left out: index in the source, name, reason."""
         files = sorted(self.parts.glob(PARTS))

@@ -229,6 +229,8 @@ BAD = [
     ("evaluate --out file.txt/run --limit 8", ["out", "cannot write"]),
     ("evaluate --out plain --limit 8", ["out", "no run folder", "a.png"]),
     ("explain", ["images"]),
+    ("explain empty", ["images", "folder without images", ".jpg"]),
+    ("evaluate --contrast 5", ["contrast", "topk_logits:5"]),
     ("explain nowhere.jpg", ["nowhere.jpg", "cannot be read"]),
     ("explain broken/a.png", ["broken/a.png", "cannot be read"]),
     ("explain digit_scenes:x", ["digit_scenes:INDEX"]),

@@ -60,7 +60,10 @@ def main() -> None:
         _require_once(sys.argv[1:])
         _cache_compilations()
         avoid_wrong_fusions()
-        logging.basicConfig(format="%(message)s")
+        logging.basicConfig()
+        for handler in logging.getLogger().handlers:  # also where a package that was imported has made one
+            if type(handler) is logging.StreamHandler:
+                handler.setFormatter(logging.Formatter("%(message)s"))
         logging.getLogger("case_jax").setLevel(logging.INFO)
         tyro.extras.subcommand_cli_from_dict(
             known,

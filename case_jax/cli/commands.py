@@ -8,7 +8,7 @@ import tyro
 from tabulate import tabulate
 
 from case_jax._checks import require
-from case_jax.cli.ready import Model, Names, make_ready, read_examples, say
+from case_jax.cli.ready import Model, Names, files_in, make_ready, read_examples, say
 from case_jax.contrast.choice import CONTRASTS
 from case_jax.data import DATASETS
 from case_jax.evaluation.explain import explain_images
@@ -21,6 +21,9 @@ from case_jax.results import RunFolder
 WEIGHTS_AND_LAYERS = """
 Weights: a repository of the Hugging Face hub is fetched once and then taken from its cache; --weights takes another one, or a file.
 Layers: --layer takes any other path, too. Closed form: class weights of all classes at once; pulled back: a gradient for each class."""
+
+EXPLAINED = ("grad_cam", "layer_cam", "case", "finer_cam", "softmax_contrast")
+"""What `explain` draws when no methods are named."""
 
 ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
 
@@ -63,9 +66,9 @@ def explain(
     Confusions that the contrast needs are counted once, and kept beside compiled programs, in `~/.cache/case_jax`.
 
     Args:
-        images: image files, or `digit_scenes:INDEX` for a scene of the embedded data.
+        images: image files, folders of them, or `digit_scenes:INDEX` for a scene of the embedded data.
         model: classifier and contrast.
-        methods: names from `case-jax list methods`, or `all`; by default all but the slow ones.
+        methods: names from `case-jax list methods`, or `all`; by default five class activation maps, two without and three with contrast.
         top: how many of the likeliest classes.
         out: folder for the PNG files; files of the same name are replaced.
         seed: for random methods.
@@ -73,7 +76,8 @@ def explain(
     from case_jax.report.explanation import draw_grid
 
     require(images, "images", "none", "image files, or digit_scenes:INDEX for a scene of the embedded data")
-    chosen = model.methods(methods)
+    chosen = model.methods(methods or EXPLAINED)
+    images = files_in(images)
     ready = make_ready(model, methods=chosen)
     examples = read_examples(images, ready.classifier.preprocessing)
     require_writable(out)

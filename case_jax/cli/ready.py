@@ -15,6 +15,7 @@ from case_jax.cli.numerics import cache_folder, require_right_numbers
 from case_jax.cli.options import options_of, with_options
 from case_jax.contrast.choice import Confusions, ContrastChoice, Uncounted, choose_contrast
 from case_jax.data import CachedCrops, DigitScenes, ImageFolder, open_source, read_image
+from case_jax.data.folder import SUFFIXES
 from case_jax.evaluation.confusion import IMAGES, count_confusions
 from case_jax.evaluation.maps import Pixels
 from case_jax.evaluation.subject import quick, require_other_images
@@ -284,6 +285,23 @@ def require_outside(folder: Path, source: Source) -> None:
         inside = folder.resolve().is_relative_to(plain.root.resolve())
         accepted = "a folder elsewhere: the run's figures are images"
         require(not inside, "out", f"{folder}, inside the data folder", accepted)
+
+
+def files_in(images: Sequence[str]) -> tuple[str, ...]:
+    """The images, with each folder replaced by the image files in it, sorted by name.
+
+    Raises:
+        CaseJaxError: for a folder without image files.
+    """
+    found: list[str] = []
+    for image in images:
+        if not Path(image).is_dir():
+            found.append(image)
+            continue
+        files = sorted(str(file) for file in Path(image).iterdir() if file.suffix.lower() in SUFFIXES)
+        require(files, "images", f"{image}, a folder without images", f"files that end in {', '.join(SUFFIXES)}")
+        found += files
+    return tuple(found)
 
 
 def read_examples(images: Sequence[str], facts: Preprocessing) -> list[Example]:

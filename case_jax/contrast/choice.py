@@ -181,6 +181,10 @@ def _named(
             raise CaseJaxError(f"contrast: {rest!r} holds no list of lists; give one list of class indices per class.")
         sets = explicit(lists, num_classes)
         return ContrastChoice(name, sets, np.asarray(lists))
+    if name.isdecimal():
+        raise CaseJaxError(
+            f"contrast: {name!r} is a set size without a kind; write for example topk_logits:{name} or confusion:{name}."
+        )
     raise unknown("contrast", name, CONTRASTS)
 
 
