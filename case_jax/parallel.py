@@ -166,9 +166,9 @@ def with_precision(function: Callable[..., Any], precision: str = EXACT) -> Call
     return traced
 
 
-def on_one_device(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled for one device, for programs that are not worth distributing."""
-    return jax.jit(with_precision(function))
+def on_one_device(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """The function compiled for one device, for programs that are not worth distributing; `options` are `jax.jit`'s."""
+    return jax.jit(with_precision(function), **options)
 
 
 @contextlib.contextmanager

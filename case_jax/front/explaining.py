@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from case_jax import parallel
 from case_jax._checks import CaseJaxError, require, require_seed, unknown
 from case_jax.contrast import ContrastSet, ask, choose_contrast
 from case_jax.contrast.choice import AnyContrast
@@ -87,7 +88,7 @@ def explain(
     return maps[..., 0, :, :] if targets is None or np.ndim(targets) == 0 else maps
 
 
-@partial(jax.jit, static_argnames="method")
+@partial(parallel.on_one_device, static_argnames="method")
 def _maps(
     model: TappedModel,
     image: Float[Array, "*B H W D"],

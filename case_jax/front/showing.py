@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from case_jax import parallel
 from case_jax._checks import require
 from case_jax.tap.view import TappedModel, at_least_float32
 
@@ -61,7 +62,7 @@ def show(
     return figure
 
 
-@jax.jit
+@parallel.on_one_device
 def _probabilities(model: TappedModel, image: Array) -> Float[Array, " C"]:
     return jax.nn.softmax(at_least_float32(model.apply(model.params, image)))
 

@@ -13,6 +13,7 @@ from jax.extend.core.primitives import conv_general_dilated_p
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
+from case_jax import parallel
 from case_jax.tap.head import at_least_float32
 from case_jax.tap.rewriting import each_equation, retraced
 
@@ -120,7 +121,7 @@ def _summed(x: Array, weights: Array, strides: Sequence[int], dilations: Sequenc
 
 @cache
 def _compiled(params: tuple[tuple[str, Any], ...]) -> Callable:
-    return jax.jit(partial(depthwise_p.bind, **dict(params)))
+    return parallel.on_one_device(partial(depthwise_p.bind, **dict(params)))
 
 
 def _evaluated(image: Array, kernel: Array, **params: Any) -> Array:
