@@ -157,7 +157,7 @@ def test_versions_that_are_known_to_need_the_flag_get_it(monkeypatch, version, b
 
 
 COMPUTING = [
-    ("evaluate",), ("sweep",), ("grid-pointing",), ("localise",), ("sanity",), ("explain", "digit_scenes:1"),
+    ("evaluate",), ("pairs",), ("grid-pointing",), ("localise",), ("sanity",), ("explain", "digit_scenes:1"),
     ("train", "masker"), ("train", "classifier"), ("train", "infiller"),
 ]  # fmt: skip
 

@@ -76,7 +76,7 @@ def into(out):
 
 
 def sums(out):
-    with np.load(out / "sweep.npz") as found:
+    with np.load(out / "pairs.npz") as found:
         return found["agreement"], found["images"]
 
 
@@ -95,7 +95,7 @@ def wait_for_more(started, out, before):
 def unbroken(environment, tmp_path_factory):
     out = tmp_path_factory.mktemp("unbroken")
     succeed([start(into(out), environment)])
-    assert json.loads((out / "sweep.json").read_text())["counts"]["images"] == 120
+    assert json.loads((out / "summary.json").read_text())["counts"]["images"] == 120
     return sums(out)
 
 
