@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,11 @@ import pyarrow.parquet as pq
 from case_jax._checks import CaseJaxError
 from case_jax.files import write_atomically
 
+DAMAGE = (
+    *(pa.ArrowInvalid, OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What reading a file may raise that is not as it was written."""
 EXCLUDED, TILES, SUMS = b"case_jax.excluded", b"case_jax.tiles", b"case_jax.sums"
 
 Sums = Mapping[str, np.ndarray]
@@ -81,7 +87,7 @@ def read_records(file: Path, *, rows: bool = True) -> Records:
         excluded = json.loads(facts.get(EXCLUDED, b"[]"))
         kept = None if table is None else table.replace_schema_metadata()
         return Records(int(facts.get(TILES, b"0")), kept, excluded, sums)
-    except (pa.ArrowInvalid, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise CaseJaxError(f"out: {file} is damaged ({error}); delete it and run the same command again.") from error
 
 

@@ -19,6 +19,7 @@ from case_jax.data import DigitScenes
 from case_jax.evaluation import Pixels, run
 from case_jax.evaluation.batches import Batch, load_tile, template
 from case_jax.evaluation.confusion import count_confusions
+from case_jax.evaluation.maps import Question
 from case_jax.evaluation.studies.evaluate import make_step, other_class
 from case_jax.imageops import finish_maps, normalise_image
 from case_jax.measure import Measure
@@ -511,13 +512,9 @@ def test_the_random_class_is_any_but_the_likeliest(own):
 
 def evaluation_columns(metrics):
     step = make_step(
-        Protocol(
-            {"grad_cam": grad_cam},
-            topk_logits(1, 2),
-            {n: METRICS[n] for n in metrics},
-            {},
-            Pixels((0.0,) * 3, (1.0,) * 3),
-        ),
+        Question({"grad_cam": grad_cam}, topk_logits(1, 2), Pixels((0.0,) * 3, (1.0,) * 3)),
+        {n: METRICS[n] for n in metrics},
+        {},
         tap_function(lambda p, x: tag(x, "a").mean((0, 1)) @ p, jnp.ones((3, 2)), "a", jnp.zeros((8, 8, 3))),
     )
     batch = Batch(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int32), np.zeros((1, 0, 8, 8), bool), np.zeros((1, 0), np.int32))  # fmt: skip
@@ -542,8 +539,7 @@ def test_what_a_metric_says_of_itself_is_summed_up_ranked_and_shown(own):
         own.rows().query("method == 'grad_cam'")["brightness"].mean(), rel=1e-5
     )
     assert table["mean_rank"].notna().sum() == 2  # the control is not ranked
-    text = (own.path / "summary.md").read_text()
-    assert text.count("| method") == 3
+    assert page.count('<table class="main">') == 4  # the first, all scores, further scores, ranks
 
 
 def test_unknown_options_of_metrics_are_refused(prepared):

@@ -85,9 +85,10 @@ class Program:
         self.function, self.kept, self.results = jax.jit(function), kept, None
 
     def lower(self, *arguments):
-        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), arguments)
-        self.kept.append(self.function.trace(*one))
-        self.results = self.kept[-1].out_info
+        if self.results is None:
+            one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), arguments)
+            self.kept.append(self.function.trace(*one))
+            self.results = self.kept[-1].out_info
         return self
 
     def compile(self):

@@ -19,7 +19,18 @@ from case_jax.results import differences, fingerprint
 
 ARRAYS = ("confused", "probabilities", "tiles", "facts")
 DRAWN, FILES = "drawn.json", f"sums-{'[0-9]' * 6}.npz"
-DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 LOG = logging.getLogger(__name__)
 
 
