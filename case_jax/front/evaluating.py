@@ -10,6 +10,7 @@ from case_jax.contrast import ContrastChoice, choose_contrast
 from case_jax.contrast.choice import AnyContrast, Confusions
 from case_jax.data import ImageFolder, open_source
 from case_jax.evaluation import Evaluate, Pixels, Subject, count_confusions, prepare, run
+from case_jax.evaluation.confusion import IMAGES
 from case_jax.evaluation.gallery import save_gallery
 from case_jax.front.explaining import TAPPED
 from case_jax.methods import MapFunction
@@ -18,8 +19,6 @@ from case_jax.report import write_report
 from case_jax.results import RunFolder
 from case_jax.source import Source
 from case_jax.tap.view import TappedModel
-
-CONFUSION_IMAGES = 5000
 
 
 def evaluate(
@@ -130,7 +129,7 @@ def _contrast(contrast: AnyContrast | None, model: TappedModel, pixels: Pixels, 
 
     def confusions() -> Confusions:
         assert where is not None
-        return count_confusions(_opened(where, model, limit=CONFUSION_IMAGES, seed=0), model, pixels)
+        return count_confusions(_opened(where, model, limit=IMAGES, seed=0), model, pixels)
 
     likeliest = f"topk_logits:{min(5, model.num_classes - 1)}"
     wanted = ("confusion:5" if where else likeliest) if contrast is None else contrast
