@@ -1,6 +1,6 @@
 """Tiny programs whose results NumPy knows: JAX has computed wrong numbers on CPUs before, without a word."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -23,14 +23,6 @@ class Canary(NamedTuple):
     compiled: Callable[..., Any]
     exact: Callable[..., Any]
     """The same in NumPy; it gets float64."""
-
-
-class Wrong(NamedTuple):
-    """An expression that JAX computes wrong."""
-
-    words: str
-    error: float
-    """Largest difference, as a share of the largest value; NaN where a result is."""
 
 
 def _conv_gradients(image: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
@@ -95,11 +87,20 @@ CANARIES = (
 )
 
 
-def wrong_canaries() -> list[Wrong]:
-    """Compile every expression for the first local device, run it once, and name those that NumPy contradicts; none is as it should be."""
+def errors() -> dict[str, float]:
+    """Compile every expression for the first local device and run it once.
+
+    Returns:
+        Expression → largest difference from NumPy, as a share of the largest value; NaN where a result is.
+    """
     with ThreadPoolExecutor() as pool:  # nearly all of it is compiling, which leaves the interpreter to the others
-        errors = list(pool.map(_error, CANARIES, range(len(CANARIES))))
-    return [Wrong(canary.words, error) for canary, error in zip(CANARIES, errors, strict=True) if not error <= BOUND]
+        found = list(pool.map(_error, CANARIES, range(len(CANARIES))))
+    return {canary.words: error for canary, error in zip(CANARIES, found, strict=True)}
+
+
+def wrong(found: Mapping[str, float]) -> dict[str, float]:
+    """Those of `errors()` that are above the bound, NaN included; none is as it should be."""
+    return {words: error for words, error in found.items() if not error <= BOUND}
 
 
 def _error(canary: Canary, seed: int) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from case_jax import canaries, cli, parallel
 from case_jax._checks import CaseJaxError
-from case_jax.canaries import CANARIES, Canary, wrong_canaries
+from case_jax.canaries import CANARIES, Canary, errors, wrong
 from case_jax.cli import numerics
 from case_jax.cli.numerics import FLAG, avoid_wrong_fusions, require_right_numbers
 
@@ -48,7 +48,7 @@ def test_an_expression_agrees_with_numpy_op_by_op(canary, monkeypatch):
     """Both sides say the same; what a compiler makes of it is another question."""
     monkeypatch.setattr(parallel, "on_one_device", lambda function: function)
     monkeypatch.setattr(canaries, "CANARIES", (canary,))
-    assert wrong_canaries() == []
+    assert wrong(errors()) == {}
 
 
 def test_a_wrong_number_is_found_wherever_it_is(monkeypatch):
@@ -58,10 +58,10 @@ def test_a_wrong_number_is_found_wherever_it_is(monkeypatch):
     pair = Canary("two results", ((8,),), of_two, lambda x: (x + 1, x))
     nan = Canary("a result that is none", ((8,),), lambda x: x.at[0].set(jnp.nan), lambda x: x)
     monkeypatch.setattr(canaries, "CANARIES", (ONE, pair, nan))
-    two, none = wrong_canaries()
-    assert (two.words, none.words) == ("two results", "a result that is none")
-    assert 1e-3 < two.error < 0.1
-    assert np.isnan(none.error)
+    found = wrong(errors())
+    assert list(found) == ["two results", "a result that is none"]
+    assert 1e-3 < found["two results"] < 0.1
+    assert np.isnan(found["a result that is none"])
 
 
 def test_a_wrong_value_is_refused_and_what_helps_is_named(cache, compiled):
@@ -166,7 +166,7 @@ COMPUTING = [
 def test_a_command_that_computes_refuses_before_it_does_anything(shell, words, tmp_path, monkeypatch):
     monkeypatch.setattr(numerics, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(cli, "avoid_wrong_fusions", lambda: None)
-    monkeypatch.setattr(canaries, "wrong_canaries", lambda: [canaries.Wrong("1 + 1", 0.5)])
+    monkeypatch.setattr(canaries, "errors", lambda: {"1 + 1": 0.5})
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     status, out, err = shell(*words)
     assert (status, out) == (2, "")
@@ -180,5 +180,5 @@ def test_a_command_that_computes_refuses_before_it_does_anything(shell, words, t
     [("list", "methods"), ("report", "nowhere"), ("prepare", "cifar100", "--tar", "no.tar"), ("evaluate", "--help")],
 )
 def test_a_command_that_computes_nothing_does_not_ask(shell, words, monkeypatch):
-    monkeypatch.setattr(canaries, "wrong_canaries", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(canaries, "errors", lambda: pytest.fail("asked"))
     assert "numerics" not in shell(*words)[2]

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -52,7 +52,7 @@ def require_right_numbers() -> None:
     file = cache_folder() / f"numerics-{_digest(json.dumps(facts).encode())}.json"
     if _remembers(file, facts):
         return
-    wrong = canaries.wrong_canaries()
+    wrong = canaries.wrong(canaries.errors())
     if wrong:
         raise CaseJaxError(_refusal(wrong, facts))
     _remember(file, facts)
@@ -100,8 +100,8 @@ def _remember(file: Path, facts: Mapping[str, str]) -> None:
         pass  # a folder that cannot be written costs time, no more
 
 
-def _refusal(wrong: Sequence[canaries.Wrong], facts: Mapping[str, str]) -> str:
-    words, error = wrong[0]
+def _refusal(wrong: Mapping[str, float], facts: Mapping[str, str]) -> str:
+    words, error = next(iter(wrong.items()))
     size = "is not a number" if math.isnan(error) else f"is off by {error:.1g} of its largest value"
     what = (
         f"numerics: jax {facts['jax']} with jaxlib {facts['jaxlib']} computes wrong numbers on this machine ({facts['device']}): {len(wrong)} of "
