@@ -189,5 +189,8 @@ def test_a_grid_that_does_not_fit_the_tokens_is_refused(grid):
 
 
 def test_tokens_without_a_grid_are_no_map():
-    with pytest.raises(CaseJaxError, match=r"layer: 'embed' returns \(1, 10, 5\) for one image, tokens .*: token_grid=\(3, 3\), prefix_tokens=1"):
+    with pytest.raises(
+        CaseJaxError,
+        match=r"layer: 'embed' returns \(1, 10, 5\) for one image, tokens .*: token_grid=\(3, 3\), prefix_tokens=1",
+    ):
         tap_nnx(Tokens(), "embed", image_of())

@@ -63,7 +63,8 @@ def called(model: Any, kind: type, accepted: str, args: Sequence[Any], kwargs: d
     Raises:
         CaseJaxError: when there is no such module; one that holds a Flax module under `.module` is told so.
     """
-    found, method, before = model, "__call__", ()
+    found: Any = model
+    method, before = "__call__", ()
     kwargs = dict(kwargs)
     while not isinstance(found, kind):
         if isinstance(found, functools.partial):

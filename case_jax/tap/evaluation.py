@@ -88,14 +88,14 @@ def surveyed(network: Network, image: Array) -> Survey:
     jaxpr = closed.jaxpr
     own, drawn = len(jax.tree.leaves(network.params)), len(jax.tree.leaves(network.random))
     box = whole(logits.shape)
-    boxes, met = needed(jaxpr, [box and ((0, 1), *box[1:]), *[None] * len(written)])
+    boxes, met = needed(closed, [box and ((0, 1), *box[1:]), *[None] * len(written)])
     for number, (path, aval) in enumerate(sorted(written.items())):
         variable = jaxpr.outvars[1 + number]
         if variable in jaxpr.invars or not jnp.issubdtype(aval.dtype, jnp.floating):
             continue
         wanted: list[Box] = [None] * len(jaxpr.outvars)
         wanted[1 + number] = whole(aval.shape)
-        if structure[path] or needed(jaxpr, wanted)[0][-1] is not None:
+        if structure[path] or needed(closed, wanted)[0][-1] is not None:
             module = path.rpartition(".")[0]
             raise _refusal(network, f"a call writes {path.rpartition('.')[2]!r}, a batch statistic,", module)
     if any(needs is not None for needs in boxes[own : own + drawn]):
@@ -158,10 +158,16 @@ def _require_the_same(network: Network, image: Array, count: int, *, random: boo
     path = None
     try:
         paths, runs = outputs(noting=True)
-        path = next((p for p, x, y in zip(paths, *(r[1] for r in runs), strict=True) if not _same(x, y, count, random)), None)
+        path = next(
+            (p for p, x, y in zip(paths, *(r[1] for r in runs), strict=True) if not _same(x, y, count, random)), None
+        )
     except jax.errors.JAXTypeError:
         pass  # a module inside a loop, whose outputs cannot be had; the refusal then names none
-    what = "the logits change with the state of a random generator, first" if random else "an image's logits change with the rest of its batch, first"
+    what = (
+        "the logits change with the state of a random generator, first"
+        if random
+        else "an image's logits change with the rest of its batch, first"
+    )
     raise _refusal(network, what, path)
 
 
@@ -183,7 +189,13 @@ def _advanced(state: Any) -> Any:
 
 
 def _without_zeros(leaf: Any) -> Any:
-    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating) or jnp.size(leaf) < 2 or np.any(np.asarray(leaf)):
+    here = getattr(leaf, "is_fully_addressable", True)
+    if (
+        not here
+        or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        or jnp.size(leaf) < 2
+        or np.any(np.asarray(leaf))
+    ):
         return leaf
     return jnp.asarray(0.1 * np.cos(np.arange(jnp.size(leaf))).reshape(jnp.shape(leaf)), jnp.result_type(leaf))
 
@@ -219,14 +231,15 @@ def require_reached(survey: Survey, path: str, call: int | None, prefix: int, pl
 
 def unreached(path: str, chosen: Met, before: Sequence[Met], prefix: int = 0) -> CaseJaxError:
     """The error for a layer on which the logits do not depend."""
-    alike = [
-        met.name.removeprefix(NOTED)
-        for met in before
-        if not met.name.startswith(CHOSEN) and _alike(met, chosen, prefix) and depended_on(met, prefix)
-    ]
+    alike = [met for met in before if _alike(met, chosen) and depended_on(met, prefix)]
+    alike.sort(key=lambda met: met.shape == chosen.shape)  # the nearest last, rather one of as many channels
     only = f" at the {prefix} tokens in front of its grid alone" if chosen.box is not None else ""
     does = f"depend on {path!r}{only}" if only else f"do not depend on {path!r}"
-    nearest = f"the nearest before it is {alike[-1]!r}" if alike else "none before it has the same form"
+    nearest = (
+        f"the nearest before it is {alike[-1].name.removeprefix(NOTED)!r}"
+        if alike
+        else "none before it has the same form"
+    )
     return CaseJaxError(
         f"layer: the logits {does}, so every map of it would be zero; accepted: a layer whose output they depend on: {nearest}."
     )
@@ -237,8 +250,8 @@ def depended_on(met: Met, prefix: int) -> bool:
     return met.box is not None and (prefix == 0 or met.box[1][1] > prefix)
 
 
-def _alike(met: Met, chosen: Met, prefix: int) -> bool:
+def _alike(met: Met, chosen: Met) -> bool:
     """Whether two outputs are tapped in the same way: maps both, or as many tokens."""
-    if len(met.shape) != len(chosen.shape) or met.shape[:1] != chosen.shape[:1]:
+    if met.name.startswith(CHOSEN) or len(met.shape) != len(chosen.shape) or met.shape[:1] != chosen.shape[:1]:
         return False
     return len(met.shape) != 3 or met.shape[1] == chosen.shape[1]

@@ -21,7 +21,7 @@ from case_jax.tap.calling import (
     require_arguments,
     require_one_image,
 )
-from case_jax.tap.evaluation import CHOSEN, WAY_OUT, Network, Note, Written, require_reached, surveyed
+from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, as_used, one_head
 from case_jax.tap.layer import Tapped, told_of_channels
 from case_jax.tap.outputs import Pick, changed, logits_of
@@ -77,9 +77,9 @@ def layers(run: _Applied, variables: Any, image: Array) -> dict[str, nn.Module]:
                 met.setdefault(path, context.module)
             raise
 
-    def forward(variables: Any, x: Array) -> Any:
+    def forward(variables: Any, x: Array) -> None:
         with nn.intercept_methods(note):
-            return run(variables, run.random, x[None])[0]
+            run(variables, run.random, x[None])
 
     with _told_of_training(run, met, inside):
         jax.eval_shape(forward, variables, image)
@@ -104,7 +104,7 @@ def _told_of_training(run: _Applied, met: Mapping[str, nn.Module], inside: Seque
 def _written(updates: Mapping[str, Any]) -> dict[str, Written]:
     """Variables after a call, by path, but for those that are meant to be written."""
     return {
-        ".".join(map(str, path)): Written(value, collection == "batch_stats")
+        ".".join(map(str, path)): Written(value, collection == "batch_stats")  # type: ignore[arg-type]
         for collection, tree in updates.items()
         if collection not in MEANT
         for path, value in flatten_dict(tree).items()

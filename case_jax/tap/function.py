@@ -74,8 +74,8 @@ def tap_function(
 
 def _require_reached(model: TappedModel, image: Array) -> None:
     """Raise unless the logits depend on the tagged value."""
-    program = jax.make_jaxpr(model.apply)(model.params, image).jaxpr
-    _, met = needed(program, [whole(v.aval.shape) for v in program.outvars])
+    program = jax.make_jaxpr(model.apply)(model.params, image)
+    _, met = needed(program, [whole(aval.shape) for aval in program.out_avals])
     at = next((i for i, found in enumerate(met) if found.name == model.tag), None)
     if at is not None and not depended_on(met[at], 0):
         raise unreached(model.layer, met[at], met[:at])

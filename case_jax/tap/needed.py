@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from case_jax.tap.split import CALLS, evaluate, inner_jaxprs
 
@@ -19,10 +20,12 @@ FEW = 64
 ROUNDS = 16
 """Most rounds through a loop before all that it carries counts as needed."""
 ELEMENTWISE = frozenset(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp conj convert_element_type copy copy_p cos cosh div "
-    "eq erf erf_inv erfc exp exp2 expm1 floor ge gt imag integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne "
-    "neg nextafter not or population_count pow real reduce_precision rem round rsqrt select_n shift_left shift_right_arithmetic "
-    "shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp conj convert_element_type copy copy_p cos cosh div eq erf
+    erf_inv erfc exp exp2 expm1 floor ge gt imag integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne neg nextafter not
+    or population_count pow real reduce_precision rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin
+    sinh sqrt square stop_gradient sub tan tanh xor
+    """.split()  # noqa: SIM905
 )
 
 
@@ -35,29 +38,35 @@ class Met(NamedTuple):
     """What the outputs need of it."""
 
 
+def _shape(atom: Any) -> tuple[int, ...]:
+    return atom.aval.shape
+
+
 def whole(shape: Sequence[int]) -> Box:
     """All of an array; nothing of an empty one."""
     return None if 0 in shape else tuple((0, int(n)) for n in shape)
 
 
-def needed(jaxpr: Jaxpr, wanted: Sequence[Box]) -> tuple[list[Box], list[Met]]:
+def needed(program: ClosedJaxpr, wanted: Sequence[Box]) -> tuple[list[Box], list[Met]]:
     """The smallest known box of every input on which the wanted parts of the outputs depend, and the same of every tagged value.
 
     An operation that is not known needs all of its inputs; so a box may be too large, and None is a proof that nothing is needed.
 
     Args:
-        jaxpr: the program. Calls, scans and branches are looked into.
+        program: calls, scans and branches are looked into.
         wanted: a box for each output.
 
     Returns:
         One box for each input; the tagged values in order of evaluation.
     """
     met: list[Met] = []
-    boxes = _back(jaxpr, wanted, met, lambda _: None)
+    boxes = _back(program, wanted, met, lambda _: None)
     return boxes, met[::-1]
 
 
-def _back(jaxpr: Jaxpr, wanted: Sequence[Box], met: list[Met] | None, outer: Callable[[int], Any]) -> list[Box]:
+def _back(program: Any, wanted: Sequence[Box], met: list[Met] | None, outer: Callable[[int], Any]) -> list[Box]:
+    jaxpr: Jaxpr = getattr(program, "jaxpr", program)
+    constants = dict(zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False))
     env: dict[Any, Box] = {}
     made_by = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
     place = {v: i for i, v in enumerate(jaxpr.invars)}
@@ -70,7 +79,9 @@ def _back(jaxpr: Jaxpr, wanted: Sequence[Box], met: list[Met] | None, outer: Cal
         """The value of a few integers that do not depend on the inputs."""
         if isinstance(atom, Literal):
             return np.asarray(atom.val)
-        few = atom.aval.size <= FEW and jnp.issubdtype(atom.aval.dtype, jnp.integer) or atom.aval.dtype == bool
+        few = atom.aval.size <= FEW and (jnp.issubdtype(atom.aval.dtype, jnp.integer) or atom.aval.dtype == bool)
+        if few and atom in constants and not isinstance(constants[atom], Tracer):
+            return np.asarray(constants[atom])
         if atom in place or not few:
             return outer(place[atom]) if atom in place and few else None
         eqn = made_by.get(atom)
@@ -86,7 +97,7 @@ def _back(jaxpr: Jaxpr, wanted: Sequence[Box], met: list[Met] | None, outer: Cal
     for eqn in reversed(jaxpr.eqns):
         boxes = [env.get(v) for v in eqn.outvars]
         if eqn.primitive.name == "name" and met is not None:
-            met.append(Met(eqn.params["name"], eqn.outvars[0].aval.shape, boxes[0]))
+            met.append(Met(eqn.params["name"], _shape(eqn.outvars[0]), boxes[0]))
         alive = any(box is not None for box in boxes)
         if alive or (met is not None and any(True for _ in inner_jaxprs(eqn))):
             for atom, box in zip(eqn.invars, _needs(eqn, boxes, met, resolve), strict=True):
@@ -104,12 +115,12 @@ def _needs(eqn: JaxprEqn, boxes: list[Box], met: list[Met] | None, resolve: Reso
     """A box for each operand of an equation."""
     name = eqn.primitive.name
     if name in CALLS and (inner := next(inner_jaxprs(eqn), None)) is not None:
-        return _back(inner[0], boxes, met, lambda i: resolve(eqn.invars[i]))
+        return _back(ClosedJaxpr(*inner) if inner[1] else inner[0], boxes, met, lambda i: resolve(eqn.invars[i]))
     if name == "scan":
         return _scan(eqn, boxes, met)
     if name == "cond":
         return _branches(eqn, boxes, met)
-    everything = [whole(v.aval.shape) for v in eqn.invars]
+    everything = [whole(_shape(v)) for v in eqn.invars]
     if all(box is None for box in boxes):
         return [None] * len(everything)
     if name in ("optimization_barrier", "device_put"):
@@ -121,13 +132,12 @@ def _needs(eqn: JaxprEqn, boxes: list[Box], met: list[Met] | None, resolve: Reso
         box = boxes[0]
         for other in boxes[1:]:
             box = _union(box, other)
-        return [_full_along(box, eqn.invars[0].aval.shape, (axis,))] * len(everything)
+        return [_full_along(box, _shape(eqn.invars[0]), (axis,))] * len(everything)
     box = boxes[0]
     if box is None or len(boxes) > 1:
         return everything
     if name in ELEMENTWISE:
-        out = eqn.outvars[0].aval.shape
-        return [box if v.aval.shape == out else e for v, e in zip(eqn.invars, everything, strict=True)]
+        return [_at(_shape(v), box) for v in eqn.invars]
     rule = RULES.get(name)
     if rule is None and "axes" in eqn.params and name.startswith(("reduce_", "arg")):
         rule = _reduced
@@ -136,13 +146,18 @@ def _needs(eqn: JaxprEqn, boxes: list[Box], met: list[Met] | None, resolve: Reso
     return everything if rule is None else rule(eqn, box, everything, resolve)
 
 
+def _at(shape: Sequence[int], box: Any) -> Box:
+    """Of an operand of an elementwise operation: the same places, an axis of one or none at all being repeated."""
+    return tuple((0, 1) if n == 1 else pair for n, pair in zip(shape, box, strict=True)) if shape else ()
+
+
 def _full_along(box: Box, shape: Sequence[int], axes: Sequence[int]) -> Box:
     assert box is not None
     return tuple((0, shape[i]) if i in axes else pair for i, pair in enumerate(box))
 
 
 def _broadcast(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> list[Box]:
-    shape, out = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    shape, out = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
     at = eqn.params["broadcast_dimensions"]
     first = tuple(box[d] if n == out[d] else (0, 1) for n, d in zip(shape, at, strict=True))
     return [first, *everything[1:]]
@@ -151,7 +166,7 @@ def _broadcast(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> li
 def _reshape(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> list[Box]:
     if eqn.params.get("dimensions") is not None:
         return everything
-    shape, out = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    shape, out = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
     same = 0  # leading axes that stay
     while same < min(len(shape), len(out)) and shape[same] == out[same]:
         same += 1
@@ -176,7 +191,7 @@ def _refolded(box: Sequence[tuple[int, int]], out: Sequence[int], shape: Sequenc
 def _squeeze(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> list[Box]:
     rest = iter(box)
     gone = eqn.params["dimensions"]
-    return [tuple((0, 1) if i in gone else next(rest) for i in range(len(eqn.invars[0].aval.shape)))]
+    return [tuple((0, 1) if i in gone else next(rest) for i in range(len(_shape(eqn.invars[0]))))]
 
 
 def _transpose(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> list[Box]:
@@ -191,7 +206,7 @@ def _slice(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> list[B
 
 
 def _dynamic_slice(eqn: JaxprEqn, box: Any, everything: list[Box], resolve: Resolve) -> list[Box]:
-    shape, sizes = eqn.invars[0].aval.shape, eqn.params["slice_sizes"]
+    shape, sizes = _shape(eqn.invars[0]), eqn.params["slice_sizes"]
     found = []
     for n, size, (a, b), atom in zip(shape, sizes, box, eqn.invars[1:], strict=True):
         start = np.int64(0) if size == n else resolve(atom)
@@ -202,7 +217,7 @@ def _dynamic_slice(eqn: JaxprEqn, box: Any, everything: list[Box], resolve: Reso
 
 def _gather(eqn: JaxprEqn, box: Any, everything: list[Box], resolve: Resolve) -> list[Box]:
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    shape, indices = eqn.invars[0].aval.shape, resolve(eqn.invars[1])
+    shape, indices = _shape(eqn.invars[0]), resolve(eqn.invars[1])
     gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
     kept = dict(zip((i for i in range(len(shape)) if i not in gone), numbers.offset_dims, strict=True))
     found = [(0, n) for n in shape]
@@ -218,7 +233,7 @@ def _gather(eqn: JaxprEqn, box: Any, everything: list[Box], resolve: Resolve) ->
 def _concatenate(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> list[Box]:
     axis, offset, found = eqn.params["dimension"], 0, []
     for v in eqn.invars:
-        n = v.aval.shape[axis]
+        n = _shape(v)[axis]
         start, stop = max(box[axis][0] - offset, 0), min(box[axis][1] - offset, n)
         found.append((*box[:axis], (start, stop), *box[axis + 1 :]) if start < stop else None)
         offset += n
@@ -237,7 +252,7 @@ def _pieces(eqn: JaxprEqn, boxes: list[Box]) -> Box:
 
 def _pad(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> list[Box]:
     found = []
-    for n, (low, _high, gap), (a, b) in zip(eqn.invars[0].aval.shape, eqn.params["padding_config"], box, strict=True):
+    for n, (low, _high, gap), (a, b) in zip(_shape(eqn.invars[0]), eqn.params["padding_config"], box, strict=True):
         start, stop = max(-((low - a) // (gap + 1)), 0), min((b - 1 - low) // (gap + 1) + 1, n)
         if start >= stop:
             return [None, *everything[1:]]
@@ -246,14 +261,14 @@ def _pad(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> list[Box
 
 
 def _reduced(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> list[Box]:
-    rest, axes, shape = iter(box), eqn.params["axes"], eqn.invars[0].aval.shape
+    rest, axes, shape = iter(box), eqn.params["axes"], _shape(eqn.invars[0])
     found = tuple((0, n) if i in axes else next(rest) for i, n in enumerate(shape))
-    return [found if v.aval.shape == shape else e for v, e in zip(eqn.invars, everything, strict=True)]
+    return [found if _shape(v) == shape else e for v, e in zip(eqn.invars, everything, strict=True)]
 
 
 def _windows(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> list[Box]:
     """Axes on which a window is one wide and moves by one stay; others are needed in whole."""
-    shape, out = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    shape, out = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
     sizes, steps = eqn.params["window_dimensions"], eqn.params["window_strides"]
     moved = [i for i in range(len(shape)) if (sizes[i], steps[i], shape[i]) != (1, 1, out[i])]
     return [_full_along(box, shape, moved), *everything[1:]]
@@ -263,7 +278,7 @@ def _dot_general(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> 
     contracted, batched = eqn.params["dimension_numbers"]
     place, found = len(batched[0]), []
     for v, contract, batch in zip(eqn.invars, contracted, batched, strict=True):
-        shape, pairs = v.aval.shape, []
+        shape, pairs = _shape(v), []
         for i in range(len(shape)):
             if i in contract:
                 pairs.append((0, shape[i]))
@@ -290,14 +305,14 @@ def _scan(eqn: JaxprEqn, boxes: list[Box], met: list[Met] | None) -> list[Box]:
     carry = boxes[:carried]
 
     def once(met: list[Met] | None) -> list[Box]:
-        return _back(closed.jaxpr, [*carry, *ends], met, lambda _: None)
+        return _back(closed, [*carry, *ends], met, lambda _: None)
 
     for round_ in range(ROUNDS + 1):
         inside = once(None)
         grown = [_union(a, b) for a, b in zip(carry, inside[consts : consts + carried], strict=True)]
         if grown == carry:
             break
-        carry = grown if round_ < ROUNDS else [whole(v.aval.shape) for v in closed.jaxpr.invars[consts:][:carried]]
+        carry = grown if round_ < ROUNDS else [whole(_shape(v)) for v in closed.jaxpr.invars[consts:][:carried]]
     inside = once(met)
     steps = [box and ((0, eqn.params["length"]), *box) for box in inside[consts + carried :]]
     return [*inside[:consts], *carry, *steps]
@@ -306,7 +321,7 @@ def _scan(eqn: JaxprEqn, boxes: list[Box], met: list[Met] | None) -> list[Box]:
 def _branches(eqn: JaxprEqn, boxes: list[Box], met: list[Met] | None) -> list[Box]:
     found: list[Box] = [None] * (len(eqn.invars) - 1)
     for closed in eqn.params["branches"]:
-        inside = _back(closed.jaxpr, boxes, met, lambda _: None)
+        inside = _back(closed, boxes, met, lambda _: None)
         found = [_union(a, b) for a, b in zip(found, inside, strict=True)]
     return [None if all(box is None for box in boxes) else (), *found]
 

@@ -53,7 +53,7 @@ def _suggestion(value: Any, rank: int, taken: str) -> str:
     return f"a function that takes {taken} out of it" if first is None else repr(first)
 
 
-def _item(value: Any, pick: str | int) -> Any:
+def _item(value: Any, pick: Any) -> Any:
     """The item of that key or index, or the attribute."""
     if isinstance(value, Mapping) or (isinstance(value, (tuple, list)) and isinstance(pick, int)):
         return value[pick]
@@ -111,7 +111,7 @@ def logits_of(output: Any, pick: Pick, count: int = 1) -> Float[Array, "B C"]:
     return found
 
 
-def vector_of(output: Any, pick: Pick) -> Float[Array, " C"]:
+def vector_of(output: Any, pick: Pick) -> Any:
     """The logits in what a function returns for one image.
 
     Raises:

@@ -62,9 +62,14 @@ def suggested(tokens: int, image: Sequence[int]) -> str:
     """The grids that fit a number of tokens and an image, in words."""
     fitting = [(grid, prefix) for prefix in range(min(PREFIXES + 1, tokens)) for grid in grids(tokens - prefix, image)]
     ratio = image[0] / image[1]
-    fitting.sort(key=lambda item: abs(item[0][0] / item[0][1] / ratio - 1) > 0.02)  # exact ones first, few tokens in front
+    fitting.sort(
+        key=lambda item: abs(item[0][0] / item[0][1] / ratio - 1) > 0.02
+    )  # exact ones first, few tokens in front
     words = [f"token_grid={grid}" + (f", prefix_tokens={prefix}" if prefix else "") for grid, prefix in fitting[:3]]
-    return " or ".join(words) or "a layer whose tokens are the patches of the image in row order; none of its grids fits here"
+    return (
+        " or ".join(words)
+        or "a layer whose tokens are the patches of the image in row order; none of its grids fits here"
+    )
 
 
 def require_no_tokens(output: Sequence[int], image: Sequence[int], layer: str) -> None:

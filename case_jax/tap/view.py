@@ -233,6 +233,8 @@ def tapped(
 ) -> TappedModel:
     """Build a `TappedModel` after checking all shapes on one image; the adapters call this.
 
+    `check=False` leaves out the comparison of a declared head's closed form with the pullback.
+
     Raises:
         CaseJaxError: for an image of other rank than (H, W, channels), logits that are not one vector, an activation that is
             not one (H, W, K) map, a chunk below 1, or a declared head whose closed form is not the pullback.
