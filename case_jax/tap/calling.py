@@ -72,7 +72,7 @@ def called(model: Any, kind: type, accepted: str, args: Sequence[Any], kwargs: d
         elif inspect.ismethod(found) and isinstance(found.__self__, kind):
             found, method = found.__self__, found.__name__ if found.__name__ != "apply" else "__call__"
         elif hasattr(found, "__wrapped__"):
-            found = found.__wrapped__
+            found = found.__wrapped__  # type: ignore[union-attr]
         else:
             raise _no_module(model, accepted)
     return Called(found, method, before, tuple(args), kwargs)

@@ -60,13 +60,14 @@ def needed(program: ClosedJaxpr, wanted: Sequence[Box]) -> tuple[list[Box], list
         One box for each input; the tagged values in order of evaluation.
     """
     met: list[Met] = []
-    boxes = _back(program, wanted, met, lambda _: None)
+    boxes = _back(program.jaxpr, program.consts, wanted, met, lambda _: None)
     return boxes, met[::-1]
 
 
-def _back(program: Any, wanted: Sequence[Box], met: list[Met] | None, outer: Callable[[int], Any]) -> list[Box]:
-    jaxpr: Jaxpr = getattr(program, "jaxpr", program)
-    constants = dict(zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False))
+def _back(
+    jaxpr: Jaxpr, consts: Sequence[Any], wanted: Sequence[Box], met: list[Met] | None, outer: Callable[[int], Any]
+) -> list[Box]:
+    constants = dict(zip(jaxpr.constvars, consts, strict=True))
     env: dict[Any, Box] = {}
     made_by = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
     place = {v: i for i, v in enumerate(jaxpr.invars)}
@@ -115,7 +116,7 @@ def _needs(eqn: JaxprEqn, boxes: list[Box], met: list[Met] | None, resolve: Reso
     """A box for each operand of an equation."""
     name = eqn.primitive.name
     if name in CALLS and (inner := next(inner_jaxprs(eqn), None)) is not None:
-        return _back(ClosedJaxpr(*inner) if inner[1] else inner[0], boxes, met, lambda i: resolve(eqn.invars[i]))
+        return _back(*inner, boxes, met, lambda i: resolve(eqn.invars[i]))
     if name == "scan":
         return _scan(eqn, boxes, met)
     if name == "cond":
@@ -305,7 +306,7 @@ def _scan(eqn: JaxprEqn, boxes: list[Box], met: list[Met] | None) -> list[Box]:
     carry = boxes[:carried]
 
     def once(met: list[Met] | None) -> list[Box]:
-        return _back(closed, [*carry, *ends], met, lambda _: None)
+        return _back(closed.jaxpr, closed.consts, [*carry, *ends], met, lambda _: None)
 
     for round_ in range(ROUNDS + 1):
         inside = once(None)
@@ -321,7 +322,7 @@ def _scan(eqn: JaxprEqn, boxes: list[Box], met: list[Met] | None) -> list[Box]:
 def _branches(eqn: JaxprEqn, boxes: list[Box], met: list[Met] | None) -> list[Box]:
     found: list[Box] = [None] * (len(eqn.invars) - 1)
     for closed in eqn.params["branches"]:
-        inside = _back(closed, boxes, met, lambda _: None)
+        inside = _back(closed.jaxpr, closed.consts, boxes, met, lambda _: None)
         found = [_union(a, b) for a, b in zip(found, inside, strict=True)]
     return [None if all(box is None for box in boxes) else (), *found]
 
