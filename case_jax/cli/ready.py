@@ -26,7 +26,7 @@ from case_jax.models import Classifier, Preprocessing, load_classifier, tap_clas
 from case_jax.models import model as bundled_model
 from case_jax.results import RunFolder, require_writable
 from case_jax.source import Example, Source, UnreadableImageError
-from case_jax.tap import TappedModel
+from case_jax.tap import Link, TappedModel
 from case_jax.tap.precision import Precision, at_precision
 
 Names = tuple[str, ...]
@@ -61,6 +61,9 @@ class Model:
     (NVIDIA), in three bfloat16 passes (TPU), in float32 elsewhere; bf16 takes half of the memory and of its traffic."""
     contrast_limit: int | None = None
     """On how many of them at most, drawn by the seed, as many of each class as there are; 5000 by default."""
+    link: Link = "softmax"
+    """What the weights were trained as: softmax (one class is true), sigmoid (labels that may all be true). One output is two classes, `not`
+    and the class, in either case."""
     set: Names = ()
     """Options of methods and metrics, NAME.OPTION=VALUE, for example case.eps_relative=true rise.masks=500 road.percents=20,40."""
 
@@ -247,7 +250,7 @@ def make_ready(choice: Model, crops: Path | None = None, methods: Mapping[str, M
 
 
 def _tapped(choice: Model, classifier: Classifier, image: Array) -> TappedModel:
-    return at_precision(tap_classifier(classifier, image, layer=choice.layer), choice.precision)
+    return at_precision(tap_classifier(classifier, image, layer=choice.layer, link=choice.link), choice.precision)
 
 
 def _require_its_classifier(name: str, function: MapFunction, classifier: Classifier) -> None:

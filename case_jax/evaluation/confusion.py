@@ -28,7 +28,9 @@ from case_jax.imageops import normalise_image
 from case_jax.results import fingerprint, wait_until
 from case_jax.source import Source
 from case_jax.stopping import Stopping
-from case_jax.tap.view import TappedModel, at_least_float32
+from case_jax.tap.link import probabilities as linked_probabilities
+from case_jax.tap.link import require_probabilities
+from case_jax.tap.view import TappedModel
 
 IMAGES, TILE, SAVE_SECONDS = 5000, 32, 60.0
 FOLDER = "confusions"
@@ -62,7 +64,10 @@ def count_confusions(
     stall: float | None = math.inf,
     progress: bool | None = None,
 ) -> Confusions:
-    """Confusion counts and mean softmax outputs per true class, over images drawn as `draw_by_class` says.
+    """Confusion counts and mean probabilities (by the model's link) per true class, over images drawn as `draw_by_class` says.
+
+    An image of several true labels counts in the row of each, as if the others were no classes: its likeliest class but these, their
+    probabilities as 0.
 
     Both are sums of integers (probabilities as multiples of 2^−q, see `fraction_bits`), so that they have the same bits on any number of
     devices and processes. With a folder they are kept in `folder/confusions/DIGEST`, and the same call counts nothing again, whatever
@@ -94,6 +99,7 @@ def count_confusions(
     require_seed(seed)
     require(tile >= 1, "tile", tile, "at least 1 image per device and step")
     require_fitting(source, model, pixels)
+    require_probabilities(model.link, argument="model", asked="confusions")
     classes = model.num_classes
     require(limit >= classes, "limit", limit, f"at least {classes} images, one of each class")
     draw = partial(draw_by_class, source, limit, seed, classes, progress=progress)
@@ -108,6 +114,7 @@ def count_confusions(
             "model": {"name": model_name, "weights": fingerprint(jax.tree.leaves(model.params)), "classes": classes},
             "pixels": pixels._asdict(),
             "precision": model.precision,
+            "link": model.link,
             "limit": min(limit, len(source)),
             "seed": seed,
             "tile": tile,
@@ -151,7 +158,7 @@ def _count(
 
     def probabilities(params: Any, batch: Batch) -> Array:
         images = jax.vmap(partial(normalise_image, mean=pixels.mean, std=pixels.std))(batch.images)
-        return jax.nn.softmax(at_least_float32(jax.vmap(partial(model.apply, params))(images)))
+        return linked_probabilities(jax.vmap(partial(model.apply, params))(images), model.link)
 
     def keep() -> str:
         if save is None:
@@ -181,7 +188,8 @@ def _count(
 def _add(sums: ConfusionSums, read: Tile, found: np.ndarray, indices: np.ndarray, bits: int) -> None:
     """Add one tile, whose slots hold these images, and list which of them are left out, and why."""
     finite = np.atleast_1d(np.isfinite(found).all(-1))
-    slots, labels = [], []
+    rows: list[np.ndarray] = []
+    labels: list[int] = []
     for slot, example in enumerate(read.examples):
         if example is None:
             continue
@@ -194,10 +202,14 @@ def _add(sums: ConfusionSums, read: Tile, found: np.ndarray, indices: np.ndarray
         require(
             example.label < len(sums.confused), "contrast_data", f"{example.name} with label {example.label}", accepted
         )
-        slots.append(slot)
-        labels.append(example.label)
-    if slots:
-        sums.add_images(np.array(labels), found[slots], bits)
+        true = example.labels or (example.label,)
+        shown = np.repeat(found[slot][None], len(true), axis=0)
+        for row, label in zip(shown, true, strict=True):
+            row[[other for other in true if other != label]] = 0.0
+        rows.append(shown)
+        labels += true
+    if rows:
+        sums.add_images(np.array(labels), np.concatenate(rows), bits)
     sums.left_out += [{**entry, "kind": UNREADABLE} for entry in read.excluded]
     sums.tiles.append(read.number)
 

@@ -10,11 +10,10 @@ from jaxtyping import Array
 from case_jax import parallel
 from case_jax.evaluation.batches import load_tile, template
 from case_jax.evaluation.engine import Job
-from case_jax.evaluation.maps import image_key, maps_of_view, view_for_targets
+from case_jax.evaluation.maps import image_key, maps_of_view, shown_probabilities, view_for_targets
 from case_jax.files import write_atomically
 from case_jax.imageops import normalise_image
 from case_jax.results import RunFolder
-from case_jax.tap.view import at_least_float32
 
 LIKELIEST, REGIONS = "likeliest", "regions"
 
@@ -39,7 +38,7 @@ def save_gallery(job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKEL
         view = view_for_targets(job.model, params, normalise_image(image, *question.pixels))
         targets = classes if of == REGIONS else jax.lax.top_k(view.logits, 2)[1]
         maps, degenerate = maps_of_view(question, view, targets, image_key(question.seed, image_id))
-        probabilities = jax.nn.softmax(at_least_float32(view.logits))[targets]
+        probabilities = shown_probabilities(view.logits, view.link)[targets]
         return {"maps": maps, "degenerate": degenerate, "targets": targets, "probabilities": probabilities}
 
     batch = tile.batch

@@ -15,6 +15,7 @@ from case_jax.evaluation.maps import Pixels
 from case_jax.methods import METHODS, MapFunction, described, method, titles_of
 from case_jax.results import fingerprint
 from case_jax.source import Source
+from case_jax.tap.link import require_probabilities
 from case_jax.tap.view import TappedModel, check_closed_form
 
 
@@ -65,6 +66,9 @@ class Subject(NamedTuple):
         require(len(self.functions) == len(self.methods), "methods", f"{list(self.methods)}", "every method once")
         require_seed(self.seed)
         require_fitting(self.source, self.model, self.pixels, self.class_names)
+        needing = [name for name, function in self.functions.items() if described(name, function).probability]
+        if needing:
+            require_probabilities(self.model.link, argument="methods", asked=", ".join(needing))
 
     def settled(self, image: Array) -> ContrastChoice:
         """The contrast sets, found when all else has been checked; the closed form of the class weights, on this image, before them.
@@ -98,6 +102,7 @@ class Subject(NamedTuple):
                 "classes": model.num_classes,
                 "activation": list(model.activation_shape),
                 "precision": model.precision,
+                "link": model.link,
                 "class_weights": "pullback" if model.head_kernel is None else "closed form",
                 "name": self.model_name,
             },

@@ -10,6 +10,7 @@ from case_jax._checks import require, unknown
 from case_jax.tap.after import after_relu, require_after, tag_before
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, one_head
 from case_jax.tap.layer import tag_output, told_of_channels
+from case_jax.tap.link import Link
 from case_jax.tap.split import LAYER, tag
 from case_jax.tap.view import TappedModel, tapped
 
@@ -43,6 +44,7 @@ def tap_linen(
     after: Literal["relu"] | None = None,
     token_grid: tuple[int, int] | None = None,
     chunk: int = 64,
+    link: Link | None = None,
     **apply_kwargs: Any,
 ) -> TappedModel:
     """Split a Flax Linen classifier at a named layer; the module itself is left untouched.
@@ -65,6 +67,9 @@ def tap_linen(
             call the rectifier as a function.
         token_grid: rows and columns, when the layer's output are tokens, (B, prefix + rows · columns, K): the last become the map.
         chunk: most classes whose gradients are held in memory at once.
+        link: what the outputs are: "softmax" (logits, of which one class is true; the default), "sigmoid" (logits of labels that may all be
+            true), "probabilities" (the network ends in softmax, which is taken off) or "identity" (no logits, as in regression). One
+            logit z becomes two classes, (−z/2, z/2).
         **apply_kwargs: passed to `module.apply`, for example `train=False`.
 
     Returns:
@@ -73,7 +78,7 @@ def tap_linen(
     Raises:
         CaseJaxError: for an unknown layer (those that exist are listed, nearest first), one that is not called exactly once,
             an output that is not one map or, with `after`, is not rectified next, an image with its channels first, or a
-            head that is no dense layer or whose closed form fails.
+            head that is no dense layer or whose closed form fails; outputs that are probabilities, without a link that says so.
     """
     require(isinstance(module, nn.Module), "module", type(module).__name__, "a flax.linen.Module; for NNX use tap_nnx")
     require_after(after)
@@ -119,4 +124,5 @@ def tap_linen(
         head_kernel=kernel if head else None,
         head_channels=head_channels,
         chunk=chunk,
+        link=link,
     )

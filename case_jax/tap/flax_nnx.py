@@ -14,6 +14,7 @@ from case_jax._checks import require, unknown
 from case_jax.tap.after import after_relu, require_after, tag_before
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, one_head
 from case_jax.tap.layer import tag_output
+from case_jax.tap.link import Link
 from case_jax.tap.split import LAYER, tag
 from case_jax.tap.view import TappedModel, tapped
 
@@ -85,6 +86,7 @@ def tap_nnx(
     token_grid: tuple[int, int] | None = None,
     stages: Sequence[str] = (),
     chunk: int = 64,
+    link: Link | None = None,
 ) -> TappedModel:
     """Split a Flax NNX classifier at a named layer; the module itself is left untouched.
 
@@ -108,6 +110,9 @@ def tap_nnx(
         token_grid: rows and columns, when the layer's output are tokens, (B, prefix + rows · columns, K): the last become the map.
         stages: paths of further layers whose maps a method may ask for (`View.stages`), the highest resolution first.
         chunk: most classes whose gradients are held in memory at once.
+        link: what the outputs are: "softmax" (logits, of which one class is true; the default), "sigmoid" (logits of labels that may all be
+            true), "probabilities" (the network ends in softmax, which is taken off) or "identity" (no logits, as in regression). One
+            logit z becomes two classes, (−z/2, z/2).
 
     Returns:
         The tapped model; its `params` hold all variables of the module but the state of random generators.
@@ -115,7 +120,7 @@ def tap_nnx(
     Raises:
         CaseJaxError: for an unknown layer (those that exist are listed, nearest first), one that is not called exactly once,
             an output that is not one map or, with `after`, is not rectified next, an image with its channels first, or a
-            head that is no linear layer or whose closed form fails.
+            head that is no linear layer or whose closed form fails; outputs that are probabilities, without a link that says so.
     """
     from flax import nnx
 
@@ -177,4 +182,5 @@ def tap_nnx(
         head_channels=head_channels,
         stages=stage_maps if stages else None,
         chunk=chunk,
+        link=link,
     )

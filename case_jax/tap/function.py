@@ -6,6 +6,7 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
+from case_jax.tap.link import Link
 from case_jax.tap.split import tag
 from case_jax.tap.view import TappedModel, tapped
 
@@ -19,6 +20,7 @@ def tap_function(
     head_kernel: Callable[[Any], Float[Array, "F M"]] | None = None,
     head_channels: tuple[int, int] | None = None,
     chunk: int = 64,
+    link: Link | None = None,
 ) -> TappedModel:
     """Split a plain function `f(params, x) -> logits` at a value that it tags: before or behind an activation, as the tag stands.
 
@@ -34,13 +36,17 @@ def tap_function(
             `case_jax.tap.tag_head_output`.
         head_channels: (first, total), when the layer's channels are only some of those in front of the head.
         chunk: most classes whose gradients are held in memory at once.
+        link: what the outputs are: "softmax" (logits, of which one class is true; the default), "sigmoid" (logits of labels that may all be
+            true), "probabilities" (the network ends in softmax, which is taken off) or "identity" (no logits, as in regression). One
+            logit z becomes two classes, (−z/2, z/2).
 
     Returns:
         The tapped model.
 
     Raises:
         CaseJaxError: for an unknown tag (those that exist are listed, nearest first), one that occurs more than once or
-            inside a loop, an activation that is not one map, or a `head_kernel` whose closed form fails.
+            inside a loop, an activation that is not one map, outputs that are probabilities without a link that says so, or a
+            `head_kernel` whose closed form fails.
     """
     return tapped(
         function,
@@ -51,6 +57,7 @@ def tap_function(
         head_kernel=head_kernel,
         head_channels=head_channels,
         chunk=chunk,
+        link=link,
     )
 
 

@@ -25,7 +25,7 @@ from case_jax.evaluation.studies.mosaics import Mosaics, confident_images, make_
 from case_jax.evaluation.subject import Subject
 from case_jax.imageops import is_degenerate, normalise_image, resize_map
 from case_jax.metrics.grid_pointing import grid_pointing_scores, require_grid
-from case_jax.tap.view import TappedModel, View, at_least_float32
+from case_jax.tap.view import TappedModel, View
 
 GRIDPG, DIFULL = SETTINGS = ("GridPG", "DiFull")
 
@@ -208,7 +208,7 @@ def _scored(game: _Game, view: View, query: Query, cells: Int[Array, " T"]) -> d
             maps = resize_map(jax.nn.relu(maps), view.image.shape[:2])
         scores.append(jnp.where(flat, jnp.nan, grid_pointing_scores(maps, cells, game.n)).astype(jnp.float32))
         degenerate.append(flat)
-    probability = jax.nn.softmax(at_least_float32(view.logits))[query.targets].astype(jnp.float32)
+    probability = view.probabilities()[query.targets].astype(jnp.float32)
     return {"score": jnp.stack(scores), "degenerate": jnp.stack(degenerate), "probability": probability}
 
 

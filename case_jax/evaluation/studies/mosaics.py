@@ -18,7 +18,9 @@ from case_jax.imageops import normalise_image
 from case_jax.metrics.grid_pointing import join_cells, require_grid
 from case_jax.source import Evidence, Example, Source
 from case_jax.stopping import STARTS_ANEW, Stopping
-from case_jax.tap.view import TappedModel, at_least_float32
+from case_jax.tap.link import probabilities as linked_probabilities
+from case_jax.tap.link import require_probabilities
+from case_jax.tap.view import TappedModel
 
 
 class Confident(NamedTuple):
@@ -69,12 +71,13 @@ def confident_images(
         CaseJaxError: for a confidence outside (0, 1) or a bad limit.
     """
     require_confidence(confidence)
+    require_probabilities(model.link, argument="model", asked="confidently classified images")
     indices = select(source, limit, seed)
     empty = template(source, indices, tile)
 
     def likeliest(params: Any, batch: Batch) -> tuple[Array, Array]:
         images = jax.vmap(partial(normalise_image, mean=pixels.mean, std=pixels.std))(batch.images)
-        probabilities = jax.nn.softmax(at_least_float32(jax.vmap(partial(model.apply, params))(images)))
+        probabilities = linked_probabilities(jax.vmap(partial(model.apply, params))(images), model.link)
         return probabilities.argmax(-1), jnp.where(jnp.isfinite(probabilities).all(-1), probabilities.max(-1), jnp.nan)
 
     found: list[tuple[int, int, int, float]] = []
@@ -87,7 +90,8 @@ def confident_images(
             for slot, example in enumerate(read.examples):
                 if example is not None:
                     at = int(indices[read.number * tile + slot])
-                    found.append((at, example.label, int(classes[slot]), float(probabilities[slot])))
+                    label, likeliest_class = example.label_for(int(classes[slot])), int(classes[slot])
+                    found.append((at, label, likeliest_class, float(probabilities[slot])))
             stopping.finished()
     at, labels, classes, probabilities = (np.array(column) for column in zip(*found, strict=True))
     finite, right = np.isfinite(probabilities), (labels < 0) | (labels == classes)
