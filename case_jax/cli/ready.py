@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -26,7 +26,7 @@ from case_jax.models import Classifier, Preprocessing, load_classifier, tap_clas
 from case_jax.models import model as bundled_model
 from case_jax.results import RunFolder, require_writable
 from case_jax.source import Example, Source, UnreadableImageError
-from case_jax.tap import Link, TappedModel
+from case_jax.tap import TappedModel
 from case_jax.tap.precision import Precision, at_precision
 
 Names = tuple[str, ...]
@@ -61,7 +61,7 @@ class Model:
     (NVIDIA), in three bfloat16 passes (TPU), in float32 elsewhere; bf16 takes half of the memory and of its traffic."""
     contrast_limit: int | None = None
     """On how many of them at most, drawn by the seed, as many of each class as there are; 5000 by default."""
-    link: Link = "softmax"
+    link: Literal["softmax", "sigmoid"] = "softmax"
     """What the weights were trained as: softmax (one class is true), sigmoid (labels that may all be true). One output is two classes, `not`
     and the class, in either case."""
     set: Names = ()

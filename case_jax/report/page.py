@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,10 +118,10 @@ def gallery_captions(run: Run) -> list[str]:
         return []
     lines = []
     for i in range(len(gallery.images)):
-        label = int(gallery.labels[i])
-        known = f"labelled {run.class_name(label)}" if label >= 0 else "without a label"
+        labels = [run.class_name(int(label)) for label in gallery.labels[i] if label >= 0]
+        known = f"labelled {listed(labels)}" if labels else "without a label"
         likeliest = [
-            f"{run.class_name(int(c))} ({p:.1%})"
+            run.class_name(int(c)) + ("" if math.isnan(p) else f" ({p:.1%})")
             for c, p in zip(gallery.targets[i], gallery.probabilities[i], strict=True)
         ]
         lines.append(f"{gallery.names[i]}, {known}; maps of {listed(likeliest)}")

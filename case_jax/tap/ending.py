@@ -59,7 +59,7 @@ def ending(closed: ClosedJaxpr) -> Ending:
         log = _maker(jaxpr, total)
         if _is(log, "log") and _is(_maker(jaxpr, log.invars[0]), "reduce_sum"):  # type: ignore[union-attr]
             logits = _unshifted(jaxpr, shifted)
-    if logits is None or logits.aval.shape != last.outvars[0].aval.shape:
+    if logits is None or logits.aval.shape != last.outvars[0].aval.shape:  # type: ignore[attr-defined]
         return Ending(closed, name, linear)
     return Ending(closed, name, linear, "softmax", last, logits)
 
