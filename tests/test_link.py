@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
+from PIL import Image
 from studies import evaluation
 
 import case_jax as cj
 from case_jax.contrast import operators, table
+from case_jax.data import CachedCrops, ImageFolder
 from case_jax.evaluation import Pixels, count_confusions
 from case_jax.evaluation.gallery import save_gallery
 from case_jax.evaluation.studies.mosaics import confident_images
@@ -33,6 +35,7 @@ from case_jax.report import write_report
 from case_jax.results import RunFolder
 from case_jax.source import Example
 from case_jax.stats import correct_rows
+from case_jax.training.examples import Examples
 
 SIDE, CHANNELS, CLASSES, TARGET = 6, 4, 5, 1
 RNG = np.random.default_rng(3)
@@ -389,6 +392,7 @@ def test_several_true_labels_count_in_confusions_rows_mosaics_and_pictures(tmp_p
         np.testing.assert_allclose(kept["probabilities"], np.sort(p)[:, :-3:-1], rtol=1e-5)
     page = write_report(folder.path).read_text()
     assert f"labelled class {worst[0]} and class {best[0]}" in page
+    assert "the sigmoid of the label&#39;s own logit" in page
 
     chosen = confident_images(source, model, PIXELS, confidence=1e-3, tile=6)
     assert chosen.indices.tolist() == [0, 1, 2]
@@ -469,3 +473,36 @@ def test_a_model_of_one_logit_is_evaluated_under_its_class_s_name(tmp_path):
     assert "not" in page
     with pytest.raises(cj.CaseJaxError, match="class_names: got 1 class names"):
         cj.evaluate(source, tapped(), methods=["grad_cam"], class_names=["cat"], out=tmp_path / "other", **options)
+
+
+def test_a_folder_s_table_gives_images_several_labels(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
+    table, size = tmp_path / "labels.csv", {"resize": 8, "crop": 8}
+    table.write_text("file,label\na/1.png,dog\na/1.png,cat\nb.png,dog\n")
+    source = ImageFolder(tmp_path, None, **size)
+    assert source.class_names == ("cat", "dog")
+    examples = [source[i] for i in range(3)]
+    assert [(e.label, e.labels) for e in examples] == [(1, (1, 0)), (-1, ()), (1, ())]
+    assert [examples[0].label_for(c) for c in (0, 1, 5)] == [0, 1, 1]
+    cached = CachedCrops(source, tmp_path.parent / "kept")
+    assert [[cached[i].labels for i in range(3)] for _ in range(2)] == [
+        [(1, 0), (), ()]
+    ] * 2  # read, and from the cache
+    before = source.fingerprint
+    table.write_text("file,label\na/1.png,dog\nb.png,dog\n")
+    alone = ImageFolder(tmp_path, ("dog", "cat"), **size)
+    assert alone.labels_of(np.arange(3)).tolist() == [0, -1, 0]
+    assert alone.fingerprint != before
+    with pytest.raises(cj.CaseJaxError, match=r"^data: a/1.png has several labels"):
+        Examples(source).read(0)
+    for text, words in (
+        ("file,label\nc.png,dog\n", "file of .*labels.csv: 'c.png' is unknown"),
+        ("file,label\nb.png,cow\n", "label of .*labels.csv: 'cow' is unknown"),
+        ("file,label\nb.png,dog\nb.png,dog\n", "'dog' twice"),
+        ("name,label\n", "the columns name, label; accepted: a header with file,label"),
+    ):
+        table.write_text(text)
+        with pytest.raises(cj.CaseJaxError, match=f"^data.*{words}"):
+            ImageFolder(tmp_path, ("dog", "cat"), **size)

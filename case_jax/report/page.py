@@ -95,6 +95,7 @@ def write_page(run: Run, page: Page) -> Path:
         title=page.title,
         warning=unfinished(run),
         captions=gallery_captions(run),
+        link=link_words(run.config),
         contrast=contrast_facts(run),
         unreadable=[(entry["name"], entry["reason"]) for entry in run.excluded],
         rerun=rerun_facts(run.config, run.sessions),
@@ -165,6 +166,16 @@ def method_options(options: dict[str, Any]) -> str:
             else "so ε is absolute, the paper's form"
         )
     return ", ".join(words)
+
+
+def link_words(config: Mapping[str, Any]) -> str:
+    """What is said of probabilities where they are not the usual ones."""
+    link = config["model"].get("link", "softmax")
+    known = {
+        "sigmoid": "Labels are independent: every probability is the sigmoid of the label's own logit, and several may be near 1.",
+        "identity": "The model's outputs are no logits: there are no probabilities, and the “likeliest” classes are the largest outputs.",
+    }
+    return known.get(link, "")
 
 
 def rerun_facts(config: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
