@@ -31,7 +31,8 @@ from case_jax.metrics import (
 )
 from case_jax.metrics.saliency_metric import saliency_metric
 from case_jax.models import load_classifier, save_weights, with_new_head
-from case_jax.report import write_report
+from case_jax.report.loading import load_run
+from case_jax.report.page import gallery_captions, link_words
 from case_jax.results import RunFolder
 from case_jax.source import Example
 from case_jax.stats import correct_rows
@@ -390,14 +391,16 @@ def test_several_true_labels_count_in_confusions_rows_mosaics_and_pictures(tmp_p
     with np.load(folder.path / "gallery.npz") as kept:
         np.testing.assert_array_equal(kept["labels"], [[*labels, -1][:2] for labels in true])
         np.testing.assert_allclose(kept["probabilities"], np.sort(p)[:, :-3:-1], rtol=1e-5)
-    page = write_report(folder.path).read_text()
-    assert f"labelled class {worst[0]} and class {best[0]}" in page
-    assert "the sigmoid of the label&#39;s own logit" in page
+    found = load_run(folder.path)
+    assert f"labelled class {worst[0]} and class {best[0]};" in gallery_captions(found)[0]
+    assert "the sigmoid of the label's own logit" in link_words(found.config)
 
+    source.labels[3] = (int(best[3]),)  # alone in the mosaics: the others show several classes, or another
     chosen = confident_images(source, model, PIXELS, confidence=1e-3, tile=6)
-    assert chosen.indices.tolist() == [0, 1, 2]
-    assert chosen.classes.tolist() == best[:3].tolist()
-    np.testing.assert_allclose(chosen.probabilities, p.max(1)[:3], rtol=1e-5)
+    assert chosen.indices.tolist() == [3]
+    assert chosen.classes.tolist() == [best[3]]
+    assert chosen.counts["images with several true labels"] == 3
+    np.testing.assert_allclose(chosen.probabilities, p.max(1)[3:4], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("label", "labels"), [(0, (1, 2)), (1, (1, 1))])
@@ -462,17 +465,29 @@ def test_weights_of_one_output_are_two_named_classes_in_python_and_in_the_shell(
 
 def test_a_model_of_one_logit_is_evaluated_under_its_class_s_name(tmp_path):
     model, source = tapped(outputs=1), Seen([(0,), (1,), (1,), (0,)])
-    options = {"pixels": (PIXELS.mean, PIXELS.std), "metrics": ["fidelity"], "tile": 4, "progress": False}
-    folder = cj.evaluate(source, model, methods=["grad_cam"], class_names=["cat"], out=tmp_path / "run", **options)
+    options = {"pixels": PIXELS, "metrics": ["fidelity"], "tile": 4}
+    job = evaluation(source, model, "all", methods=["grad_cam"], class_names=["cat"], **options)
+    folder = cj.evaluation.run(job, RunFolder(tmp_path / "run"), progress=False)
     rows = folder.rows()
     p = np.stack([by_hand("one logit", (source[i].image / 255 - 0.5) / 0.25) for i in range(4)])
     np.testing.assert_allclose(rows["p1"], p.max(1), rtol=1e-5)
     assert rows["top1"].tolist() == p.argmax(1).tolist()
-    page = (folder.path / "report.html").read_text()
-    assert "cat" in page
-    assert "not" in page
+    assert [load_run(folder.path).class_name(c) for c in range(2)] == ["not", "cat"]
     with pytest.raises(cj.CaseJaxError, match="class_names: got 1 class names"):
-        cj.evaluate(source, tapped(), methods=["grad_cam"], class_names=["cat"], out=tmp_path / "other", **options)
+        evaluation(source, tapped(), "all", methods=["grad_cam"], class_names=["cat"], **options)
+
+
+def test_predictions_are_told_apart_where_their_probabilities_round_to_one():
+    steep = [jnp.asarray(FILTERS, jnp.float32), jnp.asarray(1000 * np.abs(HEAD), jnp.float32)]
+    model = cj.tap_function(network()[0], steep, "features", jnp.asarray(IMAGE, jnp.float32), link="sigmoid")
+    source = Seen([(0,), (1,)])
+    logits = [model.apply(steep, jnp.asarray((source[i].image / 255 - 0.5) / 0.25, jnp.float32)) for i in range(2)]
+    assert all((np.asarray(jax.nn.sigmoid(y)) == 1).all() for y in logits)
+    counted = count_confusions(source, model, PIXELS, tile=2, limit=5)
+    for i, y in enumerate(logits):
+        assert counted.counts[i].argmax() == int(y.argmax()) > 0
+    chosen = confident_images(Seen([(int(y.argmax()),) for y in logits]), model, PIXELS, tile=2)
+    assert chosen.indices.tolist() == [0, 1]
 
 
 def test_a_folder_s_table_gives_images_several_labels(tmp_path):

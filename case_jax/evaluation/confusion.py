@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array
 from tqdm import tqdm
 
 from case_jax import parallel
@@ -28,8 +27,7 @@ from case_jax.imageops import normalise_image
 from case_jax.results import fingerprint, wait_until
 from case_jax.source import Source
 from case_jax.stopping import Stopping
-from case_jax.tap.link import probabilities as linked_probabilities
-from case_jax.tap.link import require_probabilities
+from case_jax.tap.link import probabilities, ranking, require_probabilities
 from case_jax.tap.view import TappedModel
 
 IMAGES, TILE, SAVE_SECONDS = 5000, 32, 60.0
@@ -48,6 +46,13 @@ class _Counting(NamedTuple):
     save_seconds: float
     stall: float | None
     progress: bool | None
+
+
+class _Answers(NamedTuple):
+    """What the classifier says of a batch."""
+
+    probabilities: Any
+    ranking: Any
 
 
 def count_confusions(
@@ -156,9 +161,10 @@ def _count(
     source, model, pixels, size, save_seconds, stall, progress = counting
     indices, bits, adding = drawn.indices, fraction_bits(len(drawn.indices)), Lock()
 
-    def probabilities(params: Any, batch: Batch) -> Array:
+    def answers(params: Any, batch: Batch) -> _Answers:
         images = jax.vmap(partial(normalise_image, mean=pixels.mean, std=pixels.std))(batch.images)
-        return linked_probabilities(jax.vmap(partial(model.apply, params))(images), model.link)
+        logits = jax.vmap(partial(model.apply, params))(images)
+        return _Answers(probabilities(logits, model.link), ranking(logits, model.link))
 
     def keep() -> str:
         if save is None:
@@ -173,7 +179,7 @@ def _count(
     hidden = None if progress is None else not progress
     bar = tqdm(total=len(indices), initial=len(indices) - missing, unit=" images", desc="confusions", disable=hidden)
     with bar, Stopping(keep, stall=stall) as stopping:
-        for read, found in through_devices(parallel.over_devices(probabilities), model.params, stopping.until(stream)):
+        for read, found in through_devices(parallel.over_devices(answers), model.params, stopping.until(stream)):
             with adding:
                 _add(sums, read, found, indices[read.number * size :], bits)
             stopping.finished()
@@ -185,11 +191,10 @@ def _count(
             save()
 
 
-def _add(sums: ConfusionSums, read: Tile, found: np.ndarray, indices: np.ndarray, bits: int) -> None:
+def _add(sums: ConfusionSums, read: Tile, found: _Answers, indices: np.ndarray, bits: int) -> None:
     """Add one tile, whose slots hold these images, and list which of them are left out, and why."""
-    finite = np.atleast_1d(np.isfinite(found).all(-1))
-    rows: list[np.ndarray] = []
-    labels: list[int] = []
+    finite = np.atleast_1d(np.isfinite(found.probabilities).all(-1))
+    rows, predicted, labels = [], [], []
     for slot, example in enumerate(read.examples):
         if example is None:
             continue
@@ -203,13 +208,15 @@ def _add(sums: ConfusionSums, read: Tile, found: np.ndarray, indices: np.ndarray
             example.label < len(sums.confused), "contrast_data", f"{example.name} with label {example.label}", accepted
         )
         true = example.labels or (example.label,)
-        shown = np.repeat(found[slot][None], len(true), axis=0)
-        for row, label in zip(shown, true, strict=True):
-            row[[other for other in true if other != label]] = 0.0
-        rows.append(shown)
-        labels += true
+        for label in true:
+            others = [other for other in true if other != label]
+            row, ranked = found.probabilities[slot].copy(), found.ranking[slot].copy()
+            row[others], ranked[others] = 0.0, -np.inf
+            rows.append(row)
+            predicted.append(ranked.argmax())
+            labels.append(label)
     if rows:
-        sums.add_images(np.array(labels), np.concatenate(rows), bits)
+        sums.add_images(np.array(labels), np.array(predicted), np.stack(rows), bits)
     sums.left_out += [{**entry, "kind": UNREADABLE} for entry in read.excluded]
     sums.tiles.append(read.number)
 

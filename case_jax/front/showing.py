@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from case_jax import parallel
 from case_jax._checks import require
-from case_jax.tap.link import one_logit_names, probabilities
+from case_jax.tap.link import one_logit_names, ranking
+from case_jax.tap.link import probabilities as linked_probabilities
 from case_jax.tap.view import TappedModel
 
 LIKELIEST, LEAST = 3, 0.01
@@ -45,13 +46,14 @@ def show(
     found = found[None] if found.ndim == 2 else found
     _check(pixels, found, model)
     unknown = model is None or model.link == "identity"
-    shown, probabilities = _visible(pixels, model), None if unknown else np.asarray(_probabilities(model, image))
+    probabilities, ranked = (None, None) if unknown else map(np.asarray, _answers(model, image))
+    shown = _visible(pixels, model)
     titles = _titles(len(found), targets, model, probabilities)
     figure = Figure(figsize=(2.3 * (len(found) + 1), 2.9), layout="constrained")
     first, *panels = figure.subplots(1, len(found) + 1, squeeze=False)[0]
     first.imshow(shown, cmap="gray", vmin=0, vmax=1)
-    if model is not None and probabilities is not None:
-        best = np.argsort(-probabilities, kind="stable")[:LIKELIEST]
+    if probabilities is not None and ranked is not None:
+        best = np.argsort(-ranked, kind="stable")[:LIKELIEST]
         said = [f"{_name(model, c)} {probabilities[c]:.0%}" for c in best if c == best[0] or probabilities[c] >= LEAST]
         first.set_xlabel("\n".join(said), fontsize=9, parse_math=False)
     for panel, saliency, title in zip(panels, found, titles, strict=True):
@@ -64,8 +66,11 @@ def show(
 
 
 @parallel.on_one_device
-def _probabilities(model: TappedModel, image: Array) -> Float[Array, " C"]:
-    return probabilities(model.apply(model.params, image), model.link)
+def _answers(model: TappedModel | None, image: Array) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
+    """Probabilities, and numbers in their order."""
+    assert model is not None, "chosen by the caller"
+    logits = model.apply(model.params, image)
+    return linked_probabilities(logits, model.link), ranking(logits, model.link)
 
 
 def _check(pixels: np.ndarray, maps: np.ndarray, model: TappedModel | None) -> None:

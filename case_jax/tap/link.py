@@ -35,6 +35,11 @@ def probabilities(logits: Float[Array, "*n C"], link: Link) -> Float[Array, "*n 
     return jax.nn.sigmoid(y) if link == "sigmoid" else jax.nn.softmax(y, axis=-1)
 
 
+def ranking(logits: Float[Array, "*n C"], link: Link) -> Float[Array, "*n C"]:
+    """Numbers in the order of the probabilities, of which several may round to 1 under `sigmoid`: there the logits."""
+    return probabilities(logits, link) if link == "softmax" else at_least_float32(logits)
+
+
 def log_probabilities(logits: Float[Array, "*n C"], link: Link) -> Float[Array, "*n C"]:
     """The logarithm of `probabilities`, without their underflow; arguments and errors as there."""
     require_probabilities(link)

@@ -20,7 +20,7 @@ from case_jax.metrics.grid_pointing import join_cells, require_grid
 from case_jax.source import Evidence, Example, Source
 from case_jax.stopping import STARTS_ANEW, Stopping
 from case_jax.tap.link import probabilities as linked_probabilities
-from case_jax.tap.link import require_probabilities
+from case_jax.tap.link import ranking, require_probabilities
 from case_jax.tap.view import TappedModel
 
 CONFIDENCE, SCENE_CONFIDENCE = 0.99, 0.6
@@ -67,6 +67,8 @@ def confident_images(
 ) -> Confident:
     """The images that are classified correctly, or have no label, with a probability of at least `confidence`.
 
+    Images with several true labels are left out: of the classes in a mosaic each must be shown in one cell alone.
+
     Args:
         source: the images.
         model: the classifier, tapped at the size of one image.
@@ -89,21 +91,25 @@ def confident_images(
 
     def likeliest(params: Any, batch: Batch) -> tuple[Array, Array]:
         images = jax.vmap(partial(normalise_image, mean=pixels.mean, std=pixels.std))(batch.images)
-        probabilities = linked_probabilities(jax.vmap(partial(model.apply, params))(images), model.link)
-        return probabilities.argmax(-1), jnp.where(jnp.isfinite(probabilities).all(-1), probabilities.max(-1), jnp.nan)
+        logits = jax.vmap(partial(model.apply, params))(images)
+        probabilities = linked_probabilities(logits, model.link)
+        return ranking(logits, model.link).argmax(-1), jnp.where(
+            jnp.isfinite(probabilities).all(-1), probabilities.max(-1), jnp.nan
+        )
 
     found: list[tuple[int, int, int, float]] = []
-    unreadable = 0
+    unreadable = several = 0
     stream = tiles(source, indices, range(-(-len(indices) // tile)), empty, ahead=4)
     step = parallel.over_devices(likeliest)
     with Stopping(lambda: STARTS_ANEW, stall=stall) as stopping:
         for read, (classes, probabilities) in through_devices(step, model.params, stopping.until(stream)):
             unreadable += len(read.excluded)
             for slot, example in enumerate(read.examples):
-                if example is not None:
+                if example is not None and example.labels:
+                    several += 1
+                elif example is not None:
                     at = int(indices[read.number * tile + slot])
-                    label, likeliest_class = example.label_for(int(classes[slot])), int(classes[slot])
-                    found.append((at, label, likeliest_class, float(probabilities[slot])))
+                    found.append((at, example.label, int(classes[slot]), float(probabilities[slot])))
             stopping.finished()
     at, labels, classes, probabilities = (np.array(column) for column in zip(*found, strict=True))
     finite, right = np.isfinite(probabilities), (labels < 0) | (labels == classes)
@@ -111,6 +117,7 @@ def confident_images(
     counts = {
         "images looked at": len(indices),
         "images that could not be read": unreadable,
+        **({"images with several true labels": several} if several else {}),
         "images with logits that are not finite": int((~finite).sum()),
         "images classified wrongly": int((finite & ~right).sum()),
         f"images classified with a probability below {confidence:g}": int((finite & right & ~sure).sum()),
