@@ -200,9 +200,8 @@ def say_counted(name: str, counted: Confusions) -> None:
 
 def default_contrast(choice: Model, num_classes: int) -> str:
     """The contrast sets when none are chosen: what the model confuses, where that can be counted, else its likeliest other classes."""
-    if choice.contrast_data or bundled_model(choice.model).contrast_data:
-        return "confusion:5"
-    return f"topk_logits:{min(5, num_classes - 1)}"
+    k = min(5, num_classes - 1)
+    return f"confusion:{k}" if choice.contrast_data or bundled_model(choice.model).contrast_data else f"topk_logits:{k}"
 
 
 def require_contrast_data(choice: Model) -> None:
