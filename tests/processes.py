@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from pathlib import Path
 
 import jax
 
@@ -33,7 +34,7 @@ class Command:
     """`case-jax` in a process forked off one that has imported it: what `subprocess.Popen` would be, without its seconds."""
 
     def __init__(self, words, environment, log):
-        self.process = SERVER.Process(target=_run, args=(list(map(str, words)), dict(environment), os.getcwd(), log))
+        self.process = SERVER.Process(target=_run, args=(list(map(str, words)), dict(environment), str(Path.cwd()), log))
         self.process.start()
         self.pid = self.process.pid
 
@@ -66,7 +67,11 @@ def _run(words, environment, folder, log):
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = ["case-jax", *words]
-    for name in ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "JAX_DISABLE_MOST_OPTIMIZATIONS"):  # JAX read them when it was imported
+    for name in (
+        "JAX_PLATFORMS",
+        "JAX_COMPILATION_CACHE_DIR",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS",
+    ):  # JAX read them when it was imported
         if name in environment:
             jax.config.update(name.lower(), {"1": True}.get(environment[name], environment[name]))
     status = 1

@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -61,6 +61,9 @@ class Model:
     (NVIDIA), in three bfloat16 passes (TPU), in float32 elsewhere; bf16 takes half of the memory and of its traffic."""
     contrast_limit: int | None = None
     """On how many of them at most, drawn by the seed, as many of each class as there are; 5000 by default."""
+    link: Literal["softmax", "sigmoid"] = "softmax"
+    """What the weights were trained as: softmax (one class is true), sigmoid (labels that may all be true). One output is two classes, `not`
+    and the class, in either case."""
     set: Names = ()
     """Options of methods and metrics, NAME.OPTION=VALUE, for example case.eps_relative=true rise.masks=500 road.percents=20,40."""
 
@@ -197,9 +200,8 @@ def say_counted(name: str, counted: Confusions) -> None:
 
 def default_contrast(choice: Model, num_classes: int) -> str:
     """The contrast sets when none are chosen: what the model confuses, where that can be counted, else its likeliest other classes."""
-    if choice.contrast_data or bundled_model(choice.model).contrast_data:
-        return "confusion:5"
-    return f"topk_logits:{min(5, num_classes - 1)}"
+    k = min(5, num_classes - 1)
+    return f"confusion:{k}" if choice.contrast_data or bundled_model(choice.model).contrast_data else f"topk_logits:{k}"
 
 
 def require_contrast_data(choice: Model) -> None:
@@ -247,7 +249,7 @@ def make_ready(choice: Model, crops: Path | None = None, methods: Mapping[str, M
 
 
 def _tapped(choice: Model, classifier: Classifier, image: Array) -> TappedModel:
-    return at_precision(tap_classifier(classifier, image, layer=choice.layer), choice.precision)
+    return at_precision(tap_classifier(classifier, image, layer=choice.layer, link=choice.link), choice.precision)
 
 
 def _require_its_classifier(name: str, function: MapFunction, classifier: Classifier) -> None:

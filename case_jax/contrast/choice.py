@@ -41,7 +41,7 @@ class Confusions(NamedTuple):
     counts: Int[np.ndarray, "C C"]
     """Rows = true class, columns = predicted class."""
     mean_probabilities: Float[np.ndarray, "C C"]
-    """Row c: mean softmax output over images of class c."""
+    """Row c: mean probabilities over images of class c."""
     source: str
     fingerprint: str
     """Of that split: an evaluation on the same images is refused."""

@@ -172,13 +172,13 @@ def confusion_sets(
     """The k classes that the model confuses each class with most often.
 
     `N(c)` holds the largest off-diagonal entries of row c of the confusion matrix, in descending order; among equals, and
-    so also beyond the confused classes, the higher mean softmax probability for images of class c goes first, then the
+    so also beyond the confused classes, the higher mean probability for images of class c goes first, then the
     lower index. Entries without any confusion are counted.
 
     Args:
         confusion: counts or rates, rows = true class; from another split than the one to be evaluated.
         k: contrast classes per class.
-        mean_probabilities: row c is the mean softmax output over images of class c; needed where a row has fewer than k
+        mean_probabilities: row c is the mean probability of every class over images of class c; needed where a row has fewer than k
             confused classes.
 
     Raises:
@@ -201,7 +201,7 @@ def confusion_sets(
         if filled.any():
             raise CaseJaxError(
                 f"mean_probabilities: {int((filled > 0).sum())} of {num_classes} rows have fewer than k = {k} confused classes "
-                "and must be filled; give the mean softmax output per true class, or a smaller k."
+                "and must be filled; give the mean probabilities per true class, or a smaller k."
             )
         probabilities = np.zeros_like(matrix)
     else:

@@ -22,7 +22,7 @@ from case_jax.source import (
 
 DATASETS: dict[str, str] = {
     "digit_scenes": "real handwritten digits arranged in scenes with known class evidence; digit_scenes:SPLIT for another split",
-    "folder": "folder:PATH, any folder of images; sub-folders, when there are any, are the labels",
+    "folder": "folder:PATH, any folder of images; sub-folders, when there are any, are the labels, or labels.csv (file,label; several rows for several labels)",
     "tfds": "tfds:NAME:SPLIT, prepared as array_record: imagenet2012 and cifar100 by case-jax prepare, others by tensorflow-datasets",
 }
 

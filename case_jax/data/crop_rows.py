@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from case_jax.source import Evidence, Example, UnreadableImageError
 
 LONGEST_TEXT = 1000
-"""Bytes for an image's name, or for its name and the reason why it cannot be read."""
+"""Bytes for an image's name with several labels if it has them, or for its name and the reason why it cannot be read."""
 _ABSENT, _IMAGE, _UNREADABLE = 0, 1, 2
 
 
@@ -59,7 +59,7 @@ def pack(found: Example | UnreadableImageError, shape: RowShape) -> tuple[bytes,
     else:
         if RowShape.of(found) != shape:
             return None
-        text, pixels = json.dumps([found.name]).encode(), np.asarray(found.image).tobytes()
+        text, pixels = json.dumps([found.name, *found.labels]).encode(), np.asarray(found.image).tobytes()
         record["state"], record["image_id"], record["label"] = _IMAGE, found.image_id, found.label
         if found.evidence is not None:
             record["classes"] = found.evidence.classes
@@ -79,14 +79,14 @@ def unpack(raw: bytes, stored: UInt8[np.ndarray, "H W 3"], shape: RowShape) -> E
     pixels = np.array(stored) if record["state"] == _IMAGE else None  # a copy, which nobody writes into
     if record["check"] != _checksum(raw, b"" if pixels is None else pixels.data):
         return None
-    name, *reason = json.loads(record["text"][: record["text_size"]].tobytes())
+    name, *rest = json.loads(record["text"][: record["text_size"]].tobytes())
     if pixels is None:
-        return UnreadableImageError(name, *reason)
+        return UnreadableImageError(name, *rest)
     evidence = None
     if shape.regions is not None:
         bits = np.unpackbits(record["regions"], axis=1, count=shape.height * shape.width).astype(bool)
         evidence = Evidence(bits.reshape(-1, shape.height, shape.width), record["classes"].copy())
-    return Example(int(record["image_id"]), name, pixels, int(record["label"]), evidence)
+    return Example(int(record["image_id"]), name, pixels, int(record["label"]), evidence, labels=tuple(rest))
 
 
 def _checksum(record: bytes, pixels: bytes | memoryview) -> int:

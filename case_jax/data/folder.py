@@ -1,4 +1,4 @@
-"""Any folder of images; sub-folders, when there are any, are the labels."""
+"""Any folder of images; sub-folders, when there are any, are the labels, or a table `labels.csv` is."""
 
 import hashlib
 import os
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from case_jax._checks import CaseJaxError, nearest
+from case_jax.data.label_table import LABELS, read_label_table
 from case_jax.data.preprocess import preprocess, random_view
 from case_jax.source import Example, UnreadableImageError
 
@@ -58,7 +59,7 @@ class ImageFolder:
     """The images below a folder, in sorted order of their paths; hidden files and folders are left out.
 
     Args:
-        root: the folder. With sub-folders, the first level is the label.
+        root: the folder. With sub-folders, the first level is the label, unless `labels.csv` says what are, see `read_label_table`.
         class_names: the classifier's classes; None takes the names of the sub-folders, in sorted order.
         resize: shorter side in pixels.
         crop: side of the central crop in pixels.
@@ -66,7 +67,7 @@ class ImageFolder:
 
     Raises:
         CaseJaxError: when the folder is missing or holds no images, images lie both beside and inside sub-folders, or the
-            sub-folders do not fit the classes.
+            sub-folders or the table do not fit the classes.
     """
 
     def __init__(
@@ -86,6 +87,14 @@ class ImageFolder:
         if not self.files:
             raise CaseJaxError(f"data: no images in {self.root}; accepted suffixes: {', '.join(SUFFIXES)}.")
         parts = [p.relative_to(self.root).parts for p in self.files]
+        self.true: list[tuple[int, ...]]  # of each file, all true labels
+        self.labels_of: Callable[[np.ndarray], np.ndarray] | None = self._first_labels
+        table = self.root / LABELS
+        if table.is_file():
+            self.true, self.class_names = read_label_table(table, ["/".join(part) for part in parts], class_names)
+            if any(len(labels) > 1 for labels in self.true):
+                self.labels_of = None  # a draw by class takes each image as one of its class alone
+            return
         folders = sorted({p[0] for p in parts if len(p) > 1})
         flat = [p[0] for p in parts if len(p) == 1]
         if folders and flat:
@@ -95,7 +104,7 @@ class ImageFolder:
             )
         class_names = tuple(folders) if class_names is None else class_names
         index = labels_from_folders(folders, class_names) if folders else {}
-        self.labels = [index.get(p[0], -1) for p in parts]
+        self.true = [(index[p[0]],) if p[0] in index else () for p in parts]
         self.class_names = class_names if folders else None
 
     @property
@@ -107,7 +116,8 @@ class ImageFolder:
     def fingerprint(self) -> str:
         """A digest of the preprocessing and of every file's relative path, label, size and time of change."""
         digest = hashlib.sha256(f"{self.resize} {self.crop} {self.interpolation}".encode())
-        for path, label in zip(self.files, self.labels, strict=True):
+        for path, true in zip(self.files, self.true, strict=True):
+            label = " ".join(map(str, true or (-1,)))
             facts = path.stat()
             digest.update(os.fsencode(path.relative_to(self.root)))
             digest.update(f"\0{label}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
@@ -121,9 +131,11 @@ class ImageFolder:
         """Image `index`; raises `UnreadableImageError` when it cannot be read."""
         return self._example(index, partial(preprocess, resize=self.resize, crop=self.crop))
 
-    def labels_of(self, indices: Int[np.ndarray, " n"], /) -> Int[np.ndarray, " n"]:
-        """The labels of these images, by their folders."""
-        return np.array([self.labels[i] for i in indices.tolist()], np.int64)
+    def _first_labels(self, indices: Int[np.ndarray, " n"], /) -> Int[np.ndarray, " n"]:
+        return np.array([self._label(i) for i in indices.tolist()], np.int64)
+
+    def _label(self, index: int) -> int:
+        return self.true[index][0] if self.true[index] else -1
 
     def random_view(self, index: int, rng: np.random.Generator, /) -> Example:
         """Image `index` in a random view."""
@@ -133,4 +145,5 @@ class ImageFolder:
         path = self.files[index]
         name = path.relative_to(self.root).as_posix().encode("utf-8", "backslashreplace").decode()
         pixels = decode(_encoded(path, name), name, interpolation=self.interpolation)
-        return Example(index, name, pixels, self.labels[index])
+        true = self.true[index]
+        return Example(index, name, pixels, self._label(index), labels=true if len(true) > 1 else ())

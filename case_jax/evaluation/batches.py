@@ -202,6 +202,12 @@ def _check(example: Example, source: Source, empty: Batch) -> None:
             f"label {example.label}",
             f"a class from 0 to {known - 1}, or −1 for none",
         )
+        several = all(0 <= label < known for label in example.labels)
+        require(several, image, f"labels {example.labels}", f"classes from 0 to {known - 1}")
+    if example.labels:
+        accepted = "`label` among `labels`, each once"
+        proper = example.label in example.labels and len(set(example.labels)) == len(example.labels)
+        require(proper, image, f"label {example.label}, labels {example.labels}", accepted)
 
 
 def tiles(

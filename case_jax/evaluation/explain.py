@@ -11,7 +11,14 @@ from jaxtyping import Bool, Float, Int
 from case_jax import parallel
 from case_jax._checks import require, require_seed
 from case_jax.contrast.sets import ContrastSet
-from case_jax.evaluation.maps import Pixels, Question, image_key, maps_of_view, view_for_targets
+from case_jax.evaluation.maps import (
+    Pixels,
+    Question,
+    image_key,
+    maps_of_view,
+    shown_probabilities,
+    view_for_targets,
+)
 from case_jax.imageops import normalise_image
 from case_jax.methods import MapFunction
 from case_jax.source import Example
@@ -63,7 +70,11 @@ def explain_images(
         view = view_for_targets(model, params, normalise_image(image, *pixels))
         targets = jax.lax.top_k(view.logits, top)[1]
         key = image_key(seed, image_id)
-        return targets, jax.nn.softmax(view.logits)[targets], *maps_of_view(question, view, targets, key)
+        return (
+            targets,
+            shown_probabilities(view.logits, view.link)[targets],
+            *maps_of_view(question, view, targets, key),
+        )
 
     def explained(example: Example) -> Explanation:
         found = maps(model.params, jnp.asarray(example.image), example.image_id)

@@ -1,20 +1,21 @@
 """A few images with all methods' maps, kept for the report."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from case_jax import parallel
 from case_jax.evaluation.batches import load_tile, template
 from case_jax.evaluation.engine import Job
-from case_jax.evaluation.maps import image_key, maps_of_view, view_for_targets
+from case_jax.evaluation.maps import image_key, maps_of_view, shown_probabilities, view_for_targets
 from case_jax.files import write_atomically
 from case_jax.imageops import normalise_image
 from case_jax.results import RunFolder
-from case_jax.tap.view import at_least_float32
+from case_jax.source import Example
 
 LIKELIEST, REGIONS = "likeliest", "regions"
 
@@ -39,7 +40,7 @@ def save_gallery(job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKEL
         view = view_for_targets(job.model, params, normalise_image(image, *question.pixels))
         targets = classes if of == REGIONS else jax.lax.top_k(view.logits, 2)[1]
         maps, degenerate = maps_of_view(question, view, targets, image_key(question.seed, image_id))
-        probabilities = jax.nn.softmax(at_least_float32(view.logits))[targets]
+        probabilities = shown_probabilities(view.logits, view.link)[targets]
         return {"maps": maps, "degenerate": degenerate, "targets": targets, "probabilities": probabilities}
 
     batch = tile.batch
@@ -49,7 +50,7 @@ def save_gallery(job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKEL
         "regions": batch.regions[kept],
         "region_classes": batch.region_classes[kept],
         "names": np.array([e.name for e in examples if e], str),
-        "labels": np.array([e.label for e in examples if e], np.int32),
+        "labels": _labels([e for e in examples if e]),
         "methods": np.array(list(question.methods), str),
         **({} if not found else jax.tree.map(lambda *a: np.stack(a), *found)),
     }
@@ -58,3 +59,10 @@ def save_gallery(job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKEL
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         write_atomically(folder.path / "gallery.npz", buffer.getvalue())
+
+
+def _labels(examples: Sequence[Example]) -> Int[np.ndarray, "n L"]:
+    """All true labels of each image, −1 where it has fewer than another."""
+    known = [example.labels or (example.label,) for example in examples]
+    most = max(map(len, known), default=1)
+    return np.array([(*labels, *(-1,) * (most - len(labels))) for labels in known], np.int32).reshape(-1, most)

@@ -12,7 +12,8 @@ from case_jax.contrast.asking import ask
 from case_jax.contrast.sets import ContrastSet, Query
 from case_jax.imageops import finish_maps, is_degenerate, resize_map
 from case_jax.methods import MapFunction, described
-from case_jax.tap.view import Params, TappedModel, View
+from case_jax.tap.link import Link, probabilities
+from case_jax.tap.view import Params, TappedModel, View, at_least_float32
 
 NOISE, RANDOM_CLASS, AGAIN = range(1 << 30, (1 << 30) + 3)
 """What is folded into an image's key for the metrics' noise, the random class, and maps of altered images; class indices lie below."""
@@ -62,6 +63,11 @@ def maps_of_view(question: Question, view: View, targets: Int[Array, " T"], key:
 def finite_logits(view: View) -> Bool[Array, ""]:
     """Whether all logits of the image are finite; otherwise every map of it is degenerate, whatever the method."""
     return jnp.isfinite(view.logits).all()
+
+
+def shown_probabilities(logits: Float[Array, "*n C"], link: Link) -> Float[Array, "*n C"]:
+    """What rows and pictures show: probabilities by the model's link, NaN where it has none."""
+    return jnp.full_like(at_least_float32(logits), jnp.nan) if link == "identity" else probabilities(logits, link)
 
 
 def raw_maps(name: str, method: MapFunction, view: View, query: Query) -> Float[Array, "T h w"]:

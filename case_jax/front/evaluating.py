@@ -131,6 +131,6 @@ def _contrast(contrast: AnyContrast | None, model: TappedModel, pixels: Pixels, 
         assert where is not None
         return count_confusions(_opened(where, model, limit=IMAGES, seed=0), model, pixels)
 
-    likeliest = f"topk_logits:{min(5, model.num_classes - 1)}"
-    wanted = ("confusion:5" if where else likeliest) if contrast is None else contrast
+    k = min(5, model.num_classes - 1)
+    wanted = (f"confusion:{k}" if where else f"topk_logits:{k}") if contrast is None else contrast
     return choose_contrast(wanted, model.num_classes, confusions=confusions if where else None, seed=seed)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 from matplotlib.axes import Axes
@@ -11,7 +10,9 @@ from matplotlib.figure import Figure
 
 from case_jax import parallel
 from case_jax._checks import require
-from case_jax.tap.view import TappedModel, at_least_float32
+from case_jax.tap.link import one_logit_names, ranking
+from case_jax.tap.link import probabilities as linked_probabilities
+from case_jax.tap.view import TappedModel
 
 LIKELIEST, LEAST = 3, 0.01
 """How many of the likeliest classes stand below the image, and how probable the second and third must be."""
@@ -30,7 +31,7 @@ def show(
     Args:
         image: the normalised image that was explained; or uint8 pixels, where no model is given.
         maps: finished maps, (H, W) or (T, H, W), in [0, 1]; of another size than the image they are stretched over it.
-        model: names the likeliest classes of the image with their probabilities. Its preprocessing, where it has one, gives the image its
+        model: names the likeliest classes of the image with their probabilities, by the model's link. Its preprocessing, where it has one, gives the image its
             own colours again; otherwise the image is stretched between its lowest and its highest value.
         targets: the class of each map; then every map has its class as a title, and with a model also the probability.
 
@@ -44,13 +45,15 @@ def show(
     pixels, found = np.asarray(image), np.asarray(maps)
     found = found[None] if found.ndim == 2 else found
     _check(pixels, found, model)
-    shown, probabilities = _visible(pixels, model), None if model is None else np.asarray(_probabilities(model, image))
+    unknown = model is None or model.link == "identity"
+    probabilities, ranked = (None, None) if unknown else map(np.asarray, _answers(model, image))
+    shown = _visible(pixels, model)
     titles = _titles(len(found), targets, model, probabilities)
     figure = Figure(figsize=(2.3 * (len(found) + 1), 2.9), layout="constrained")
     first, *panels = figure.subplots(1, len(found) + 1, squeeze=False)[0]
     first.imshow(shown, cmap="gray", vmin=0, vmax=1)
-    if model is not None and probabilities is not None:
-        best = np.argsort(-probabilities, kind="stable")[:LIKELIEST]
+    if probabilities is not None and ranked is not None:
+        best = np.argsort(-ranked, kind="stable")[:LIKELIEST]
         said = [f"{_name(model, c)} {probabilities[c]:.0%}" for c in best if c == best[0] or probabilities[c] >= LEAST]
         first.set_xlabel("\n".join(said), fontsize=9, parse_math=False)
     for panel, saliency, title in zip(panels, found, titles, strict=True):
@@ -63,8 +66,11 @@ def show(
 
 
 @parallel.on_one_device
-def _probabilities(model: TappedModel, image: Array) -> Float[Array, " C"]:
-    return jax.nn.softmax(at_least_float32(model.apply(model.params, image)))
+def _answers(model: TappedModel | None, image: Array) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
+    """Probabilities, and numbers in their order."""
+    assert model is not None, "chosen by the caller"
+    logits = model.apply(model.params, image)
+    return linked_probabilities(logits, model.link), ranking(logits, model.link)
 
 
 def _check(pixels: np.ndarray, maps: np.ndarray, model: TappedModel | None) -> None:
@@ -116,4 +122,6 @@ def _titles(count: int, targets: Any, model: TappedModel | None, probabilities: 
 
 def _name(model: TappedModel | None, index: int) -> str:
     names = getattr(model, "class_names", None)
+    if model is not None and model.one_logit and not names:
+        names = one_logit_names("the class")
     return names[index] if names else f"class {index}"

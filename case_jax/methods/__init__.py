@@ -57,6 +57,8 @@ class Method(NamedTuple):
     """Whether its map is the same for every class, whatever the classifier says."""
     mask: bool = False
     """Whether its values say how much of each pixel is seen, from 0 to 1, and are not to be rescaled."""
+    probability: bool = False
+    """Whether it is made of probabilities, so that it refuses a model without (link `identity`)."""
     slow: bool = False
     """Whether it needs hundreds of passes through the classifier per image: such a method runs only when asked for by name."""
 
@@ -65,8 +67,8 @@ METHODS: dict[str, Method] = {
     "grad_cam": Method(grad_cam, "Grad-CAM"),
     "case": Method(case, "CASE", contrastive=True),
     "case_span": Method(case_span, "CASE-span", contrastive=True),
-    "finer_cam": Method(finer_cam, "Finer-CAM", contrastive=True),
-    "softmax_contrast": Method(softmax_contrast, "softmax-contrast"),
+    "finer_cam": Method(finer_cam, "Finer-CAM", contrastive=True, probability=True),
+    "softmax_contrast": Method(softmax_contrast, "softmax-contrast", probability=True),
     "hires_cam": Method(hires_cam, "HiResCAM"),
     "grad_cam_plus_plus": Method(grad_cam_plus_plus, "Grad-CAM++"),
     "xgrad_cam": Method(xgrad_cam, "XGrad-CAM"),
@@ -82,9 +84,9 @@ METHODS: dict[str, Method] = {
     "guided_backprop": Method(guided_backprop, "guided backprop"),
     "deconvolution": Method(deconvolution, "deconvolution"),
     "occlusion": Method(occlusion, "occlusion", slow=True),
-    "rise": Method(rise, "RISE", slow=True),
+    "rise": Method(rise, "RISE", probability=True, slow=True),
     "opti_cam": Method(opti_cam, "Opti-CAM", slow=True),
-    "meaningful_perturbation": Method(meaningful_perturbation, "meaningful perturbation", slow=True),
+    "meaningful_perturbation": Method(meaningful_perturbation, "meaningful perturbation", probability=True, slow=True),
     "extremal_perturbation": Method(extremal_perturbation, "extremal perturbation", slow=True),
     "random": Method(random_map, "random map", control=True),
     "centre_gaussian": Method(centre_gaussian, "centre Gaussian", control=True, class_blind=True),

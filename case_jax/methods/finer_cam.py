@@ -11,7 +11,7 @@ from case_jax.tap.view import View
 def finer_cam(view: View, query: Query, *, gamma: float = 1.0) -> Float[Array, "T H W"]:
     """Grad-CAM of the difference between the target's logit and those of similar classes.
 
-    `relu(Σ_k w[k] A[..,k])`, `w = Σ_j p_j (α_c − γ α_j) / Σ_j p_j` over j ∈ N(c), p the softmax.
+    `relu(Σ_k w[k] A[..,k])`, `w = Σ_j p_j (α_c − γ α_j) / Σ_j p_j` over j ∈ N(c), p by the model's link.
 
     Args:
         view: one image's view.
@@ -22,7 +22,7 @@ def finer_cam(view: View, query: Query, *, gamma: float = 1.0) -> Float[Array, "
         One map per target at the layer's resolution, unscaled, ≥ 0; all zero where nothing favours the class.
 
     Raises:
-        CaseJaxError: when the query has no contrast sets.
+        CaseJaxError: when the query has no contrast sets, or the model no probabilities (link `identity`).
 
     Zhang et al., Finer-CAM, CVPR 2025 (arXiv 2501.11309).
     """

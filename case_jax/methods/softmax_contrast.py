@@ -12,7 +12,7 @@ def softmax_contrast(view: View, query: Query) -> Float[Array, "T H W"]:
     """Channels weighted with the mean gradient of the class's log-probability.
 
     `relu(Σ_k w[k] A[..,k])`, `w = mean_{hw} ∂ log p_c/∂A = α_c − Σ_j p_j α_j`: every class is contrasted with all, each as
-    far as the model believes in it.
+    far as the model believes in it. Under the link `sigmoid` `w = (1 − p_c) α_c`: Grad-CAM, as labels are independent.
 
     Args:
         view: one image's view.
@@ -21,6 +21,9 @@ def softmax_contrast(view: View, query: Query) -> Float[Array, "T H W"]:
     Returns:
         One map per target at the layer's resolution, unscaled, ≥ 0. As p_c → 1 the weights vanish, and the map of a certain
         class is the direction in which its certainty would still grow.
+
+    Raises:
+        CaseJaxError: for a model without probabilities (link `identity`).
 
     The softmax contrast of Wang and Wang, "Why Not Other Classes?", NeurIPS 2022, applied to Grad-CAM.
     """

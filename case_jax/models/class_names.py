@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from case_jax._checks import CaseJaxError
+from case_jax.tap.link import one_logit_names
 
 IMAGENET_CLASSES = 1000
 _READABLE = "datasets/siscore/labels.py"
@@ -46,14 +47,23 @@ def shortened(synonyms: Sequence[str]) -> tuple[str, ...]:
 def class_names(given: Any, num_classes: int, *, source: str) -> tuple[str, ...]:
     """One distinct name per class; a name that several classes share gets the class's number.
 
+    A network of one output has two classes, "not" and the class: either its name or both are taken.
+
     Args:
         given: the names that came with the weights, a list or a mapping from index to name; None when none came.
-        num_classes: C.
+        num_classes: C, how many outputs the network has.
         source: where `given` is from; errors name it.
 
     Raises:
         CaseJaxError: when the names given are not C texts.
     """
+    if num_classes == 1:
+        both = isinstance(given, list | tuple) and len(given) == 2 and all(isinstance(name, str) for name in given)
+        return tuple(given) if both else one_logit_names(*_names(given, 1, source))
+    return _names(given, num_classes, source)
+
+
+def _names(given: Any, num_classes: int, source: str) -> tuple[str, ...]:
     if given is None:
         known = imagenet_names() if num_classes == IMAGENET_CLASSES else None
         return known or tuple(f"class {c}" for c in range(num_classes))

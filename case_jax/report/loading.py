@@ -35,7 +35,8 @@ class Gallery(NamedTuple):
     maps: Float[np.ndarray, "n M 2 H W"]
     degenerate: Bool[np.ndarray, "n M 2"]
     names: np.ndarray
-    labels: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, "n L"]
+    """All true labels of each image, −1 where it has fewer than L."""
     targets: Int[np.ndarray, "n 2"]
     probabilities: Float[np.ndarray, "n 2"]
     regions: Bool[np.ndarray, "n R H W"]
@@ -93,7 +94,8 @@ def _gallery(file: Path) -> Gallery | None:
     if not file.exists():
         return None
     with np.load(file, allow_pickle=False) as stored:
-        gallery = Gallery(**{field: stored[field] for field in Gallery._fields})
+        fields = {field: stored[field] for field in Gallery._fields}
+        gallery = Gallery(**fields | {"labels": fields["labels"].reshape(len(fields["names"]), -1)})
     return gallery if len(gallery.images) else None
 
 

@@ -24,6 +24,7 @@ from case_jax.tap.calling import (
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, as_used, one_head
 from case_jax.tap.layer import Tapped, told_of_channels
+from case_jax.tap.link import Link
 from case_jax.tap.outputs import Pick, changed, logits_of
 from case_jax.tap.split import LAYER, tag
 from case_jax.tap.tokens import Tokens
@@ -161,6 +162,7 @@ def tap_linen(
     chunk: int = 64,
     check: bool = True,
     call_args: Sequence[Any] = (),
+    link: Link | None = None,
     **apply_kwargs: Any,
 ) -> TappedModel:
     """Split a Flax Linen classifier at a named layer; the module itself is left untouched.
@@ -194,6 +196,9 @@ def tap_linen(
         check: False skips what is checked here beyond shapes: evaluation, a path from layer to logits, the grid's aspect ratio,
             the closed form.
         call_args: further positional arguments of the call, behind the image.
+        link: what the outputs are: "softmax" (logits, of which one class is true; the default), "sigmoid" (logits of labels that may all be
+            true), "probabilities" (the network ends in softmax, which is taken off) or "identity" (no logits, as in regression). One
+            logit z becomes two classes, (−z/2, z/2).
         **apply_kwargs: passed to `module.apply`, for example `train=False`.
 
     Returns:
@@ -203,7 +208,7 @@ def tap_linen(
         CaseJaxError: for an unknown layer (those that exist are listed, nearest first), one that is called several times without `call`,
             one on which the logits do not depend, an output that is not one map or, with `after`, is not rectified next, logits
             that are not one vector, a model in training, arguments that its call does not take, an image with its channels
-            first, or a head that is no dense layer or whose closed form fails.
+            first, a head that is no dense layer or whose closed form fails, or outputs that are probabilities, without a link that says so.
     """
     invoked = called(module, nn.Module, "a flax.linen.Module; for NNX use tap_nnx", call_args, apply_kwargs)
     run = _Applied(invoked)
@@ -265,4 +270,5 @@ def tap_linen(
         head_channels=head_channels,
         chunk=chunk,
         check=check,
+        link=link,
     )

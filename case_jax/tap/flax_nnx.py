@@ -26,6 +26,7 @@ from case_jax.tap.calling import (
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, as_used, one_head
 from case_jax.tap.layer import Tapped, told_of_channels
+from case_jax.tap.link import Link
 from case_jax.tap.outputs import Pick, changed, logits_of
 from case_jax.tap.split import LAYER, tag
 from case_jax.tap.tokens import Tokens
@@ -190,6 +191,7 @@ def tap_nnx(
     chunk: int = 64,
     check: bool = True,
     call_args: Sequence[Any] = (),
+    link: Link | None = None,
     **call_kwargs: Any,
 ) -> TappedModel:
     """Split a Flax NNX classifier at a named layer; the module itself is left untouched.
@@ -223,6 +225,9 @@ def tap_nnx(
         check: False skips what is checked here beyond shapes: evaluation, a path from layer to logits, the grid's aspect ratio,
             the closed form.
         call_args: further positional arguments of the call, behind the image.
+        link: what the outputs are: "softmax" (logits, of which one class is true; the default), "sigmoid" (logits of labels that may all be
+            true), "probabilities" (the network ends in softmax, which is taken off) or "identity" (no logits, as in regression). One
+            logit z becomes two classes, (−z/2, z/2).
         **call_kwargs: keyword arguments of the call, for example `train=False` or `rngs=nnx.Rngs(0)`.
 
     Returns:
@@ -232,7 +237,7 @@ def tap_nnx(
         CaseJaxError: for an unknown layer (those that exist are listed, nearest first), one that is called several times without `call`,
             one on which the logits do not depend, an output that is not one map or, with `after`, is not rectified next, logits
             that are not one vector, a model in training, arguments that its call does not take, an image with its channels
-            first, or a head that is no linear layer or whose closed form fails.
+            first, a head that is no linear layer or whose closed form fails, or outputs that are probabilities, without a link that says so.
     """
     from flax import nnx
 
@@ -303,4 +308,5 @@ def tap_nnx(
         stages=stage_maps if stages else None,
         chunk=chunk,
         check=check,
+        link=link,
     )

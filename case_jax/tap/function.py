@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from case_jax.tap.calling import require_one_image
 from case_jax.tap.evaluation import depended_on, unreached
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
+from case_jax.tap.link import Link
 from case_jax.tap.needed import needed, whole
 from case_jax.tap.outputs import Pick, vector_of
 from case_jax.tap.split import tag
@@ -26,6 +27,7 @@ def tap_function(
     head_channels: tuple[int, int] | None = None,
     chunk: int = 64,
     check: bool = True,
+    link: Link | None = None,
 ) -> TappedModel:
     """Split a plain function `f(params, x) -> logits` at a value that it tags: before or behind an activation, as the tag stands.
 
@@ -43,13 +45,17 @@ def tap_function(
         head_channels: (first, total), when the layer's channels are only some of those in front of the head.
         chunk: most classes whose gradients are held in memory at once.
         check: False skips what is checked here beyond shapes: a path from layer to logits, and the closed form.
+        link: what the outputs are: "softmax" (logits, of which one class is true; the default), "sigmoid" (logits of labels that may all be
+            true), "probabilities" (the network ends in softmax, which is taken off) or "identity" (no logits, as in regression). One
+            logit z becomes two classes, (−z/2, z/2).
 
     Returns:
         The tapped model.
 
     Raises:
         CaseJaxError: for an unknown tag (those that exist are listed, nearest first), one that occurs more than once or
-            inside a loop, one on which the logits do not depend, an output that is not one vector, an activation that is not one map, or a `head_kernel` whose closed form fails.
+            inside a loop, one on which the logits do not depend, an output that is not one vector, an activation that is not one map,
+            outputs that are probabilities without a link that says so, or a `head_kernel` whose closed form fails.
     """
     require_one_image(image)
 
@@ -66,6 +72,7 @@ def tap_function(
         head_channels=head_channels,
         chunk=chunk,
         check=check,
+        link=link,
     )
     if check:
         _require_reached(model, image)
