@@ -301,7 +301,15 @@ def _convolution(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> 
 
 
 def _scan(eqn: JaxprEqn, boxes: list[Box], met: list[Met] | None) -> list[Box]:
-    consts, carried, closed = eqn.params["num_consts"], eqn.params["num_carry"], eqn.params["jaxpr"]
+    closed = eqn.params["jaxpr"]
+    inner = closed.jaxpr
+
+    def stacked(outer: Sequence[Any], inside: Sequence[Any]) -> int:
+        """How many have an axis of steps; versions of JAX name these numbers differently."""
+        return sum(len(_shape(a)) != len(_shape(b)) for a, b in zip(outer, inside, strict=True))
+
+    carried = len(boxes) - stacked(eqn.outvars, inner.outvars)
+    consts = len(eqn.invars) - stacked(eqn.invars, inner.invars) - carried
     ends = [box and box[1:] for box in boxes[carried:]]
     carry = boxes[:carried]
 
