@@ -25,12 +25,14 @@ class Example(NamedTuple):
 
     image_id: int
     name: str
-    image: UInt8[np.ndarray, "H W 3"]
+    image: UInt8[np.ndarray, "H W D"]
     label: int
     """-1 when unknown."""
     evidence: Evidence | None = None
     target: Float[np.ndarray, " C"] | None = None
     """What a classifier is trained to answer, as probabilities, where that is more than the label."""
+    changes: tuple[str, ...] = ()
+    """What had to be decided to show the image, each in words that are the same for all images: a run counts them."""
 
 
 class UnreadableImageError(Exception):
