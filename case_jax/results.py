@@ -231,8 +231,8 @@ class RunFolder:
 
     def changed(self) -> dict[str, int]:
         """How many images had to be changed to be shown, by what was done to them."""
-        files = self.parts.glob(PARTS)
-        return dict(sum((Counter(read_records(file, rows=False).changed) for file in files), Counter()))
+        counts = (Counter(read_records(file, rows=False).changed) for file in self.parts.glob(PARTS))
+        return dict(sorted(sum(counts, Counter()).items()))
 
     def sums(self) -> Sums:
         """The integer sums of all parts together."""

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from studies import evaluation
+from studies import count_pairs, evaluation
 
 import case_jax as cj
 from case_jax.data import CachedCrops, ImageFolder, crop_encoded, crop_opened, decoding, preprocess
 from case_jax.evaluation import Pixels, run
 from case_jax.evaluation.gallery import save_gallery
+from case_jax.front.evaluating import _opened
 from case_jax.imageops import picture
 from case_jax.results import RunFolder
 from case_jax.source import Example, UnreadableImageError
@@ -312,6 +313,12 @@ def test_a_run_counts_what_was_decided_and_what_was_refused(photograph, tmp_path
     assert "- images with transparent pixels, shown over white: 1" in said
     assert "- images that could not be read: 1" in said
     assert "transparent pixels, shown over white" in (folder.path / "report.html").read_text()
+    seen = _opened(f"folder:{data}", tap(1), limit=None, seed=0, exif="apply")
+    assert seen[0].changes == (decoding.TURNED,)
+    assert seen[0].image.shape == (16, 16, 1)
+    pairs = count_pairs(seen, tap(1), "topk_logits:2", ("sobel",), pixels=Pixels((0.5,), (0.2,)), tile=4)
+    assert pairs.changed == {decoding.TURNED: 2, decoding.ON_WHITE: 1}
+    assert len(pairs.excluded) == 1
     cached = CachedCrops(ImageFolder(data, None, **SIZE), tmp_path / "crops")
     for _ in range(2):  # decoded, then read back
         assert [cached[i].changes for i in (0, 2, 4)] == [(decoding.LEFT_TURNED,), (decoding.ON_WHITE,), ()]

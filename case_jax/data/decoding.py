@@ -48,7 +48,7 @@ def decoded(
     changes = []
     if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photograph with a preview of itself
         changes.append(FIRST)
-    deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    deep = any(f";16{order}" in str(tile) for tile in getattr(image, "tile", ()) for order in "BLN")
     image.load()
     if _orientation(image) != 1:
         changes.append(TURNED if exif == "apply" else LEFT_TURNED)
