@@ -34,7 +34,9 @@ class Command:
     """`case-jax` in a process forked off one that has imported it: what `subprocess.Popen` would be, without its seconds."""
 
     def __init__(self, words, environment, log):
-        self.process = SERVER.Process(target=_run, args=(list(map(str, words)), dict(environment), str(Path.cwd()), log))
+        self.process = SERVER.Process(
+            target=_run, args=(list(map(str, words)), dict(environment), str(Path.cwd()), log)
+        )
         self.process.start()
         self.pid = self.process.pid
 

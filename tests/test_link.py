@@ -292,7 +292,9 @@ def test_a_softmax_at_the_end_is_refused_undeclared_and_taken_off_declared(end):
 )
 def test_what_is_declared_must_be_there_and_what_is_there_declared(end, outputs, link, words):
     with pytest.raises(cj.CaseJaxError, match=rf"^link: .*{words}"):
-        cj.tap_nnx(net(outputs, end), "conv", X, link=link)
+        cj.tap_nnx(
+            net(outputs, end), "conv", X, link=link, check=False
+        )  # a softmax over the batch has other faults, too
 
 
 def test_a_sigmoid_is_taken_off_in_every_tap_and_a_declaration_wins():

@@ -5,7 +5,7 @@ from jaxtyping import Array, Int, Key
 
 from case_jax._checks import require
 from case_jax.contrast.choice import AnyContrast, choose_contrast
-from case_jax.contrast.sets import HighestOthers, Query
+from case_jax.contrast.sets import Against, HighestOthers, Query
 from case_jax.tap.link import require_classes
 from case_jax.tap.view import View
 
@@ -37,5 +37,7 @@ def ask(
     if contrast is None:
         return Query(targets, key=key)
     sets = choose_contrast(contrast, classes).sets
+    if isinstance(sets, Against) and not isinstance(given, Tracer):
+        sets.require_others(np.asarray(given))
     members = sets.members(view.logits) if isinstance(sets, HighestOthers) else None
     return Query(targets, sets(view.logits, targets), key, members)

@@ -143,6 +143,40 @@ def topk_logits(k: int, num_classes: int) -> HighestOthers:
     return HighestOthers(k, num_classes)
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Against:
+    """The contrast set of `against`; a pytree without leaves."""
+
+    classes: tuple[int, ...]
+    num_classes: int
+
+    def require_others(self, targets: Int[np.ndarray, "*n"]) -> None:
+        """Raise when a target is to be contrasted with itself."""
+        own = sorted(set(np.ravel(targets).tolist()) & set(self.classes))
+        require(not own, "against", f"class {own}, which is also a target", "other classes than the targets")
+
+    def __call__(self, logits: Float[Array, " C"], targets: Int[Array, " T"]) -> Int[Array, "T k"]:
+        """The same classes for every target."""
+        _require_classes(logits, self.num_classes)
+        return jnp.broadcast_to(jnp.asarray(self.classes, jnp.int32), (targets.shape[0], len(self.classes)))
+
+
+def against(classes: int | Sequence[int], num_classes: int) -> Against:
+    """These classes for every target: why the target rather than them.
+
+    A target that is among them is refused where it is known; where it is traced, its own weights are taken out of it, and its map is
+    degenerate with a single class.
+
+    Raises:
+        CaseJaxError: for no classes, a class outside [0, C), or one that is named twice.
+    """
+    chosen = tuple(int(c) for c in np.atleast_1d(np.asarray(classes, int)))
+    proper = chosen and len(set(chosen)) == len(chosen) and all(0 <= c < num_classes for c in chosen)
+    require(proper, "against", list(chosen), f"different classes from 0 to {num_classes - 1}, at least one")
+    return Against(chosen, num_classes)
+
+
 def random_sets(k: int, num_classes: int, *, seed: int = 0) -> Int[np.ndarray, "C k"]:
     """k uniformly drawn other classes for each class: a control.
 

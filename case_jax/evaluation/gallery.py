@@ -13,14 +13,16 @@ from case_jax.evaluation.batches import load_tile, template
 from case_jax.evaluation.engine import Job
 from case_jax.evaluation.maps import image_key, maps_of_view, shown_probabilities, view_for_targets
 from case_jax.files import write_atomically
-from case_jax.imageops import normalise_image
+from case_jax.imageops import normalise_image, picture
 from case_jax.results import RunFolder
 from case_jax.source import Example
 
 LIKELIEST, REGIONS = "likeliest", "regions"
 
 
-def save_gallery(job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKELIEST) -> None:
+def save_gallery(
+    job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKELIEST, shown: Sequence[int] | None = None
+) -> None:
     """Write `gallery.npz`: `count` of the images, drawn by the seed, with all methods' maps (computed anew, one image at a time).
 
     Args:
@@ -28,6 +30,10 @@ def save_gallery(job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKEL
         folder: its run folder.
         count: number of images; unreadable ones among those drawn are left out.
         of: which classes' maps: of the two `likeliest`, or of those of the image's `regions`.
+        shown: the channels that pictures show, see `imageops.picture`.
+
+    Raises:
+        CaseJaxError: for channels that the images do not have.
     """
     source, indices, question = job.images.source, job.images.indices, job.question
     drawn = np.sort(np.random.default_rng(question.seed).permutation(len(indices))[:count])
@@ -46,7 +52,7 @@ def save_gallery(job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKEL
     batch = tile.batch
     found = [one(job.model.params, batch.images[s], batch.image_ids[s], batch.region_classes[s]) for s in kept]
     arrays = {
-        "images": batch.images[kept],
+        "images": picture(batch.images[kept], shown),
         "regions": batch.regions[kept],
         "region_classes": batch.region_classes[kept],
         "names": np.array([e.name for e in examples if e], str),

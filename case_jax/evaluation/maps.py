@@ -20,12 +20,13 @@ NOISE, RANDOM_CLASS, AGAIN = range(1 << 30, (1 << 30) + 3)
 
 
 class Pixels(NamedTuple):
-    """How pixels become the classifier's input: `(x / 255 − mean) / std`."""
+    """How pixels of D channels become the classifier's input: `(x / 255 − mean) / std`."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    """D numbers: as many channels have the images of the source, and the classifier's."""
+    std: tuple[float, ...]
 
-    def black(self) -> Float[Array, " 3"]:
+    def black(self) -> Float[Array, " D"]:
         """A black pixel in normalised units."""
         return -jnp.asarray(self.mean) / jnp.asarray(self.std)
 
@@ -44,7 +45,7 @@ def image_key(seed: int, image_id: Int[Array, ""]) -> Key[Array, ""]:
     return jax.random.fold_in(jax.random.key(seed), image_id)
 
 
-def view_for_targets(model: TappedModel, params: Params, image: Float[Array, "H W 3"]) -> View:
+def view_for_targets(model: TappedModel, params: Params, image: Float[Array, "H W D"]) -> View:
     """A view whose class weights all methods share: a table of all classes where one pullback can hold them."""
     return model.view_all(params, image) if model.num_classes <= model.chunk else model.view(params, image)
 
@@ -79,13 +80,18 @@ def raw_maps(name: str, method: MapFunction, view: View, query: Query) -> Float[
 
 
 def finished(
-    raw: Float[Array, "T h w"], shape: tuple[int, ...], finite: Bool[Array, "*T"], *, rescaled: bool = True
+    raw: Float[Array, "T h w"],
+    shape: tuple[int, ...],
+    finite: Bool[Array, "*T"],
+    *,
+    rescaled: bool = True,
+    signed: bool = False,
 ) -> tuple[Float[Array, "T H W"], Bool[Array, " T"]]:
     """Maps in [0, 1] at input resolution, and which are degenerate; all of them where the image's logits are not `finite`.
 
-    Masks, which say how much of each pixel is seen, are not `rescaled`.
+    Masks, which say how much of each pixel is seen, are not `rescaled`; `signed` maps keep what is negative, in [−1, 1].
     """
-    degenerate = is_degenerate(raw) | ~finite
+    degenerate = is_degenerate(raw, signed=signed) | ~finite
     if rescaled:
-        return finish_maps(raw, shape), degenerate
+        return finish_maps(raw, shape, signed=signed), degenerate
     return resize_map(jnp.where(degenerate[..., None, None], 0.0, raw), shape), degenerate

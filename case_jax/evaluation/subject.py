@@ -132,6 +132,9 @@ def require_fitting(source: Source, model: TappedModel, pixels: Pixels, names: S
             require(len(given) == classes, argument, f"{len(given)} class names", accepted)
     finite = np.isfinite([*pixels.mean, *pixels.std]).all() and min(pixels.std) > 0
     require(finite, "pixels", pixels, "finite means and deviations above 0, one per channel")
+    depth = model.image_shape[-1]
+    fits = len(pixels.mean) == len(pixels.std) == depth
+    require(fits, "pixels", pixels, f"a mean and a deviation for each of the classifier's channels, {depth}")
 
 
 def _finds(contrast: Any) -> bool:

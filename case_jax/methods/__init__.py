@@ -1,5 +1,6 @@
 """Saliency methods: each a pure function of one image's view and a query; `METHODS` is the only dispatch."""
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -129,6 +130,25 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
+def signed_maps(function: MapFunction, view: View, query: Query, **options: Any) -> Float[Array, "T h w"]:
+    """Evidence for each target less evidence against it: `function(sign=1) − function(sign=−1)`.
+
+    Of a class activation map that is the weighted sum of the channels before its rectification.
+    """
+    return function(view, query, sign=1, **options) - function(view, query, sign=-1, **options)  # type: ignore[call-arg]
+
+
+def require_signed(name: str, function: MapFunction) -> None:
+    """Raise unless a method can show evidence against a class: unless it has the option `sign`.
+
+    Raises:
+        CaseJaxError: names those that can.
+    """
+    able = [known for known, entry in METHODS.items() if "sign" in inspect.signature(entry.maps).parameters]
+    has = "sign" in inspect.signature(bare(function)).parameters
+    require(has, "signed", f"the method {name!r}", f"methods with the option sign: {', '.join(able)}")
+
+
 def all_class_maps(
     maps: MapFunction,
     model: TappedModel,
@@ -202,9 +222,11 @@ __all__ = [
     "occlusion",
     "opti_cam",
     "random_map",
+    "require_signed",
     "rise",
     "saliency",
     "score_cam",
+    "signed_maps",
     "smooth_grad",
     "sobel_edges",
     "softmax_contrast",

@@ -9,7 +9,7 @@ from case_jax.tap.view import View
 EPS = 1e-7
 
 
-def xgrad_cam(view: View, query: Query) -> Float[Array, "T H W"]:
+def xgrad_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T H W"]:
     """Channels weighted with their gradients, each position by its share of the channel's activation.
 
     `relu(Σ_k w[k] A[..,k])`, `w[k] = Σ_{hw} g A / (Σ_{hw} A + 1e-7)`, `g = ∂y_c/∂A`.
@@ -17,6 +17,7 @@ def xgrad_cam(view: View, query: Query) -> Float[Array, "T H W"]:
     Args:
         view: one image's view.
         query: targets (T,); contrast sets and key are not used.
+        sign: −1 for what speaks against the class: the map of the negated score (counterfactual maps).
 
     Returns:
         One map per target at the layer's resolution, unscaled, ≥ 0; all zero where no channel speaks for the class; NaN
@@ -29,4 +30,4 @@ def xgrad_cam(view: View, query: Query) -> Float[Array, "T H W"]:
     def weights(gradient: Array, activation: Array) -> Array:
         return (gradient * activation).sum((0, 1)) / (activation.sum((0, 1)) + EPS)
 
-    return positive_maps(view.activation, of_gradients(view, query, weights))
+    return positive_maps(view.activation, of_gradients(view, query, weights), sign=sign)

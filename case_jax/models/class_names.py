@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from case_jax._checks import CaseJaxError
+from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.tap.link import one_logit_names
 
 IMAGENET_CLASSES = 1000
@@ -42,6 +42,30 @@ def shortened(synonyms: Sequence[str]) -> tuple[str, ...]:
     firsts = [names.partition(",")[0] for names in synonyms]
     times = Counter(firsts)
     return tuple(first if times[first] == 1 else names for first, names in zip(firsts, synonyms, strict=True))
+
+
+def classes_called(argument: str, words: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+    """The classes that these words mean: a name as it is written, else a name but for upper and lower case, else an index.
+
+    Raises:
+        CaseJaxError: for a word that is no class, or two that are the same.
+    """
+    exact = {name: c for c, name in enumerate(names)}
+    times = Counter(name.casefold() for name in names)
+    folded = {name.casefold(): c for c, name in enumerate(names) if times[name.casefold()] == 1}
+
+    def one(word: str) -> int:
+        if word in exact or word.casefold() in folded:
+            return exact.get(word, folded.get(word.casefold(), -1))
+        if word.isascii() and word.isdigit():
+            accepted = f"a name, or an index from 0 to {len(names) - 1}"
+            require(int(word) < len(names), argument, word, accepted)
+            return int(word)
+        raise unknown(argument, word, names)
+
+    found = tuple(map(one, words))
+    require(len(set(found)) == len(found), argument, " ".join(words), "every class once")
+    return found
 
 
 def class_names(given: Any, num_classes: int, *, source: str) -> tuple[str, ...]:

@@ -83,6 +83,7 @@ def template(name: str) -> jinja2.Template:
 def write_page(run: Run, page: Page) -> Path:
     """Write `report.html`, `summary.md`, `figures/` and the study's own files into the run folder, each atomically."""
     folder = run.path
+    page = page._replace(counts={**page.counts, **{f"images with {what}": n for what, n in run.changed.items()}})
     (folder / "figures").mkdir(exist_ok=True)
     for drawing in page.drawings():
         write_atomically(folder / "figures" / f"{drawing.name}.png", drawing.png)

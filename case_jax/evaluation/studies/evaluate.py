@@ -140,7 +140,7 @@ def image_maps(
     question: Question,
     model: TappedModel,
     params: Params,
-    image: UInt8[Array, "H W 3"],
+    image: UInt8[Array, "H W D"],
     image_id: Array,
     *,
     random: bool = False,
@@ -181,7 +181,7 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
             return _columns(scored(*method), plain, options)
 
         def score_explaining(number: int, method: MapFunction) -> dict[str, Array]:
-            def explain(altered: Float[Array, "H W 3"]) -> Float[Array, "H W"]:
+            def explain(altered: Float[Array, "H W D"]) -> Float[Array, "H W"]:
                 other = view_for_targets(model, params, altered)
                 maps = method(other, ask(other, found.targets[:1], question.contrast, key=again))
                 return finish_maps(maps, altered.shape[:2])[0]

@@ -202,7 +202,8 @@ class Mosaics:
         regions = join_cells(where)[None, :, :, 0] == numbers[:, None, None]
         classes = self.chosen.classes[self.drawn[index]].astype(np.int32)
         name = " | ".join(example.name for example in examples)
-        return Example(index, name, join_cells(images), -1, Evidence(regions, classes))
+        changes = tuple(change for example in examples for change in example.changes)
+        return Example(index, name, join_cells(images), -1, Evidence(regions, classes), changes=changes)
 
 
 def make_mosaics(source: Source, chosen: Confident, *, n: int, count: int, seed: int, confidence: float) -> Mosaics:
