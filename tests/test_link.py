@@ -306,7 +306,9 @@ def test_a_sigmoid_is_taken_off_in_every_tap_and_a_declaration_wins():
     with pytest.raises(cj.CaseJaxError, match=r"^link: "):
         cj.tap_linen(network, variables, "layers_0", X)
     assert cj.tap_linen(network, variables, "layers_0", X, link="probabilities").link == "softmax"
-    odd = cj.tap_nnx(net(end=lambda y: jnp.abs(y) / jnp.abs(y).sum()), "conv", X, link="softmax")  # logits all the same
+    odd = cj.tap_nnx(
+        net(end=lambda y: jnp.abs(y) / jnp.abs(y).sum(-1, keepdims=True)), "conv", X, link="softmax"
+    )  # logits all the same
     assert odd.link == "softmax"
     assert odd.num_classes == 5
 

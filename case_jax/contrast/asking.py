@@ -1,6 +1,8 @@
 """From a view, targets and a contrast to the query that a method is asked."""
 
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Int, Key
 
 from case_jax._checks import require

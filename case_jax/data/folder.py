@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from case_jax._checks import CaseJaxError, nearest, unknown
 from case_jax.data.decoding import EXIF, Exif
@@ -140,7 +140,7 @@ class ImageFolder:
         """Image `index`; raises `UnreadableImageError` when it cannot be read."""
         path, name = self.files[index], self._name(index)
         found = crop_encoded(_encoded(path, name), name, resize=self.resize, crop=self.crop, **self._how)
-        return self._example(index, found)
+        return self._example(index, found.pixels, found.changes)
 
     def _first_labels(self, indices: Int[np.ndarray, " n"], /) -> Int[np.ndarray, " n"]:
         return np.array([self._label(i) for i in indices.tolist()], np.int64)
@@ -152,11 +152,11 @@ class ImageFolder:
         """Image `index` in a random view."""
         path, name = self.files[index], self._name(index)
         pixels = random_view(_encoded(path, name), name, crop=self.crop, rng=rng, **self._how)
-        return self._example(index, Crop(pixels, ()))
+        return self._example(index, pixels, ())
 
-    def _example(self, index: int, found: Crop) -> Example:
+    def _example(self, index: int, pixels: UInt8[np.ndarray, "crop crop D"], changes: tuple[str, ...]) -> Example:
         labels = self.true[index] if len(self.true[index]) > 1 else ()
-        return Example(index, self._name(index), found.pixels, self._label(index), labels=labels, changes=found.changes)
+        return Example(index, self._name(index), pixels, self._label(index), labels=labels, changes=changes)
 
     def _name(self, index: int) -> str:
         path = self.files[index].relative_to(self.root)
