@@ -45,6 +45,19 @@ def tags(jaxpr: Jaxpr) -> list[str]:
     return found
 
 
+def only_backwards(function: Callable[..., Any], *args: Any) -> bool:
+    """Whether forward-mode differentiation would fail: whether a call with a gradient of its own (`jax.custom_vjp`) lies inside."""
+    return _holds_own_gradient(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _holds_own_gradient(jaxpr: Jaxpr) -> bool:
+    return any(
+        eqn.primitive.name.startswith("custom_vjp_call")
+        or any(_holds_own_gradient(inner) for inner, _ in inner_jaxprs(eqn))
+        for eqn in jaxpr.eqns
+    )
+
+
 CALLS = (
     "jit",
     "pjit",
