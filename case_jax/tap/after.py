@@ -8,10 +8,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.extend.core.primitives import name_p
 from jaxtyping import Array
 
-from case_jax._checks import CaseJaxError, require
+from case_jax._checks import require
 from case_jax.tap.gates import RESHAPING, gates
 from case_jax.tap.layer import require_array, tag_output
-from case_jax.tap.split import CALLS, evaluate, inner_jaxprs, read, require_once, tag, tags
+from case_jax.tap.split import CALLS, evaluate, in_a_loop, inner_jaxprs, read, require_once, tag, tags
 
 BEFORE = "case_jax.before:"
 """Before a module's path this is the tag of its output where another value is tapped."""
@@ -68,6 +68,8 @@ def _spelt_out(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: s
         if inside and eqn.primitive.name in CALLS:
             found = _spelt_out(*inside[0], [read(env, v) for v in eqn.invars], name)
             env.update(zip(eqn.outvars, found, strict=True))
+        elif inside:
+            raise in_a_loop(name.removeprefix(BEFORE), eqn)
         else:
             evaluate([eqn], env)
     return [read(env, v) for v in jaxpr.outvars]
@@ -88,8 +90,6 @@ def _place(flat: ClosedJaxpr, name: str, layer: str) -> int:
             reached.update(eqn.outvars)
         else:
             others.append(eqn.primitive.name)
-    if not reached:
-        raise CaseJaxError(f"layer: {layer!r} lies inside a loop or branch; tap a layer outside of it, or unroll it.")
     require(
         len(takers) == 1,
         "after",

@@ -7,9 +7,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from case_jax._checks import require, unknown
-from case_jax.tap.after import after_relu, require_after, tag_before
+from case_jax.tap.after import BEFORE, after_relu, require_after, tag_before
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, one_head
 from case_jax.tap.layer import tag_output, told_of_channels
+from case_jax.tap.loops import iterations, out_of_loops
 from case_jax.tap.split import LAYER, tag
 from case_jax.tap.view import TappedModel, tapped
 
@@ -53,7 +54,8 @@ def tap_linen(
     Args:
         module: a classifier that maps (B, H, W, D) to logits (B, C).
         variables: its variables; they become the tapped model's `params`.
-        layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped, for example `Block_2.Conv_1`.
+        layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped, for example `Block_2.Conv_1`. Of layers that
+            `nn.scan` runs over, a number says which: `encoder.layers[-1].norm1`.
         image: one normalised image (H, W, D); fixes the shapes and checks the closed form.
         linear_head: path of the final `nn.Dense`, when everything between `layer` and it acts on each channel alone:
             class weights then have a closed form, which is checked against the pullback here.
@@ -80,7 +82,8 @@ def tap_linen(
     with told_of_channels(image):
         known = layers(module, variables, image, **apply_kwargs)
     head = one_head(linear_head, dense_head)
-    for argument, path in (("layer", layer), ("linear_head", linear_head), ("dense_head", dense_head)):
+    tapped_path, numbers = iterations(layer)
+    for argument, path in (("layer", tapped_path), ("linear_head", linear_head), ("dense_head", dense_head)):
         if path is not None and path not in known:
             raise unknown(argument, path, known)
     if head is not None:
@@ -96,9 +99,14 @@ def tap_linen(
         out = call(*args, **kwargs)
         if path == dense_head:
             out = tag(out[0], HEAD_OUTPUT)[None]
-        if path != layer:
+        if path != tapped_path:
             return out
-        return tag_output(out, layer, token_grid) if after is None else tag_before(out, layer)
+        if numbers and isinstance(out, tuple):  # what nn.scan carries on, and what it stacks
+            return tagged(out[0]), *out[1:]
+        return tagged(out)
+
+    def tagged(out: Any) -> Any:
+        return tag_output(out, tapped_path, token_grid) if after is None else tag_before(out, tapped_path)
 
     def apply(variables: Any, x: Array) -> Array:
         with nn.intercept_methods(intercept):
@@ -110,6 +118,7 @@ def tap_linen(
             found = found[part]
         return found["kernel"]
 
+    apply = out_of_loops(apply, layer, LAYER if after is None else BEFORE)
     return tapped(
         apply if after is None else after_relu(apply, layer, token_grid),
         variables,

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from jaxtyping import Array, Float
 
 from case_jax._checks import require, unknown
-from case_jax.tap.after import after_relu, require_after, tag_before
+from case_jax.tap.after import BEFORE, after_relu, require_after, tag_before
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, one_head
 from case_jax.tap.layer import tag_output
+from case_jax.tap.loops import iterations, out_of_loops
 from case_jax.tap.split import LAYER, tag
 from case_jax.tap.view import TappedModel, tapped
 
@@ -95,7 +96,8 @@ def tap_nnx(
 
     Args:
         module: a classifier that maps (B, H, W, D) to logits (B, C).
-        layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped.
+        layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped. Of layers that `nnx.scan` runs over, a number says
+            which: `encoder.layers[-1].norm1`.
         image: one normalised image (H, W, D); fixes the shapes and checks the closed form.
         linear_head: path of the final `nnx.Linear`, when everything between `layer` and it acts on each channel alone:
             class weights then have a closed form, which is checked against the pullback here.
@@ -125,10 +127,11 @@ def tap_nnx(
     require_after(after)
     known = layers(module)
     head = one_head(linear_head, dense_head)
-    paths = [("layer", layer), ("linear_head", linear_head), ("dense_head", dense_head)]
-    for argument, path in [*paths, *(("stages", path) for path in stages)]:
-        if path is not None and path not in known:
-            raise unknown(argument, path, known)
+    path, _ = iterations(layer)
+    paths = [("layer", path), ("linear_head", linear_head), ("dense_head", dense_head)]
+    for argument, given in [*paths, *(("stages", stage) for stage in stages)]:
+        if given is not None and given not in known:
+            raise unknown(argument, given, known)
     if head is not None:
         given = f"{head!r}, a {type(known[head]).__name__}"
         require(
@@ -144,13 +147,13 @@ def tap_nnx(
 
     def apply(params: Any, x: Array) -> Array:
         copy, parts = rebuilt(params)
-        call = type(parts[layer]).__call__
+        call = type(parts[path]).__call__
 
         def tagged(self, *args, **kwargs):
             out = call(self, *args, **kwargs)
-            return tag_output(out, layer, token_grid) if after is None else tag_before(out, layer)
+            return tag_output(out, path, token_grid) if after is None else tag_before(out, path)
 
-        _retype(parts[layer], tagged)
+        _retype(parts[path], tagged)
         if head is not None:
             dense = type(parts[head]).__call__
 
@@ -167,6 +170,7 @@ def tap_nnx(
     def stage_maps(params: Any, x: Array) -> tuple[Array, ...]:
         return tuple(found[0] for found in outputs_of(rebuilt(params)[0], stages, x[None])[1])
 
+    apply = out_of_loops(apply, layer, LAYER if after is None else BEFORE)
     return tapped(
         apply if after is None else after_relu(apply, layer, token_grid),
         params,

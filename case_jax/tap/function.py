@@ -6,6 +6,7 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
+from case_jax.tap.loops import out_of_loops
 from case_jax.tap.split import tag
 from case_jax.tap.view import TappedModel, tapped
 
@@ -26,7 +27,7 @@ def tap_function(
         function: one normalised image (H, W, D) to logits (C,); it marks the layer's output, of shape (h, w, K), with
             `case_jax.tag(a, "name")` or `jax.ad_checkpoint.checkpoint_name`.
         params: its parameters, any pytree.
-        layer: the tag.
+        layer: the tag; of one inside `jax.lax.scan` with a number that says in which iteration, `features[-1]`.
         image: one normalised image; fixes the shapes and checks the closed form.
         head_kernel: `params` to the kernel (F, M) of the first linear layer, when everything between the layer and that
             layer's input acts on each channel alone; the function must then mark the input, a vector ordered
@@ -43,7 +44,7 @@ def tap_function(
             inside a loop, an activation that is not one map, or a `head_kernel` whose closed form fails.
     """
     return tapped(
-        function,
+        out_of_loops(function, layer, ""),
         params,
         image,
         layer=layer,

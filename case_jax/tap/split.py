@@ -102,10 +102,7 @@ def _run_to_tag(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: 
         elif eqn.primitive.name in CALLS:
             value, kept_inside, rest_inside = _run_to_tag(*inside[0], operands, name)
         else:
-            raise CaseJaxError(
-                f"layer: {name.removeprefix(LAYER)!r} lies inside a {eqn.primitive.name!r} loop or branch, which cannot be split; "
-                "tap a layer outside it, or unroll the loop (for flax, a Python loop instead of nn.scan)."
-            )
+            raise in_a_loop(name.removeprefix(LAYER), eqn)
         later = jaxpr.eqns[i + 1 :]
         wanted = {v for v in (*jaxpr.outvars, *(v for e in later for v in e.invars)) if not isinstance(v, Literal)}
         kept = [v for v in env if v in wanted]
@@ -118,6 +115,16 @@ def _run_to_tag(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: 
 
         return value, ([env[v] for v in kept], kept_inside), rest
     raise AssertionError(f"tag {name!r} counted but not met")
+
+
+def in_a_loop(layer: str, eqn: JaxprEqn) -> CaseJaxError:
+    """The error for a layer inside a loop or branch of which no iteration is named."""
+    kind, (outer, dot, last) = eqn.primitive.name, layer.rpartition(".")
+    words = "which cannot be split; tap a layer outside it, or unroll the loop"
+    if kind == "scan":
+        count, named = eqn.params["length"], f"{outer or last}[-1]{dot}{last if outer else ''}"
+        words = f"of {count} iterations: name one, {-count} to {count - 1}, as in {named!r} for the last; or tap a layer outside it"
+    return CaseJaxError(f"layer: {layer!r} lies inside a {kind!r} loop or branch, {words}.")
 
 
 def require_once(found: Sequence[str], name: str, layer: str) -> None:
