@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from case_jax import parallel
 from case_jax._checks import require, require_seed
 from case_jax.contrast.sets import ContrastSet
-from case_jax.evaluation.maps import Pixels, Question, image_key, maps_of_view, view_for_targets
+from case_jax.evaluation.maps import Pixels, Question, image_key, maps_and_reasons, view_for_targets
+from case_jax.evaluation.why import Why
 from case_jax.imageops import normalise_image
 from case_jax.methods import MapFunction
 from case_jax.source import Example
@@ -28,6 +29,8 @@ class Explanation(NamedTuple):
     maps: Float[np.ndarray, "M T H W"]
     """Finished: at input resolution, in [0, 1]."""
     degenerate: Bool[np.ndarray, "M T"]
+    reasons: Int[np.ndarray, "M T"]
+    """Why a map is degenerate, by the codes of `case_jax.reasons.Reason`."""
 
 
 def explain_images(
@@ -57,16 +60,18 @@ def explain_images(
     require(1 <= top <= model.num_classes, "top", top, f"a number of classes from 1 to {model.num_classes}")
     require_seed(seed)
     question = Question(methods, contrast(), pixels, seed)
+    why = Why(model, methods, pixels)
 
     @parallel.on_one_device
     def maps(params, image, image_id):
         view = view_for_targets(model, params, normalise_image(image, *pixels))
         targets = jax.lax.top_k(view.logits, top)[1]
         key = image_key(seed, image_id)
-        return targets, jax.nn.softmax(view.logits)[targets], *maps_of_view(question, view, targets, key)
+        return targets, jax.nn.softmax(view.logits)[targets], *maps_and_reasons(question, view, targets, key)
 
     def explained(example: Example) -> Explanation:
         found = maps(model.params, jnp.asarray(example.image), example.image_id)
-        return Explanation(example, tuple(methods), *(np.asarray(a) for a in found))
+        first = Explanation(example, tuple(methods), *(np.asarray(a) for a in found))
+        return first._replace(reasons=why(np.asarray(example.image), first.targets, first.reasons))
 
     return map(explained, examples)

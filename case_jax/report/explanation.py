@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from case_jax.reasons import Reason
 from case_jax.report.figures import plain_style
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def grid(found: "Explanation", titles: Sequence[str], class_names: Sequence[str]
         for column, panel in enumerate(axes[row, 1:]):
             panel.imshow(found.example.image.mean(-1), cmap="gray", vmin=0, vmax=255)
             if found.degenerate[column, row]:
-                panel.text(0.5, 0.5, "degenerate", transform=panel.transAxes, ha="center", va="center", color="w")
+                words = "degenerate:\n" + Reason(int(found.reasons[column, row])).words
+                where = {"transform": panel.transAxes, "ha": "center", "va": "center"}
+                panel.text(0.5, 0.5, words, color="w", fontsize=8, wrap=True, **where)
             else:
                 panel.imshow(found.maps[column, row], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
     for panel, title in zip(axes[0], [found.example.name, *titles], strict=True):
