@@ -40,6 +40,7 @@ RECTIFIERS = {
     "maximum": lambda x: jnp.maximum(x, 0),
     "clip": lambda x: jnp.clip(x, 0),
     "relu6": jax.nn.relu6,
+    "where": lambda x: jnp.where(x > 0, x, 0),
     "remat": jax.checkpoint(nnx.relu),
     "jit": jax.jit(lambda x: nnx.relu(x)),
 }

@@ -18,9 +18,11 @@ from case_jax.evaluation.maps import (
     finite_logits,
     image_key,
     raw_maps,
+    reasons_of,
     shown_probabilities,
     view_for_targets,
 )
+from case_jax.evaluation.why import Why
 from case_jax.imageops import normalise_image, resize_map
 from case_jax.methods import MapFunction, described, require_signed, signed_maps
 from case_jax.source import Example
@@ -37,6 +39,8 @@ class Explanation(NamedTuple):
     maps: Float[np.ndarray, "M T H W"]
     """Finished: at input resolution, in [0, 1], or in [−1, 1] where they are signed."""
     degenerate: Bool[np.ndarray, "M T"]
+    reasons: Int[np.ndarray, "M T"]
+    """Why a map is degenerate, by the codes of `case_jax.reasons.Reason`."""
     raw: tuple[Float[np.ndarray, "T h w"], ...]
     """Of each method, unscaled and at its own resolution."""
     enlarged: Float[np.ndarray, "M T H W"]
@@ -80,7 +84,7 @@ def explain_images(
     proper = targets is None or (len(targets) > 0 and all(0 <= c < classes for c in targets))
     require(proper, "targets", targets, f"classes from 0 to {classes - 1}")
     require(1 <= top <= classes, "top", top, f"a number of classes from 1 to {classes}")
-    sets = contrast()
+    sets, why = contrast(), Why(model, methods, pixels)
     others = sets.classes if isinstance(sets, Against) else ()
     accepted = f"a number of classes from 1 to {classes - len(others)}"
     require(targets is not None or top <= classes - len(others), "top", top, accepted)
@@ -95,18 +99,20 @@ def explain_images(
         view = view_for_targets(model, params, normalise_image(image, *pixels))
         chosen, shape, finite = asked(view.logits), image.shape[:2], finite_logits(view)
         query = ask(view, chosen, sets, key=image_key(seed, image_id))
-        raw, both = [], []
+        raw, rest = [], []
         for name, method in methods.items():
             of = (lambda view, query, method=method: signed_maps(method, view, query)) if signed else method
             raw.append(raw_maps(name, of, view, query))
-            both.append(finished(raw[-1], shape, finite, rescaled=not described(name, method).mask, signed=signed))
-        found, degenerate = map(jnp.stack, zip(*both, strict=True))
+            both = finished(raw[-1], shape, finite, rescaled=not described(name, method).mask, signed=signed)
+            rest.append((*both, reasons_of(raw[-1], both[1], finite, jnp.ones(len(chosen), bool))))
+        found, degenerate, reasons = map(jnp.stack, zip(*rest, strict=True))
         enlarged = jnp.stack([resize_map(one, shape) for one in raw])
         p = shown_probabilities(view.logits, view.link)[chosen]
-        return chosen, p, found, degenerate, tuple(raw), enlarged
+        return chosen, p, found, degenerate, reasons, tuple(raw), enlarged
 
     def explained(example: Example) -> Explanation:
         found = jax.tree.map(np.asarray, maps(model.params, jnp.asarray(example.image), example.image_id))
-        return Explanation(example, tuple(methods), *found, signed=signed)
+        first = Explanation(example, tuple(methods), *found, signed=signed)
+        return first._replace(reasons=why(np.asarray(example.image), first.targets, first.reasons))
 
     return map(explained, examples)

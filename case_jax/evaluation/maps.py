@@ -12,6 +12,7 @@ from case_jax.contrast.asking import ask
 from case_jax.contrast.sets import ContrastSet, Query
 from case_jax.imageops import finish_maps, is_degenerate, resize_map
 from case_jax.methods import MapFunction, described
+from case_jax.reasons import Reason
 from case_jax.tap.link import Link, probabilities
 from case_jax.tap.view import Params, TappedModel, View, at_least_float32
 
@@ -52,13 +53,33 @@ def view_for_targets(model: TappedModel, params: Params, image: Float[Array, "H 
 
 def maps_of_view(question: Question, view: View, targets: Int[Array, " T"], key: Key[Array, ""]) -> tuple[Array, Array]:
     """Finished maps (M, T, H, W) of all methods at input resolution, and which are degenerate (M, T)."""
+    return maps_and_reasons(question, view, targets, key)[:2]
+
+
+def maps_and_reasons(
+    question: Question, view: View, targets: Int[Array, " T"], key: Key[Array, ""]
+) -> tuple[Array, Array, Array]:
+    """As `maps_of_view`, and why they are degenerate, by the codes of `Reason` (M, T), as far as maps tell."""
     query, shape, finite = ask(view, targets, question.contrast, key=key), view.image.shape[:2], finite_logits(view)
-    found = [
-        finished(raw_maps(name, method, view, query), shape, finite, rescaled=not described(name, method).mask)
-        for name, method in question.methods.items()
-    ]
-    maps, degenerate = zip(*found, strict=True)
-    return jnp.stack(maps), jnp.stack(degenerate)
+    exists = (targets >= 0) & (targets < len(view.logits))
+    found = []
+    for name, method in question.methods.items():
+        raw = raw_maps(name, method, view, query)
+        maps, degenerate = finished(raw, shape, finite, rescaled=not described(name, method).mask)
+        found.append((maps, degenerate, reasons_of(raw, degenerate, finite, exists)))
+    maps, degenerate, reasons = map(jnp.stack, zip(*found, strict=True))
+    return maps, degenerate, reasons
+
+
+def reasons_of(
+    raw: Float[Array, "T h w"], degenerate: Bool[Array, " T"], finite: Bool[Array, ""], exists: Bool[Array, " T"]
+) -> Int[Array, " T"]:
+    """Why maps are degenerate, by the codes of `Reason`, as far as they tell; `NONE` for those that are not."""
+    known = jnp.isfinite(raw).all((-2, -1)) & finite
+    positive = (raw > 0).any((-2, -1))
+    told = jnp.where(positive, Reason.CONSTANT.value, Reason.NOT_POSITIVE.value)
+    why = jnp.where(~exists, Reason.NO_CLASS.value, jnp.where(known, told, Reason.NOT_FINITE.value))
+    return jnp.where(degenerate, why, Reason.NONE.value).astype(jnp.int8)
 
 
 def finite_logits(view: View) -> Bool[Array, ""]:

@@ -4,7 +4,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,28 +62,30 @@ class Method(NamedTuple):
     """Whether it is made of probabilities, so that it refuses a model without (link `identity`)."""
     slow: bool = False
     """Whether it needs hundreds of passes through the classifier per image: such a method runs only when asked for by name."""
+    gradient: Literal["", "layer", "image", "ReLUs"] = ""
+    """Where it takes one gradient of the class, without which its map is zero: at the layer, at the image, or there by other rules for ReLUs."""
 
 
 METHODS: dict[str, Method] = {
-    "grad_cam": Method(grad_cam, "Grad-CAM"),
-    "case": Method(case, "CASE", contrastive=True),
-    "case_span": Method(case_span, "CASE-span", contrastive=True),
-    "finer_cam": Method(finer_cam, "Finer-CAM", contrastive=True, probability=True),
-    "softmax_contrast": Method(softmax_contrast, "softmax-contrast", probability=True),
-    "hires_cam": Method(hires_cam, "HiResCAM"),
-    "grad_cam_plus_plus": Method(grad_cam_plus_plus, "Grad-CAM++"),
-    "xgrad_cam": Method(xgrad_cam, "XGrad-CAM"),
-    "layer_cam": Method(layer_cam, "LayerCAM"),
+    "grad_cam": Method(grad_cam, "Grad-CAM", gradient="layer"),
+    "case": Method(case, "CASE", contrastive=True, gradient="layer"),
+    "case_span": Method(case_span, "CASE-span", contrastive=True, gradient="layer"),
+    "finer_cam": Method(finer_cam, "Finer-CAM", contrastive=True, probability=True, gradient="layer"),
+    "softmax_contrast": Method(softmax_contrast, "softmax-contrast", probability=True, gradient="layer"),
+    "hires_cam": Method(hires_cam, "HiResCAM", gradient="layer"),
+    "grad_cam_plus_plus": Method(grad_cam_plus_plus, "Grad-CAM++", gradient="layer"),
+    "xgrad_cam": Method(xgrad_cam, "XGrad-CAM", gradient="layer"),
+    "layer_cam": Method(layer_cam, "LayerCAM", gradient="layer"),
     "eigen_cam": Method(eigen_cam, "Eigen-CAM", class_blind=True),
-    "eigen_grad_cam": Method(eigen_grad_cam, "Eigen-Grad-CAM"),
+    "eigen_grad_cam": Method(eigen_grad_cam, "Eigen-Grad-CAM", gradient="layer"),
     "score_cam": Method(score_cam, "Score-CAM", slow=True),
     "ablation_cam": Method(ablation_cam, "Ablation-CAM"),
-    "saliency": Method(saliency, "saliency"),
-    "input_x_gradient": Method(input_x_gradient, "input × gradient"),
+    "saliency": Method(saliency, "saliency", gradient="image"),
+    "input_x_gradient": Method(input_x_gradient, "input × gradient", gradient="image"),
     "integrated_gradients": Method(integrated_gradients, "integrated gradients", slow=True),
     "smooth_grad": Method(smooth_grad, "SmoothGrad", slow=True),
-    "guided_backprop": Method(guided_backprop, "guided backprop"),
-    "deconvolution": Method(deconvolution, "deconvolution"),
+    "guided_backprop": Method(guided_backprop, "guided backprop", gradient="ReLUs"),
+    "deconvolution": Method(deconvolution, "deconvolution", gradient="ReLUs"),
     "occlusion": Method(occlusion, "occlusion", slow=True),
     "rise": Method(rise, "RISE", probability=True, slow=True),
     "opti_cam": Method(opti_cam, "Opti-CAM", slow=True),
@@ -108,8 +110,8 @@ def described(name: str, function: MapFunction) -> Method:
     own, known = bare(function), METHODS.get(name)
     if known is not None and known.maps is own:
         return known
-    flags = {flag: getattr(own, flag, False) for flag in ("class_blind", "mask")}
-    return Method(function, getattr(own, "title", name), **flags)
+    blind, mask = (getattr(own, flag, False) for flag in ("class_blind", "mask"))
+    return Method(function, getattr(own, "title", name), class_blind=blind, mask=mask)
 
 
 def titles_of(methods: Mapping[str, MapFunction]) -> dict[str, str]:

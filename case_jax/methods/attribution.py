@@ -58,15 +58,23 @@ def gradients(
 
 
 def rectified_gradients(
-    view: View, targets: Int[Array, " T"], reduce: Reduce, relu: Callable[[Array], Array]
+    view: View, targets: Int[Array, " T"], reduce: Reduce, relu: Callable[[Array], Array], *, partial: bool = False
 ) -> Float[Array, "T Hx Wx *D"]:
     """`gradients` with `relu` in place of each ReLU; zero for a classifier without any, never its plain gradient in silence.
 
     Raises:
-        CaseJaxError: when a ReLU lies inside a loop or branch.
+        CaseJaxError: when a ReLU lies inside a loop or branch; for a classifier of ReLUs and gates of other kinds, unless `partial`.
     """
-    predict, count = replace_relus(view.predict, relu, view.image)
-    if count == 0:
+    predict, units = replace_relus(view.predict, relu, view.image)
+    others = ", ".join(f"{count} {name}" for name, count in units.others.items())
+    require(
+        partial or not units.relus or not others,
+        "partial",
+        f"False for a network with {units.relus} ReLU{'s' * (units.relus > 1)} and gates of other kinds ({others}), through which the plain gradient would pass",
+        "a network whose gates are ReLUs alone, or partial=True, which changes the rule of the ReLUs and leaves the others; else leave out "
+        "guided backprop and deconvolution",
+    )
+    if units.relus == 0:
         return of_targets(view, targets, lambda row: reduce(jnp.zeros_like(at_least_float32(view.image))))
     return gradients(view, targets, reduce, predict=predict)
 

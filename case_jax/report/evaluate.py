@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from case_jax import stats
+from case_jax.reasons import Reason
 from case_jax.report.drawings import draw
 from case_jax.report.figures import plain_style, rendered
 from case_jax.report.loading import Method, Numbers, Run, load_run, numbers_of
@@ -61,7 +62,7 @@ def page_of(path: Path) -> tuple[Run, Page]:
         counts={
             "images that could not be read": len(run.excluded),
             **summary.counts,
-            **_degenerate(numbers, run.methods),
+            **_degenerate(numbers, run.rows, run.methods),
         },
         files={"summary.csv": _csv(summary, run.methods, ranks)},
     )
@@ -135,9 +136,18 @@ def _first_table(numbers: Numbers, methods: Sequence[Method], ranks: pd.Series) 
     return plain_table(methods, cells, notes)
 
 
-def _degenerate(numbers: Numbers, methods: Sequence[Method]) -> dict[str, int]:
-    rows = [(m.title, numbers[m.name]["degenerate"]) for m in methods if m.name in numbers]
-    return {f"images with a degenerate map of {title}": int(number) for title, number in rows if number}
+def _degenerate(numbers: Numbers, rows: pd.DataFrame, methods: Sequence[Method]) -> dict[str, int]:
+    """How many images have a degenerate map, by method, and how many maps for which reason."""
+    counts: dict[str, int] = {}
+    for m in methods:
+        number = int(numbers[m.name]["degenerate"]) if m.name in numbers else 0
+        if number:
+            counts[f"images with a degenerate map of {m.title}"] = number
+            given = [c for c in ("reason_1", "reason_2") if c in rows]
+            codes = rows.loc[rows["method"] == m.name, given].to_numpy().ravel()
+            known = {reason: int((codes == reason).sum()) for reason in Reason if reason != Reason.NONE}
+            counts |= {f"maps of {m.title}: {reason.words}": count for reason, count in known.items() if count}
+    return counts
 
 
 def _paired(summary: Summary, methods: Sequence[Method]) -> list[Section]:

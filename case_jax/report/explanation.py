@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
 from case_jax.imageops import signed_colours
+from case_jax.reasons import Reason
 from case_jax.report.figures import plain_style
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ def grid(
         for column, panel in enumerate(axes[row, 1:]):
             panel.imshow(pixels.mean(-1), cmap="gray", vmin=0, vmax=255)
             if found.degenerate[column, row]:
-                panel.text(0.5, 0.5, "degenerate", transform=panel.transAxes, ha="center", va="center", color="w")
+                words = "degenerate:\n" + Reason(int(found.reasons[column, row])).words
+                where = {"transform": panel.transAxes, "ha": "center", "va": "center"}
+                panel.text(0.5, 0.5, words, color="w", fontsize=8, wrap=True, **where)
             elif found.signed:
                 panel.imshow(signed_colours(found.maps[column, row]), extent=extent)
             else:

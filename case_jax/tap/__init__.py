@@ -5,6 +5,7 @@ from case_jax.tap.flax_nnx import tap_nnx
 from case_jax.tap.function import tag_head_input, tag_head_output, tap_function
 from case_jax.tap.head import Head
 from case_jax.tap.link import LINKS, Link
+from case_jax.tap.relu import count_gates
 from case_jax.tap.split import split, tag
 from case_jax.tap.view import TappedModel, View, check_closed_form
 
@@ -15,6 +16,7 @@ __all__ = [
     "TappedModel",
     "View",
     "check_closed_form",
+    "count_gates",
     "split",
     "tag",
     "tag_head_input",

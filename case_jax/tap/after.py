@@ -4,19 +4,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.extend.core.primitives import name_p
 from jaxtyping import Array
 
-from case_jax._checks import CaseJaxError, require
+from case_jax._checks import require
+from case_jax.tap.gates import RESHAPING, gates
 from case_jax.tap.layer import Tapped
 from case_jax.tap.outputs import changed
-from case_jax.tap.relu import RESHAPING, inlined, rectifiers
-from case_jax.tap.split import CALLS, evaluate, inner_jaxprs, read, require_once, tag, tags
+from case_jax.tap.split import CALLS, evaluate, in_a_loop, inner_jaxprs, read, require_once, tag, tags
 
 BEFORE = "case_jax.before:"
 """Before a module's path this is the tag of its output where another value is tapped."""
-BOUNDING = ("max", "min")
 
 
 def require_after(after: str | None) -> None:
@@ -32,8 +31,8 @@ def tag_before(output: Any, tapped: Tapped) -> Any:
 def after_relu(function: Callable[..., Array], tapped: Tapped) -> Callable[..., Array]:
     """The same function with the layer's tag on the output of the one rectifier that takes the layer's output.
 
-    A rectifier is `max(v, 0)`, as in `replace_relus`, alone or in a call that does no more than bound its input (`jax.nn.relu`,
-    `jax.nn.relu6`); its derivative stays its own.
+    A rectifier is `max(v, 0)` in any spelling, as in `replace_relus`, alone or in a call that does no more than bound its input
+    (`jax.nn.relu`, `jax.nn.relu6`); its derivative stays its own.
 
     Args:
         function: a traceable function of parameters and one image with one output, the layer's output marked by `tag_before`.
@@ -70,6 +69,8 @@ def _spelt_out(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: s
         if inside and eqn.primitive.name in CALLS:
             found = _spelt_out(*inside[0], [read(env, v) for v in eqn.invars], name)
             env.update(zip(eqn.outvars, found, strict=True))
+        elif inside:
+            raise in_a_loop(name.removeprefix(BEFORE), eqn)
         else:
             evaluate([eqn], env)
     return [read(env, v) for v in jaxpr.outvars]
@@ -77,21 +78,19 @@ def _spelt_out(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: s
 
 def _place(flat: ClosedJaxpr, name: str, layer: str) -> int:
     """The number of the equation that rectifies the tagged value."""
-    alone, reached, takers, others = rectifiers(flat), set(), [], []
+    alone, reached, takers, others = gates(flat).rectifiers, set(), [], []
     for i, eqn in enumerate(flat.jaxpr.eqns):
         operand = next((v for v in eqn.invars if not isinstance(v, Literal) and v in reached), None)
         if eqn.primitive is name_p and eqn.params["name"] == name:
             reached.update(eqn.outvars)
+        elif i in alone and alone[i].operand in reached:
+            takers.append(i)
         elif operand is None:
             continue
         elif eqn.primitive.name in (*RESHAPING, "name"):
             reached.update(eqn.outvars)
-        elif alone.get(i) == operand or _only_rectifies(eqn):
-            takers.append(i)
         else:
             others.append(eqn.primitive.name)
-    if not reached:
-        raise CaseJaxError(f"layer: {layer!r} lies inside a loop or branch; tap a layer outside of it, or unroll it.")
     require(
         len(takers) == 1,
         "after",
@@ -101,15 +100,3 @@ def _place(flat: ClosedJaxpr, name: str, layer: str) -> int:
         "normalisation, a block) and leave `after` out where its output is rectified already",
     )
     return takers[0]
-
-
-def _only_rectifies(eqn: JaxprEqn) -> bool:
-    """Whether a call rectifies its one input and does no more than bound it."""
-    free = [v for v in eqn.invars if not isinstance(v, Literal)]
-    if eqn.primitive.name not in CALLS or len(free) != 1:
-        return False
-    body, consts = next(inner_jaxprs(eqn))
-    flat = jax.make_jaxpr(lambda v: inlined(body, consts, [read({free[0]: v}, u) for u in eqn.invars]))(free[0].aval)
-    same_shape = [a.shape for a in flat.in_avals] == [a.shape for a in flat.out_avals]  # type: ignore[attr-defined]
-    bounds = {e.primitive.name for e in flat.jaxpr.eqns} <= {*BOUNDING, *RESHAPING}
-    return same_shape and bounds and bool(rectifiers(flat))

@@ -9,7 +9,7 @@ from jax.extend.core import Literal as Constant
 from jaxtyping import Array
 
 from case_jax._checks import CaseJaxError
-from case_jax.tap.relu import RESHAPING
+from case_jax.tap.gates import RESHAPING
 from case_jax.tap.split import CALLS, evaluate, inner_jaxprs, read
 
 Kind = Literal["softmax", "sigmoid"]

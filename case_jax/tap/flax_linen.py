@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
 from case_jax._checks import CaseJaxError, require, unknown
-from case_jax.tap.after import after_relu, require_after, tag_before
+from case_jax.tap.after import BEFORE, after_relu, require_after, tag_before
 from case_jax.tap.calling import (
     Called,
     called,
@@ -25,6 +25,7 @@ from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reac
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, as_used, one_head
 from case_jax.tap.layer import Tapped, told_of_channels
 from case_jax.tap.link import Link
+from case_jax.tap.loops import iterations, out_of_loops
 from case_jax.tap.outputs import Pick, changed, logits_of
 from case_jax.tap.split import LAYER, tag
 from case_jax.tap.tokens import Tokens
@@ -176,7 +177,8 @@ def tap_linen(
     Args:
         module: a classifier that maps (B, H, W, D) to logits (B, C); also `functools.partial` of one, or a method.
         variables: its variables; they become the tapped model's `params`.
-        layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped, for example `Block_2.Conv_1`.
+        layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped, for example `Block_2.Conv_1`. Of layers that
+            `nn.scan` runs over, a number says which: `encoder.layers[-1].norm1`.
         image: one normalised image (H, W, D); fixes the shapes and checks the closed form.
         output: where the logits are in what the module returns: a key, an index, the name of an attribute, or a function of it (for a batch,
             as the module returns it) that gives (B, C) scores.
@@ -219,16 +221,22 @@ def tap_linen(
     with told_of_channels(image):
         known = layers(run, variables, image)
     head = one_head(linear_head, dense_head)
-    for argument, path in (("layer", layer), ("linear_head", linear_head), ("dense_head", dense_head)):
+    tapped_path, numbers = iterations(layer)
+    for argument, path in (("layer", tapped_path), ("linear_head", linear_head), ("dense_head", dense_head)):
         if path is not None and path not in known:
             raise unknown(argument, path, known)
     if head is not None:
         given = f"{head!r}, a {type(known[head]).__name__}"
         require(isinstance(known[head], nn.Dense), "linear_head" if linear_head else "dense_head", given, "an nn.Dense")
+    require(
+        call is None or not numbers, "call", call, "None for a layer inside a loop, which a number in its path chooses"
+    )
     target, places = Tapped(layer, layer_output, call, token_grid and Tokens(token_grid, prefix_tokens, check)), []
     if check:
         survey = surveyed(_network(run, variables, known, target, output, places), image)
-        require_reached(survey, layer, call, prefix_tokens, places)
+        if not numbers:
+            require_reached(survey, layer, call, prefix_tokens, places)
+    inside = target._replace(layer=tapped_path)
 
     def apply(variables: Any, x: Array) -> Array:
         calls: list[str] = []
@@ -242,12 +250,19 @@ def tap_linen(
             out = own(*args, **kwargs)
             if path == dense_head:
                 out = tag(out[0], HEAD_OUTPUT)[None]
-            if path != layer:
+            if path != tapped_path:
                 return out
             calls.append(path)
             if call is not None and len(calls) != call + 1:
                 return out
-            return target.tag(out, x.shape) if after is None else tag_before(out, target)
+            if (
+                numbers and layer_output is None and isinstance(out, tuple)
+            ):  # what nn.scan carries on, and what it stacks
+                return tagged(out[0]), *out[1:]
+            return tagged(out)
+
+        def tagged(out: Any) -> Any:
+            return inside.tag(out, x.shape) if after is None else tag_before(out, inside)
 
         with nn.intercept_methods(intercept):
             logits = logits_of(run(variables, run.random, x[None])[0], output)[0]
@@ -260,6 +275,7 @@ def tap_linen(
             found = found[part]
         return as_used(found["kernel"], known[head].dtype)  # type: ignore[index,attr-defined]
 
+    apply = out_of_loops(apply, layer, LAYER if after is None else BEFORE)
     return tapped(
         apply if after is None else after_relu(apply, target),
         variables,

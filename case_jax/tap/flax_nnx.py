@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from case_jax._checks import require, unknown
-from case_jax.tap.after import after_relu, require_after, tag_before
+from case_jax.tap.after import BEFORE, after_relu, require_after, tag_before
 from case_jax.tap.calling import (
     Called,
     called,
@@ -27,6 +27,7 @@ from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reac
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, as_used, one_head
 from case_jax.tap.layer import Tapped, told_of_channels
 from case_jax.tap.link import Link
+from case_jax.tap.loops import iterations, out_of_loops
 from case_jax.tap.outputs import Pick, changed, logits_of
 from case_jax.tap.split import LAYER, tag
 from case_jax.tap.tokens import Tokens
@@ -204,7 +205,8 @@ def tap_nnx(
 
     Args:
         module: a classifier that maps (B, H, W, D) to logits (B, C); also `functools.partial` of one, `nnx.jit` of one, or a method.
-        layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped.
+        layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped. Of layers that `nnx.scan` runs over, a number says
+            which: `encoder.layers[-1].norm1`.
         image: one normalised image (H, W, D); fixes the shapes and checks the closed form.
         output: where the logits are in what the module returns: a key, an index, the name of an attribute, or a function of it (for a batch,
             as the module returns it) that gives (B, C) scores.
@@ -248,35 +250,41 @@ def tap_nnx(
     require(call is None or call >= 0, "call", call, "the number of a call, from 0")
     known = layers(invoked.module)
     head = one_head(linear_head, dense_head)
-    paths = [("layer", layer), ("linear_head", linear_head), ("dense_head", dense_head)]
-    for argument, path in [*paths, *(("stages", path) for path in stages)]:
-        if path is not None and path not in known:
-            raise unknown(argument, path, known)
+    path, numbers = iterations(layer)
+    paths = [("layer", path), ("linear_head", linear_head), ("dense_head", dense_head)]
+    for argument, given in [*paths, *(("stages", stage) for stage in stages)]:
+        if given is not None and given not in known:
+            raise unknown(argument, given, known)
     if head is not None:
         given = f"{head!r}, a {type(known[head]).__name__}"
         require(
             isinstance(known[head], nnx.Linear), "linear_head" if linear_head else "dense_head", given, "an nnx.Linear"
         )
+    require(
+        call is None or not numbers, "call", call, "None for a layer inside a loop, which a number in its path chooses"
+    )
     target = Tapped(layer, layer_output, call, token_grid and Tokens(token_grid, prefix_tokens, check))
     parts, places = _Parts(invoked), []
     if check:
         with told_of_channels(image):
             survey = surveyed(_network(parts, invoked, target, output, places), image)
-        require_reached(survey, layer, call, prefix_tokens, places)
+        if not numbers:
+            require_reached(survey, layer, call, prefix_tokens, places)
+    inside = target._replace(layer=path)
 
     def apply(params: Any, x: Array) -> Array:
         copy, run = parts.together(params, parts.random)
         subs = layers(copy)
-        own, calls = type(subs[layer]).__call__, []
+        own, calls = type(subs[path]).__call__, []
 
         def tagged(self, *args, **kwargs):
             out = own(self, *args, **kwargs)
-            calls.append(layer)
+            calls.append(path)
             if call is not None and len(calls) != call + 1:
                 return out
-            return target.tag(out, x.shape) if after is None else tag_before(out, target)
+            return inside.tag(out, x.shape) if after is None else tag_before(out, inside)
 
-        _retype(subs[layer], tagged)
+        _retype(subs[path], tagged)
         if head is not None:
             dense = type(subs[head]).__call__
 
@@ -297,6 +305,7 @@ def tap_nnx(
         copy, run = parts.together(params, parts.random)
         return tuple(found[0] for found in _recorded(copy, stages, lambda: run(x[None]))[1])
 
+    apply = out_of_loops(apply, layer, LAYER if after is None else BEFORE)
     return tapped(
         apply if after is None else after_relu(apply, target),
         parts.params,

@@ -10,6 +10,7 @@ from case_jax.tap.calling import require_one_image
 from case_jax.tap.evaluation import depended_on, unreached
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
 from case_jax.tap.link import Link
+from case_jax.tap.loops import out_of_loops
 from case_jax.tap.needed import needed, whole
 from case_jax.tap.outputs import Pick, vector_of
 from case_jax.tap.split import tag
@@ -35,7 +36,7 @@ def tap_function(
         function: one normalised image (H, W, D) to logits (C,); it marks the layer's output, of shape (h, w, K), with
             `case_jax.tag(a, "name")` or `jax.ad_checkpoint.checkpoint_name`.
         params: its parameters, any pytree.
-        layer: the tag.
+        layer: the tag; of one inside `jax.lax.scan` with a number that says in which iteration, `features[-1]`.
         image: one normalised image; fixes the shapes and checks the closed form.
         output: where the logits are in what the function returns: a key, an index, the name of an attribute, or a function of it.
         head_kernel: `params` to the kernel (F, M) of the first linear layer, when everything between the layer and that
@@ -63,7 +64,7 @@ def tap_function(
         return vector_of(function(params, x), output)
 
     model = tapped(
-        apply,
+        out_of_loops(apply, layer, ""),
         params,
         image,
         layer=layer,

@@ -11,10 +11,13 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from case_jax._checks import require
-from case_jax.tap.split import Tail, split
+from case_jax.tap.chunking import map_in_chunks
+from case_jax.tap.split import Tail, only_backwards, split
 
 HEAD_INPUT = "case_jax.head_input"
 HEAD_OUTPUT = "case_jax.head_output"
+CHUNK = 64
+"""Most features in front of the head whose gradients are in memory at once."""
 
 Weights = Callable[[Int[Array, " n"]], Float[Array, "n K"]]
 """Class indices to class weights; those of a view are pytrees."""
@@ -109,9 +112,21 @@ def head_of(
 
 
 def response(head: Head, activation: Float[Array, "H W K"]) -> Float[Array, "P K"]:
-    """`Σ_{hw} ∂x[p,k]/∂A[h,w,k] / (HW)` for all channels from one forward-mode pass: a uniform shift of every channel by one."""
-    _, d = jax.jvp(head.inputs, (activation,), (jnp.ones_like(activation),))
-    return at_least_float32(d) / (activation.shape[0] * activation.shape[1])
+    """`Σ_{hw} ∂x[p,k]/∂A[h,w,k] / (HW)` for all channels from one forward-mode pass: a uniform shift of every channel by one.
+
+    Where something in front of the head has a gradient of its own, from a backward pass for each of the P features.
+    """
+    size = activation.shape[0] * activation.shape[1]
+    if not only_backwards(head.inputs, activation):
+        _, d = jax.jvp(head.inputs, (activation,), (jnp.ones_like(activation),))
+        return at_least_float32(d) / size
+    features, pull = jax.vjp(head.inputs, activation)
+
+    def of_feature(position: Array) -> Array:
+        row = jnp.zeros_like(features).at[position].set(1)  # channels do not mix, so one pass serves them all
+        return at_least_float32(pull(row)[0]).sum((0, 1)) / size
+
+    return map_in_chunks(of_feature, jnp.arange(len(features)), chunk=CHUNK)
 
 
 def _shifts(head: Head, activation: Float[Array, "H W K"]) -> Float[Array, "K M"]:
@@ -168,8 +183,8 @@ def _through_rest(
 
 
 def all_weights(head: Head, activation: Float[Array, "H W K"], num_classes: int) -> Float[Array, "C K"]:
-    """`closed_form` for all classes at once: what follows the head is passed forwards or backwards, whichever is fewer."""
-    if head.rest is None or activation.shape[-1] >= num_classes:
+    """`closed_form` for all classes at once: what follows the head is passed forwards or backwards, whichever is fewer and possible."""
+    if head.rest is None or activation.shape[-1] >= num_classes or only_backwards(head.rest, head.output):
         return closed_form(head, activation)(jnp.arange(num_classes))
     shifts = _shifts(head, activation).astype(head.output.dtype)
     _, push = jax.linearize(head.rest, head.output)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from case_jax.tap.split import CALLS, evaluate, inner_jaxprs
+from case_jax.tap.split import CALLS, evaluate, inner_jaxprs, scan_parts
 
 Box = tuple[tuple[int, int], ...] | None
 """For each axis the first index and one behind the last; None: nothing of it."""
@@ -302,14 +302,7 @@ def _convolution(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> 
 
 def _scan(eqn: JaxprEqn, boxes: list[Box], met: list[Met] | None) -> list[Box]:
     closed = eqn.params["jaxpr"]
-    inner = closed.jaxpr
-
-    def stacked(outer: Sequence[Any], inside: Sequence[Any]) -> int:
-        """How many have an axis of steps; versions of JAX name these numbers differently."""
-        return sum(len(_shape(a)) != len(_shape(b)) for a, b in zip(outer, inside, strict=True))
-
-    carried = len(boxes) - stacked(eqn.outvars, inner.outvars)
-    consts = len(eqn.invars) - stacked(eqn.invars, inner.invars) - carried
+    consts, carried = scan_parts(eqn)
     ends = [box and box[1:] for box in boxes[carried:]]
     carry = boxes[:carried]
 

@@ -45,6 +45,30 @@ def tags(jaxpr: Jaxpr) -> list[str]:
     return found
 
 
+def scan_parts(eqn: JaxprEqn) -> tuple[int, int]:
+    """How many operands of a scan all its iterations share, and how many values it carries; versions of JAX name these numbers differently."""
+    body = eqn.params["jaxpr"].jaxpr
+
+    def stacked(outer: Sequence[Any], inside: Sequence[Any]) -> int:
+        return sum(len(a.aval.shape) != len(b.aval.shape) for a, b in zip(outer, inside, strict=True))
+
+    carried = len(eqn.outvars) - stacked(eqn.outvars, body.outvars)
+    return len(eqn.invars) - stacked(eqn.invars, body.invars) - carried, carried
+
+
+def only_backwards(function: Callable[..., Any], *args: Any) -> bool:
+    """Whether forward-mode differentiation would fail: whether a call with a gradient of its own (`jax.custom_vjp`) lies inside."""
+    return _holds_own_gradient(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _holds_own_gradient(jaxpr: Jaxpr) -> bool:
+    return any(
+        eqn.primitive.name.startswith("custom_vjp_call")
+        or any(_holds_own_gradient(inner) for inner, _ in inner_jaxprs(eqn))
+        for eqn in jaxpr.eqns
+    )
+
+
 CALLS = (
     "jit",
     "pjit",
@@ -89,10 +113,7 @@ def _run_to_tag(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: 
         elif eqn.primitive.name in CALLS:
             value, kept_inside, rest_inside = _run_to_tag(*inside[0], operands, name)
         else:
-            raise CaseJaxError(
-                f"layer: {name.removeprefix(LAYER)!r} lies inside a {eqn.primitive.name!r} loop or branch, which cannot be split; "
-                "tap a layer outside it, or unroll the loop (for flax, a Python loop instead of nn.scan)."
-            )
+            raise in_a_loop(name.removeprefix(LAYER), eqn)
         later = jaxpr.eqns[i + 1 :]
         wanted = {v for v in (*jaxpr.outvars, *(v for e in later for v in e.invars)) if not isinstance(v, Literal)}
         kept = [v for v in env if v in wanted]
@@ -105,6 +126,16 @@ def _run_to_tag(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: 
 
         return value, ([env[v] for v in kept], kept_inside), rest
     raise AssertionError(f"tag {name!r} counted but not met")
+
+
+def in_a_loop(layer: str, eqn: JaxprEqn) -> CaseJaxError:
+    """The error for a layer inside a loop or branch of which no iteration is named."""
+    kind, (outer, dot, last) = eqn.primitive.name, layer.rpartition(".")
+    words = "which cannot be split; tap a layer outside it, or unroll the loop"
+    if kind == "scan":
+        count, named = eqn.params["length"], f"{outer or last}[-1]{dot}{last if outer else ''}"
+        words = f"of {count} iterations: name one, {-count} to {count - 1}, as in {named!r} for the last; or tap a layer outside it"
+    return CaseJaxError(f"layer: {layer!r} lies inside a {kind!r} loop or branch, {words}.")
 
 
 def require_once(found: Sequence[str], name: str, layer: str) -> None:

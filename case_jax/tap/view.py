@@ -29,7 +29,7 @@ from case_jax.tap.head import (
 from case_jax.tap.layer import told_of_channels, told_of_size
 from case_jax.tap.link import Link, probabilities
 from case_jax.tap.linking import linked
-from case_jax.tap.split import Tail, split, tags
+from case_jax.tap.split import Tail, only_backwards, split, tags
 
 Params = Any
 PROGRAM = (
@@ -198,7 +198,7 @@ class TappedModel:
         """As `view`, with the weights of all classes computed at once and looked up afterwards.
 
         Closed form where the head is declared; otherwise reverse mode over classes or forward mode over channels,
-        whichever is fewer, in chunks of `chunk`.
+        whichever is fewer, in chunks of `chunk`; always reverse mode where a `jax.custom_vjp` lies behind the layer.
         """
         view = self.view(params, image)
         height, width, channels = view.activation.shape
@@ -206,7 +206,7 @@ class TappedModel:
             if view.head.rest is None:
                 return view
             table = all_weights(view.head, view.activation, self.num_classes)
-        elif channels < self.num_classes:
+        elif channels < self.num_classes and not only_backwards(view.tail, view.activation):
             logits, push = jax.linearize(view.tail, view.activation)
             view = replace(view, logits=logits)  # the same numbers; the tail is then evaluated once
 

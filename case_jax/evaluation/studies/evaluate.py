@@ -22,11 +22,12 @@ from case_jax.evaluation.maps import (
     RANDOM_CLASS,
     Question,
     image_key,
-    maps_of_view,
+    maps_and_reasons,
     shown_probabilities,
     view_for_targets,
 )
 from case_jax.evaluation.subject import Subject, quick
+from case_jax.evaluation.why import Why
 from case_jax.imageops import FILLS, finish_maps, normalise_image
 from case_jax.methods import MapFunction
 from case_jax.metrics import METRICS, PERCENTS, Metric, Scored, metric
@@ -41,9 +42,10 @@ Options = Mapping[str, Mapping[str, Any]]
 class Evaluate:
     """The class-sensitivity, fidelity and evidence tests, and every other metric.
 
-    Rows hold `image_id`, `name`, `label`, `method`, `top1`, `top2`, `p1`, `p2`, `degenerate_1`, `degenerate_2`, and the columns of
-    every metric; with a random class also `random_class` and `degenerate_random`. The label of an image of several true ones is `top1`
-    where that is among them; `p1` and `p2` are by the model's link, NaN where it has no probabilities.
+    Rows hold `image_id`, `name`, `label`, `method`, `top1`, `top2`, `p1`, `p2`, `degenerate_1`, `degenerate_2`, why they are (`reason_1`,
+    `reason_2`, the codes of `case_jax.reasons.Reason`), and the columns of every metric; with a random class also `random_class`,
+    `degenerate_random` and `reason_random`. The label of an image of several true ones is `top1` where that is among them; `p1` and `p2`
+    are by the model's link, NaN where it has no probabilities.
     """
 
     metrics: Sequence[str] | Mapping[str, Metric] = quick(METRICS)
@@ -82,10 +84,11 @@ class Evaluate:
     def program(self, question: Question, model: TappedModel, images: Images) -> Program:
         """One compiled step; its result is the columns."""
         step = parallel.over_devices(make_step(question, self._chosen(), self._all_options(), model))
+        why = Why(model, question.methods, question.pixels)
 
         def found(stream: Iterator[Tile], through: Through) -> Iterator[tuple[Tile, Found]]:
             for tile, columns in through(step, model.params, stream):
-                yield tile, Found(_rows(tile, columns, list(question.methods)))
+                yield tile, Found(_rows(tile, {**columns, **_reasons(why, tile, columns)}, list(question.methods)))
 
         return Program([Compiled(step, lambda batch: (model.params, batch))], found)
 
@@ -126,6 +129,7 @@ class ImageMaps(NamedTuple):
 
     maps: Float[Array, "M T H W"]
     degenerate: Bool[Array, "M T"]
+    reasons: Int[Array, "M T"]
     targets: Int[Array, " T"]
     probabilities: Float[Array, " T"]
 
@@ -152,8 +156,8 @@ def image_maps(
     if random:
         drawn = other_class(jax.random.fold_in(key, RANDOM_CLASS), targets[0], model.num_classes)
         targets = jnp.append(targets, drawn)
-    maps, degenerate = maps_of_view(question, view, targets, key)
-    return view, ImageMaps(maps, degenerate, targets, shown_probabilities(view.logits, view.link)[targets])
+    found = maps_and_reasons(question, view, targets, key)
+    return view, ImageMaps(*found, targets, shown_probabilities(view.logits, view.link)[targets])
 
 
 def make_step(question: Question, metrics: Mapping[str, Metric], options: Options, model: TappedModel) -> Any:
@@ -161,8 +165,8 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
 
     Returns:
         A pure function `(params, batch) → columns`: `top1`, `top2`, `p1`, `p2` of shape (B,), and of shape (B, M)
-        `degenerate_1`, `degenerate_2` and the columns of every metric; with a random class also `random_class` and
-        `degenerate_random`. Replaced parameters of the same shapes do not retrace it.
+        `degenerate_1`, `degenerate_2`, `reason_1`, `reason_2` and the columns of every metric; with a random class also `random_class`,
+        `degenerate_random` and `reason_random`. Replaced parameters of the same shapes do not retrace it.
     """
     random = any(metric.random_class for metric in metrics.values())
     plain = {name: found for name, found in metrics.items() if not found.explains}
@@ -190,7 +194,11 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
             return _columns(known, explaining, options)
 
         again_scored = [score_explaining(i, method) for i, method in enumerate(question.methods.values())]
-        third = {"random_class": found.targets[2], "degenerate_random": found.degenerate[:, 2]}
+        third = {
+            "random_class": found.targets[2],
+            "degenerate_random": found.degenerate[:, 2],
+            "reason_random": found.reasons[:, 2],
+        }
         return {
             "top1": found.targets[0],
             "top2": found.targets[1],
@@ -198,6 +206,8 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
             "p2": found.probabilities[1],
             "degenerate_1": found.degenerate[:, 0],
             "degenerate_2": found.degenerate[:, 1],
+            "reason_1": found.reasons[:, 0],
+            "reason_2": found.reasons[:, 1],
             **(third if len(found.targets) > 2 else {}),
             **jax.lax.map(score, (found.maps, found.degenerate)),
             **jax.tree.map(lambda *columns: jnp.stack(columns), *again_scored),
@@ -223,6 +233,18 @@ def _columns(scored: Scored, metrics: Mapping[str, Metric], options: Options) ->
         )
         columns |= found
     return columns
+
+
+def _reasons(why: Why, tile: Tile, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns of reasons, more exact than maps alone tell."""
+    names = {"top1": "reason_1", "top2": "reason_2", "random_class": "reason_random"}
+    names = {target: reason for target, reason in names.items() if reason in columns}
+    found = np.stack([columns[reason] for reason in names.values()], -1)
+    targets = np.stack([columns[target] for target in names], -1)
+    for slot, example in enumerate(tile.examples):
+        if example is not None:
+            found[slot] = why(np.asarray(example.image), targets[slot], found[slot])
+    return dict(zip(names.values(), np.moveaxis(found, -1, 0), strict=True))
 
 
 def _rows(tile: Tile, columns: Mapping[str, np.ndarray], methods: list[str]) -> dict[str, np.ndarray]:
