@@ -41,7 +41,7 @@ from case_jax.methods.softmax_contrast import softmax_contrast
 from case_jax.methods.xgrad_cam import xgrad_cam
 from case_jax.tap.view import Params, TappedModel, View
 
-MapFunction = Callable[[View, Query], Float[Array, "T h w"]]
+MapFunction = Callable[[View, Query], Float[Array, "T *space"]]
 
 
 class Method(NamedTuple):
@@ -131,11 +131,11 @@ def all_class_maps(
     maps: MapFunction,
     model: TappedModel,
     params: Params,
-    image: Float[Array, "Hx Wx 3"],
+    image: Float[Array, "*space D"],
     *,
     contrast: AnyContrast | None = None,
     key: Key[Array, ""] | None = None,
-) -> Float[Array, "C h w"]:
+) -> Float[Array, "C *space"]:
     """The maps of every class of one image from one forward pass.
 
     Args:
@@ -157,12 +157,12 @@ def top_class_maps(
     maps: MapFunction,
     model: TappedModel,
     params: Params,
-    image: Float[Array, "Hx Wx 3"],
+    image: Float[Array, "*space D"],
     *,
     top: int = 2,
     contrast: AnyContrast | None = None,
     key: Key[Array, ""] | None = None,
-) -> Float[Array, "top h w"]:
+) -> Float[Array, "top *space"]:
     """The maps of the model's `top` likeliest classes of one image, likeliest first; arguments as `all_class_maps`.
 
     Raises:

@@ -9,7 +9,7 @@ from case_jax.methods.cam import cancels, of_gradients
 from case_jax.tap.view import View
 
 
-def hires_cam(view: View, query: Query) -> Float[Array, "T H W"]:
+def hires_cam(view: View, query: Query) -> Float[Array, "T *space"]:
     """Every position of every channel weighted with its own gradient.
 
     `relu(Σ_k g[h,w,k] A[h,w,k])`, `g = ∂y_c/∂A`.

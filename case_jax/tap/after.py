@@ -28,7 +28,7 @@ def tag_before(output: Any, layer: str) -> Array:
     return tag(require_array(output, layer), BEFORE + layer)
 
 
-def after_relu(function: Callable[..., Array], layer: str, token_grid: tuple[int, int] | None) -> Callable[..., Array]:
+def after_relu(function: Callable[..., Array], layer: str, token_grid: tuple[int, ...] | None) -> Callable[..., Array]:
     """The same function with the layer's tag on the output of the one rectifier that takes the layer's output.
 
     A rectifier is `max(v, 0)`, as in `replace_relus`, alone or in a call that does no more than bound its input (`jax.nn.relu`,

@@ -35,13 +35,13 @@ def tap_linen(
     module: nn.Module,
     variables: Any,
     layer: str,
-    image: Float[Array, "H W D"],
+    image: Float[Array, "*space D"],
     *,
     linear_head: str | None = None,
     dense_head: str | None = None,
     head_channels: tuple[int, int] | None = None,
     after: Literal["relu"] | None = None,
-    token_grid: tuple[int, int] | None = None,
+    token_grid: tuple[int, ...] | None = None,
     chunk: int = 64,
     **apply_kwargs: Any,
 ) -> TappedModel:
@@ -51,7 +51,7 @@ def tap_linen(
     that is the value before the activation; `after="relu"` taps the one behind it, as a hook on PyTorch's `nn.ReLU` does.
 
     Args:
-        module: a classifier that maps (B, H, W, D) to logits (B, C).
+        module: a classifier that maps (B, H, W, D) to logits (B, C); signals (B, L, D) and volumes alike.
         variables: its variables; they become the tapped model's `params`.
         layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped, for example `Block_2.Conv_1`.
         image: one normalised image (H, W, D); fixes the shapes and checks the closed form.

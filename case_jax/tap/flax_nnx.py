@@ -76,13 +76,13 @@ def _record(sub: Any, found: list[Array]) -> None:
 def tap_nnx(
     module: nnx.Module,
     layer: str,
-    image: Float[Array, "H W D"],
+    image: Float[Array, "*space D"],
     *,
     linear_head: str | None = None,
     dense_head: str | None = None,
     head_channels: tuple[int, int] | None = None,
     after: Literal["relu"] | None = None,
-    token_grid: tuple[int, int] | None = None,
+    token_grid: tuple[int, ...] | None = None,
     stages: Sequence[str] = (),
     chunk: int = 64,
 ) -> TappedModel:
@@ -94,7 +94,7 @@ def tap_nnx(
     that is the value before the activation; `after="relu"` taps the one behind it, as a hook on PyTorch's `nn.ReLU` does.
 
     Args:
-        module: a classifier that maps (B, H, W, D) to logits (B, C).
+        module: a classifier that maps (B, H, W, D) to logits (B, C); signals (B, L, D) and volumes alike.
         layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped.
         image: one normalised image (H, W, D); fixes the shapes and checks the closed form.
         linear_head: path of the final `nnx.Linear`, when everything between `layer` and it acts on each channel alone:

@@ -11,10 +11,10 @@ from case_jax.tap.view import TappedModel, tapped
 
 
 def tap_function(
-    function: Callable[[Any, Float[Array, "H W D"]], Float[Array, " C"]],
+    function: Callable[[Any, Float[Array, "*space D"]], Float[Array, " C"]],
     params: Any,
     layer: str,
-    image: Float[Array, "H W D"],
+    image: Float[Array, "*space D"],
     *,
     head_kernel: Callable[[Any], Float[Array, "F M"]] | None = None,
     head_channels: tuple[int, int] | None = None,
