@@ -21,9 +21,19 @@ FILLS: tuple[Fill, ...] = get_args(Fill)
 
 
 def normalise_image(
-    image: UInt8[Array | np.ndarray, "*B H W 3"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Array, "*B H W 3"]:
-    """uint8 pixels to the classifier's input range: `(x / 255 − mean) / std` per channel."""
+    image: UInt8[Array | np.ndarray, "*B H W D"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "*B H W D"]:
+    """uint8 pixels to the classifier's input range: `(x / 255 − mean) / std` per channel.
+
+    Raises:
+        CaseJaxError: unless there is a mean and a deviation for each of the D channels.
+    """
+    depth = np.shape(image)[-1]
+    given, accepted = (
+        f"{len(mean)} means and {len(std)} deviations for images of {depth} channels",
+        "one of each per channel",
+    )
+    require(len(mean) == len(std) == depth, "pixels", given, accepted)
     return (jnp.asarray(image, jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
@@ -61,6 +71,27 @@ def along_axes(maps: Float[Array, "*n_space"], matrices: Sequence[Float[Array | 
     terms = [t + s for t, s in zip(target, source, strict=True)]
     subscripts = ",".join([terms[0], f"...{source}", *terms[1:]]) + f"->...{target}"
     return jnp.einsum(subscripts, first, maps, *others, precision=jax.lax.Precision.HIGHEST)
+
+
+def picture(
+    image: Shaped[np.ndarray, "*B H W D"], shown: Sequence[int] | None = None
+) -> Shaped[np.ndarray, "*B H W 3"]:
+    """An image of any number of channels as red, green and blue.
+
+    Args:
+        image: pixels, of any range.
+        shown: which channels are red, green and blue, or the one that is shown in grey. By default three channels are colours, and of
+            any other number the mean is shown in grey.
+
+    Raises:
+        CaseJaxError: for `shown` that are not one or three of the channels.
+    """
+    depth = image.shape[-1]
+    if shown is None:
+        return image if depth == 3 else image.mean(-1, keepdims=True).repeat(3, -1).astype(image.dtype)
+    proper = len(shown) in (1, 3) and all(0 <= c < depth for c in shown)
+    require(proper, "shown", tuple(shown), f"three channels (red, green, blue) or one, each from 0 to {depth - 1}")
+    return image[..., list(shown) if len(shown) == 3 else list(shown) * 3]
 
 
 @lru_cache
@@ -135,16 +166,34 @@ def rescale_map(saliency: Float[Array, "*n_space"], *, space: int = 2) -> Float[
     return positive / (1e-7 + positive.max(_of_map(space), keepdims=True))
 
 
-def is_degenerate(saliency: Float[Array, "*n_space"], *, space: int = 2) -> Bool[Array, "*n"]:
-    """Whether the positive part of a map is all zero, constant or non-finite, so that it ranks nothing."""
-    positive = jax.nn.relu(saliency)
+def rescale_signed(saliency: Float[Array, "*n_space"], *, space: int = 2) -> Float[Array, "*n_space"]:
+    """Divided by `1e-7 + max |map|`, so that zero stays zero; a zero map stays zero."""
+    return saliency / (1e-7 + jnp.abs(saliency).max(_of_map(space), keepdims=True))
+
+
+FOR, AGAINST = (0.70, 0.02, 0.15), (0.02, 0.30, 0.70)
+"""Red and blue, of evidence for and against a class."""
+
+
+def signed_colours(saliency: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 4"]:
+    """A map in [−1, 1] as red, green, blue and opacity: red where it is positive, blue where negative, clear where it is zero."""
+    hue = np.where(saliency[..., None] > 0, FOR, AGAINST)
+    return np.concatenate([hue, 0.85 * np.clip(np.abs(saliency), 0, 1)[..., None]], -1)
+
+
+def is_degenerate(saliency: Float[Array, "*n_space"], *, space: int = 2, signed: bool = False) -> Bool[Array, "*n"]:
+    """Whether the positive part of a map (or `signed`, the whole map) is all zero, constant or non-finite, so that it ranks nothing."""
+    kept = saliency if signed else jax.nn.relu(saliency)
     finite = jnp.isfinite(saliency).all(_of_map(space))
-    return ~finite | (positive.max(_of_map(space)) <= positive.min(_of_map(space)))
+    return ~finite | (kept.max(_of_map(space)) <= kept.min(_of_map(space)))
 
 
-def finish_maps(maps: Float[Array, "*n_space"], shape: tuple[int, ...], *, space: int = 2) -> Float[Array, "*n_Space"]:
+def finish_maps(
+    maps: Float[Array, "*n_space"], shape: tuple[int, ...], *, space: int = 2, signed: bool = False
+) -> Float[Array, "*n_Space"]:
     """Maps at a layer's resolution to maps in [0, 1] at input resolution: `rescale_map`, then `resize_map`.
 
+    `signed` maps keep what is negative, evidence against the class, and come out in [−1, 1]: `rescale_signed`, then `resize_map`.
     Degenerate maps become all zero.
 
     Args:
@@ -163,8 +212,9 @@ def finish_maps(maps: Float[Array, "*n_space"], shape: tuple[int, ...], *, space
     )
     require(space >= 1 and np.ndim(shape) == 1 and len(shape) == space, "shape", shape, accepted)
     require(maps.ndim >= space, "maps", f"shape {maps.shape}", f"one map of {space} spatial axes or several")
-    empty = jnp.expand_dims(is_degenerate(maps, space=space), _of_map(space))
-    return resize_map(jnp.where(empty, 0.0, rescale_map(maps, space=space)), shape)
+    empty = jnp.expand_dims(is_degenerate(maps, space=space, signed=signed), _of_map(space))
+    scaled = rescale_signed(maps, space=space) if signed else rescale_map(maps, space=space)
+    return resize_map(jnp.where(empty, 0.0, scaled), shape)
 
 
 def blur(image: Float[Array, "*space D"], sigma: float) -> Float[Array, "*space D"]:

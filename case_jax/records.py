@@ -5,6 +5,7 @@ import io
 import json
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ DAMAGE = (
     *(zipfile.BadZipFile, zlib.error),
 )
 """What reading a file may raise that is not as it was written."""
-EXCLUDED, TILES, SUMS = b"case_jax.excluded", b"case_jax.tiles", b"case_jax.sums"
+EXCLUDED, TILES, SUMS, CHANGED = (f"case_jax.{name}".encode() for name in ("excluded", "tiles", "sums", "changed"))
 
 Sums = Mapping[str, np.ndarray]
 """Integers of a data set as a whole, by name: equal whatever the order in which images, parts and processes are added."""
@@ -35,12 +36,21 @@ class Records(NamedTuple):
     excluded: list[dict[str, Any]]
     """Images that are left out: index in the source, name, reason."""
     sums: Sums
+    changed: Mapping[str, int] = {}
+    """How many images had to be changed to be shown, by what was done to them, see `Example.changes`."""
 
-    def plus(self, columns: Mapping[str, Any], excluded: Iterable[dict[str, Any]] = (), sums: Sums = {}) -> "Records":  # noqa: B006
+    def plus(
+        self,
+        columns: Mapping[str, Any],
+        excluded: Iterable[dict[str, Any]] = (),
+        sums: Sums = {},  # noqa: B006
+        changed: Mapping[str, int] = {},
+    ) -> "Records":
         """With what has been found on the next tile."""
         rows = pa.table(dict(columns))
         rows = rows if self.rows is None else pa.concat_tables([self.rows, rows])
-        return Records(self.tiles + 1, rows, [*self.excluded, *excluded], added(self.sums, sums))
+        counts = dict(Counter(self.changed) + Counter(changed))
+        return Records(self.tiles + 1, rows, [*self.excluded, *excluded], added(self.sums, sums), counts)
 
 
 NOTHING = Records(0, None, [], {})
@@ -64,6 +74,8 @@ def write_records(file: Path, records: Records) -> None:
     facts = {EXCLUDED: json.dumps(records.excluded).encode(), TILES: str(records.tiles).encode()}
     if records.sums:
         facts[SUMS] = base64.b64encode(_packed(records.sums))
+    if records.changed:
+        facts[CHANGED] = json.dumps(records.changed).encode()
     buffer = pa.BufferOutputStream()
     pq.write_table(records.rows.replace_schema_metadata(facts), buffer, write_page_checksum=True)
     try:
@@ -86,7 +98,7 @@ def read_records(file: Path, *, rows: bool = True) -> Records:
         sums = _unpacked(base64.b64decode(facts[SUMS])) if SUMS in facts else {}
         excluded = json.loads(facts.get(EXCLUDED, b"[]"))
         kept = None if table is None else table.replace_schema_metadata()
-        return Records(int(facts.get(TILES, b"0")), kept, excluded, sums)
+        return Records(int(facts.get(TILES, b"0")), kept, excluded, sums, json.loads(facts.get(CHANGED, b"{}")))
     except DAMAGE as error:
         raise CaseJaxError(f"out: {file} is damaged ({error}); delete it and run the same command again.") from error
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,11 @@ class RunFolder:
         """The images that were left out: index in the source, name, reason."""
         files = sorted(self.parts.glob(PARTS))
         return [entry for file in files for entry in read_records(file, rows=False).excluded]
+
+    def changed(self) -> dict[str, int]:
+        """How many images had to be changed to be shown, by what was done to them."""
+        counts = (Counter(read_records(file, rows=False).changed) for file in self.parts.glob(PARTS))
+        return dict(sorted(sum(counts, Counter()).items()))
 
     def sums(self) -> Sums:
         """The integer sums of all parts together."""

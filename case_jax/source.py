@@ -25,12 +25,20 @@ class Example(NamedTuple):
 
     image_id: int
     name: str
-    image: UInt8[np.ndarray, "H W 3"]
+    image: UInt8[np.ndarray, "H W D"]
     label: int
-    """-1 when unknown."""
+    """-1 when unknown; of several true labels one."""
     evidence: Evidence | None = None
     target: Float[np.ndarray, " C"] | None = None
     """What a classifier is trained to answer, as probabilities, where that is more than the label."""
+    labels: tuple[int, ...] = ()
+    """All true labels where there are several, `label` among them."""
+    changes: tuple[str, ...] = ()
+    """What had to be decided to show the image, each in words that are the same for all images: a run counts them."""
+
+    def label_for(self, predicted: int) -> int:
+        """The label that a prediction is held against: the predicted class where it is one of several true ones, else `label`."""
+        return int(predicted) if predicted in self.labels else self.label
 
 
 class UnreadableImageError(Exception):

@@ -29,6 +29,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+if (
+    jax.default_backend() != "cpu"
+):  # whose own float32 products have 10 bits; on CPU tests read who asks for a precision
+    jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_disable_most_optimizations", True)  # processes that tests start optimise as users' do
 gc.disable()  # a tenth of the time: traced programs are millions of objects; collected once a file, below
 # for experiments/ and processes.py; last: the installed case_jax is what is tested

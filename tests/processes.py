@@ -1,10 +1,18 @@
 """Commands, and as whole processes, one or two that share a run, for tests that kill them."""
 
+import atexit
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+import traceback
+from pathlib import Path
+
+import jax
+
+from case_jax import cli
 
 SHORT = ("--contrast", "topk_logits:3", "--methods", "grad_cam", "random", "--tile", 3, "--limit", 12)
 COMMANDS = {
@@ -18,9 +26,74 @@ COMMANDS = {
 """The smallest run of every command that takes long, by name."""
 
 
-def start(words, environment, program=("-m", "case_jax.cli")):
-    """Start `case-jax`, or what else is given to Python, with these words; end it with `end`."""
-    log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (no pipe: nobody would empty it while the test waits)
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["case_jax.cli", "case_jax.report.evaluate", "scipy.stats"])
+
+
+class Command:
+    """`case-jax` in a process forked off one that has imported it: what `subprocess.Popen` would be, without its seconds."""
+
+    def __init__(self, words, environment, log):
+        self.process = SERVER.Process(
+            target=_run, args=(list(map(str, words)), dict(environment), str(Path.cwd()), log)
+        )
+        self.process.start()
+        self.pid = self.process.pid
+
+    @property
+    def returncode(self):
+        return self.process.exitcode
+
+    def poll(self):
+        self.process.join(0)
+        return self.process.exitcode
+
+    def wait(self, seconds):
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired("case-jax", seconds)
+        return self.process.exitcode
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        self.process.kill()
+
+
+def _run(words, environment, folder, log):
+    """What a fresh `python -m case_jax.cli` does."""
+    for output, target in ((1, os.devnull), (2, log)):
+        os.dup2(os.open(target, os.O_WRONLY | os.O_APPEND), output)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["case-jax", *words]
+    for name in (
+        "JAX_PLATFORMS",
+        "JAX_COMPILATION_CACHE_DIR",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS",
+    ):  # JAX read them when it was imported
+        if name in environment:
+            jax.config.update(name.lower(), {"1": True}.get(environment[name], environment[name]))
+    status = 1
+    try:
+        cli.main()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code
+    except BaseException:
+        traceback.print_exc()
+    atexit._run_exitfuncs()  # the server's way out leaves them
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def start(words, environment, program=None):
+    """Start `case-jax`, or Python with `program` and these words; end it with `end`."""
+    log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115 (no pipe: nobody would empty it while the test waits)
+    if program is None:
+        return Command(words, environment, log.name), log
     command = [sys.executable, *program, *map(str, words)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log), log
 

@@ -43,7 +43,7 @@ def random_variables(module, image, **call):
     return jax.tree_util.tree_map_with_path(drawn, shapes)
 
 
-def by_hand(module, variables, layer, image, **call):
+def by_hand(module, variables, layer, image, pick=lambda out: out, **call):
     """The layer's output and every logit's gradient in it: that of a perturbation which is added to the output."""
     seen = []
 
@@ -56,7 +56,7 @@ def by_hand(module, variables, layer, image, **call):
             return out + added
 
         with linen.intercept_methods(intercept):
-            return module.apply(variables, image[None], **call)[0]
+            return pick(module.apply(variables, image[None], **call))[0]
 
     shape = jax.eval_shape(lambda: (logits(0.0), seen.pop())[1]).shape
 
@@ -108,15 +108,6 @@ def test_jax_resnet():
     compare_linen(module, random_variables(module, image), "layers_7", image)
 
 
-class Logits(linen.Module):
-    """A model of transformers returns a dataclass."""
-
-    model: linen.Module
-
-    def __call__(self, x):
-        return self.model(x).logits
-
-
 @pytest.mark.parametrize(
     ("kind", "layer", "config"),
     [
@@ -136,8 +127,10 @@ def test_transformers(kind, layer, config):
         pytest.skip(f"transformers {transformers.__version__} has no Flax models; the last that has is 4.57")
     model = getattr(transformers, f"Flax{name}ForImageClassification")
     config = getattr(transformers, f"{name}Config")(**config, num_labels=CLASSES)
-    module, image = Logits(model.module_class(config)), image_of(32)
-    compare_linen(module, random_variables(module, image), f"model.{layer}", image)
+    module, image = model.module_class(config), image_of(32)
+    variables = random_variables(module, image)
+    tapped = tap_linen(module, variables, layer, image, output="logits")
+    compare(tapped, image, *by_hand(module, variables, layer, image, pick=lambda out: out.logits))
 
 
 class Block(nnx.Module):
@@ -168,20 +161,10 @@ class ViT(nnx.Module):
         return self.head(self.norm(x).mean(1))
 
 
-class Evaluated(nnx.Module):
-    """What a user writes around it."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def __call__(self, x):
-        return self.model(x, rngs=nnx.Rngs(0), deterministic=True)
-
-
 def test_an_nnx_transformer_that_demands_a_generator():
     net, image = ViT(nnx.Rngs(0)), image_of(32)
-    model = tap_nnx(Evaluated(net), "model.blocks.1.norm1", image, token_grid=(4, 4))
     quiet = {"rngs": nnx.Rngs(0), "deterministic": True}
+    model = tap_nnx(net, "blocks.1.norm1", image, token_grid=(4, 4), **quiet)
 
     def tail(x, a):
         """What follows the first norm of the last block, to which x is added."""

@@ -140,7 +140,7 @@ def test_equal_bits_to_the_long_way_without_a_closed_form(own):
 def test_targets_in_every_form(model, images):
     two, best = images[:2], jnp.stack([model.apply(model.params, x).argmax() for x in images[:2]])
     each = np.stack([cj.explain(model, x, targets=list(range(25))) for x in two])
-    same = partial(np.testing.assert_allclose, atol=1e-6)
+    same = partial(np.testing.assert_allclose, atol=1e-6, rtol=3e-5)  # a GPU's programs of two shapes: 1.5e-5
     same(cj.explain(model, two[0]), each[0, best[0]])
     same(cj.explain(model, two), each[[0, 1], best])
     same(cj.explain(model, two[0], targets=3), each[0, 3])

@@ -1,3 +1,4 @@
+import inspect
 import json
 import tempfile
 from functools import partial
@@ -13,14 +14,15 @@ from PIL import Image
 
 from case_jax import tag, tap_function, topk_logits
 from case_jax._checks import CaseJaxError
+from case_jax.cli.grid_pointing import grid_pointing as grid_pointing_command
 from case_jax.contrast.choice import ContrastChoice
-from case_jax.data import DigitScenes
-from case_jax.evaluation import Pixels
+from case_jax.data import CachedCrops, DigitScenes
+from case_jax.evaluation import GridPointing, Pixels
 from case_jax.evaluation.engine import Job
 from case_jax.evaluation.gallery import REGIONS, save_gallery
 from case_jax.evaluation.studies.disconnected import disconnected
-from case_jax.evaluation.studies.grid_pointing import DIFULL, GRIDPG, other_cells, tap_at_mosaic_size
-from case_jax.evaluation.studies.mosaics import Mosaics, confident_images, draw_mosaics
+from case_jax.evaluation.studies.grid_pointing import DIFULL, GRIDPG, of_mosaics, other_cells, tap_at_mosaic_size
+from case_jax.evaluation.studies.mosaics import Mosaics, confident_images, draw_mosaics, least_confidence
 from case_jax.methods import centre_gaussian, finer_cam, grad_cam, random_map
 from case_jax.metrics.grid_pointing import cell_shares, grid_pointing_scores, join_cells, split_cells
 from case_jax.models import tap_classifier
@@ -290,6 +292,20 @@ def test_scores_of_methods_whose_answers_are_known():
     assert found.counts["mosaics drawn"] == 3
 
 
+def test_defaults_are_the_same_in_python_and_in_the_shell(tmp_path):
+    def defaults(function):
+        return {p.name: p.default for p in inspect.signature(function).parameters.values()}
+
+    shell, drawing, playing = map(defaults, (grid_pointing_command, of_mosaics, GridPointing))
+    assert {name: shell[name] for name in ("mosaics", "confidence")} == {
+        k: drawing[k] for k in ("mosaics", "confidence")
+    }
+    assert {name: shell[name] for name in playing} == playing
+    assert shell["n"] == drawing["n"]
+    scenes = DigitScenes("test", 1)
+    assert [least_confidence(s) for s in (scenes, CachedCrops(scenes, tmp_path), ColourImages())] == [0.6, 0.6, 0.99]
+
+
 def test_a_gradient_method_is_perfect_with_disconnected_heads_only(classifier):
     facts = classifier.preprocessing
     found = play(
@@ -314,7 +330,7 @@ def test_scores_are_those_of_maps_made_one_by_one(classifier, tapped):
     facts, source = classifier.preprocessing, DigitScenes("test", 40)
     pixels, contrast = Pixels(facts.mean, facts.std), topk_logits(3, 25)
     tap = partial(tap_classifier, classifier)
-    found = play({"finer_cam": finer_cam}, source=source, tap=tap, pixels=pixels, contrast=contrast, confidence=0.6)
+    found = play({"finer_cam": finer_cam}, source=source, tap=tap, pixels=pixels, contrast=contrast, confidence=None)
 
     def normalised(i):
         return (jnp.asarray(source[int(i)].image, jnp.float32) / 255 - jnp.array(pixels.mean)) / jnp.array(pixels.std)

@@ -12,12 +12,14 @@ from processes import cpu_environment, on_devices, start, start_two, succeed
 from random_weights import write_random_weights
 
 from case_jax.data.imagenet import prepare_imagenet
+from case_jax.models.resnet import BasicBlock, Bottleneck
 from case_jax.results import RunFolder
 from case_jax.stats import summarise
 
 pytestmark = pytest.mark.slow
 
 IMAGES, TRUNCATED = 10, 7
+NARROW = {"widths": (8, 16, 16, 32), "stem": 8}
 SMALL = {"pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 0.875, "interpolation": "bilinear"}}
 
 
@@ -41,7 +43,7 @@ def evaluated(tmp_path_factory):
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     prepare_imagenet(data / "ILSVRC2012_img_val.tar", data_dir=data)
-    file = write_random_weights(weights, "resnet18", 1000, SMALL)
+    file = write_random_weights(weights, "resnet18", 1000, SMALL, block=BasicBlock, depths=(2, 2, 2, 2), **NARROW)
     words = ["evaluate", "--model", "resnet18", "--weights", file, "--data", "tfds:imagenet2012:validation"]
     words += ["--methods", "grad_cam", "case", "--metrics", "sensitivity", "fidelity", "--fidelity-percents", "50"]
     words += ["--contrast", "topk_logits:3"]
@@ -83,7 +85,7 @@ def test_batch_size_moves_scores_by_less_than_the_tolerance(evaluated, one_devic
 
 def test_the_paper_s_masker_of_a_resnet_50_trains(evaluated, tmp_path):
     """Its hyper-parameters are the defaults; three steps of two images."""
-    file = write_random_weights(tmp_path, "resnet50", 1000, SMALL)
+    file = write_random_weights(tmp_path, "resnet50", 1000, SMALL, block=Bottleneck, depths=(3, 4, 6, 3), **NARROW)
     words = ["train", "masker", "--model", "resnet50", "--weights", file, "--data", "tfds:imagenet2012:validation"]
     words += ["--augment", "--batch", 2, "--share", 0.1, "--epochs", 3, "--out", tmp_path / "run"]
     succeed([start(words, evaluated[1])])

@@ -131,8 +131,8 @@ def test_an_entrys_sizes_are_those_of_its_key_list_and_tell_it_from_all_others(n
             {"linear_head": "classifier", "head_channels": (1888, 1920)},
         ),
         ("convnext_large", "features.7.2", {}),
-        ("vit_small_patch16_224", "encoder.layers.encoder_layer_11.ln_1", {"token_grid": (14, 14)}),
-        ("vit_base_patch16_224", "encoder.layers.encoder_layer_3", {"token_grid": (14, 14)}),
+        ("vit_small_patch16_224", "encoder.layers.encoder_layer_11.ln_1", {"token_grid": (14, 14), "prefix_tokens": 1}),
+        ("vit_base_patch16_224", "encoder.layers.encoder_layer_3", {"token_grid": (14, 14), "prefix_tokens": 1}),
         ("vit_base_patch16_224", "conv_proj", {}),
     ],
 )

@@ -92,7 +92,9 @@ def test_logits_and_activations_are_the_reference_s(golden, network, name):
 def test_a_vision_transformer_s_logits_and_tokens_are_the_reference_s(golden, network, name):
     stored = golden(name)
     x = jnp.asarray(stored["x"].transpose(0, 2, 3, 1))
-    logits, a = tapped_outputs(network(name), "encoder.layers.encoder_layer_1.ln_1", x, token_grid=(4, 4))
+    logits, a = tapped_outputs(
+        network(name), "encoder.layers.encoder_layer_1.ln_1", x, token_grid=(4, 4), prefix_tokens=1
+    )
     assert_near(logits, stored["logits"])
     assert_near(a.reshape(2, 16, 16), stored["act"][:, 1:])
 

@@ -27,7 +27,7 @@ FAMILIES = {
             width=16, depth=2, heads=2, hidden=20, patch=8, image_size=32, num_classes=5, rngs=rngs
         ),
         "encoder.layers.encoder_layer_1.ln_1",
-        {"token_grid": (4, 4)},
+        {"token_grid": (4, 4), "prefix_tokens": 1},
     ),
 }
 ORDERS = {

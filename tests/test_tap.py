@@ -615,8 +615,8 @@ def test_modules_are_evaluated_in_evaluation_mode(mode):
 
 
 def test_a_linen_module_in_training_mode_is_the_users_choice():
-    """Linen modules have no mode of their own: without `train=False` Flax refuses, and nothing is guessed."""
-    with pytest.raises(Exception, match="batch_stats"):
+    """Linen modules have no mode of their own: without `train=False` it is refused, and nothing is guessed."""
+    with pytest.raises(CaseJaxError, match=r"'bn' \(BatchNorm\) writes batch_stats .*train=False"):
         tap_linen(LinenNet(), random_variables(), "conv1", image_of())
 
 

@@ -101,7 +101,7 @@ def test_tokens():
             return nnx.relu(self.dense(tokens)).mean(1)
 
     image = IMAGE[:6, :6]
-    model = tap_nnx(Tokens(), "dense", image, after="relu", token_grid=(6, 6))
+    model = tap_nnx(Tokens(), "dense", image, after="relu", token_grid=(6, 6), prefix_tokens=1)
     activation = model.view(model.params, image).activation
     assert activation.shape == (6, 6, 4)
     np.testing.assert_allclose(activation, nnx.relu(Tokens().dense(image)), atol=1e-6)

@@ -167,7 +167,7 @@ class Tokens(nnx.Module):
 
 def test_tokens_become_a_map_and_the_class_tokens_pass_by():
     net, x = Tokens(), image_of()
-    model = tap_nnx(net, "embed", x, token_grid=(4, 2))
+    model = tap_nnx(net, "embed", x, token_grid=(4, 2), prefix_tokens=2, check=False)  # patches of 2×4 are not square
     view = model.view(model.params, x)
     tokens = net.embed(jnp.concatenate([jnp.ones((1, 2, 24)), x.reshape(4, 2, 2, 4, 3).transpose(0, 2, 1, 3, 4)
                                         .reshape(1, 8, 24)], axis=1))[0]  # fmt: skip
@@ -185,9 +185,12 @@ def test_tokens_become_a_map_and_the_class_tokens_pass_by():
 @pytest.mark.parametrize("grid", [(4, 3), (0, 2)])
 def test_a_grid_that_does_not_fit_the_tokens_is_refused(grid):
     with pytest.raises(CaseJaxError, match=r"token_grid: got .* for the output \(1, 10, 5\) of layer 'embed'"):
-        tap_nnx(Tokens(), "embed", image_of(), token_grid=grid)
+        tap_nnx(Tokens(), "embed", image_of(), token_grid=grid, prefix_tokens=2)
 
 
 def test_tokens_without_a_grid_are_no_map():
-    with pytest.raises(CaseJaxError, match=r"layer: got 'embed' with an output of shape \(10, 5\)"):
+    with pytest.raises(
+        CaseJaxError,
+        match=r"layer: 'embed' returns \(1, 10, 5\) for one image, tokens .*: token_grid=\(3, 3\), prefix_tokens=1",
+    ):
         tap_nnx(Tokens(), "embed", image_of())

@@ -10,6 +10,7 @@ import tyro
 from case_jax._checks import CaseJaxError, require
 from case_jax.cli import commands
 from case_jax.cli.evaluate import evaluate
+from case_jax.cli.explain import explain
 from case_jax.cli.grid_pointing import grid_pointing
 from case_jax.cli.guide import guide
 from case_jax.cli.localise import localise
@@ -45,7 +46,7 @@ def main() -> None:
     """Entry point of the console script."""
     known = {
         "evaluate": evaluate,
-        "explain": commands.explain,
+        "explain": explain,
         "pairs": pairs,
         "grid-pointing": grid_pointing,
         "localise": localise,

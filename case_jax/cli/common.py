@@ -14,6 +14,7 @@ from case_jax.cli.commands import report
 from case_jax.cli.devices import Devices
 from case_jax.cli.processes import Processes, together
 from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, run_folder, say
+from case_jax.data import Exif
 from case_jax.evaluation.cost import Cost, counting, described, measure
 from case_jax.evaluation.engine import Job, TiledStudy, prepare, run
 from case_jax.evaluation.gallery import LIKELIEST, save_gallery
@@ -52,6 +53,8 @@ class Common:
     """GB per device for `--tile auto`; by default 0.8 of what there is."""
     crops: Path | None = None
     """Folder in which decoded images are kept, for this run and others on the same images; by default nowhere."""
+    exif: Exif = "ignore"
+    """Turn photographs as their EXIF orientation says (apply), or ignore it, as torchvision does."""
     plan: bool = False
     """Run nothing: print images, operations, bytes and the time that this would take here and on more chips, by a few measured steps."""
 
@@ -74,6 +77,7 @@ class Common:
 
     def subject(self, ready: Ready, methods: dict[str, MapFunction], *words: object) -> tuple[Subject, RunFolder]:
         """What is studied, and the run folder, which is the one asked for or named after the words, data, model and limit."""
+        ready = ready._replace(exif=self.exif)
         source = ready.open(self.data, limit=self.limit, seed=self.seed)
         folder = run_folder(self.out, words[0], source.name, self.model.model, *words[1:], self.limit)
         require_outside(folder.path, source)

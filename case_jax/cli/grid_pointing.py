@@ -8,9 +8,6 @@ from case_jax.evaluation.studies.mosaics import require_confidence
 from case_jax.evaluation.subject import Subject
 from case_jax.metrics.grid_pointing import require_grid
 
-CONFIDENCE, SCENE_CONFIDENCE = 0.99, 0.6
-"""Of the authors; and for digit scenes, whose classifier is trained to give the likeliest class 0.7."""
-
 
 def grid_pointing(
     common: CommonArgs,
@@ -43,15 +40,20 @@ def grid_pointing(
         upsampled: score maps enlarged to input resolution, as in published numbers.
     """
     require_grid(n)
-    scenes = common.data.partition(":")[0] == "digit_scenes"
-    least = (SCENE_CONFIDENCE if scenes else CONFIDENCE) if confidence is None else confidence
-    require_confidence(least)
+    if confidence is not None:
+        require_confidence(confidence)
 
     def asked(ready: Ready, subject: Subject) -> Asked:
         if common.model.contrast == OTHER_CELLS.name:
             subject = subject._replace(contrast=OTHER_CELLS)
         drawn = of_mosaics(
-            subject, ready.tap, n=n, mosaics=mosaics, confidence=least, limit=common.limit, stall=common.devices.stall
+            subject,
+            ready.tap,
+            n=n,
+            mosaics=mosaics,
+            confidence=confidence,
+            limit=common.limit,
+            stall=common.devices.stall,
         )
         return GridPointing(n, difull, upsampled), drawn
 

@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -14,7 +14,7 @@ from case_jax._checks import CaseJaxError, require
 from case_jax.cli.numerics import cache_folder, require_right_numbers
 from case_jax.cli.options import options_of, with_options
 from case_jax.contrast.choice import Confusions, ContrastChoice, Uncounted, choose_contrast
-from case_jax.data import CachedCrops, DigitScenes, ImageFolder, open_source, read_image
+from case_jax.data import CachedCrops, Exif, ImageFolder, open_source
 from case_jax.data.folder import SUFFIXES
 from case_jax.evaluation.confusion import IMAGES, count_confusions
 from case_jax.evaluation.maps import Pixels
@@ -22,10 +22,10 @@ from case_jax.evaluation.subject import quick, require_other_images
 from case_jax.masking.trained import CLASSIFIER, TrainedMasker, digest, load_masker
 from case_jax.methods import METHODS, MapFunction, bare, method
 from case_jax.metrics import METRICS, metric
-from case_jax.models import Classifier, Preprocessing, load_classifier, tap_classifier
+from case_jax.models import Classifier, load_classifier, tap_classifier
 from case_jax.models import model as bundled_model
 from case_jax.results import RunFolder, require_writable
-from case_jax.source import Example, Source, UnreadableImageError
+from case_jax.source import Source
 from case_jax.tap import TappedModel
 from case_jax.tap.precision import Precision, at_precision
 
@@ -61,6 +61,9 @@ class Model:
     (NVIDIA), in three bfloat16 passes (TPU), in float32 elsewhere; bf16 takes half of the memory and of its traffic."""
     contrast_limit: int | None = None
     """On how many of them at most, drawn by the seed, as many of each class as there are; 5000 by default."""
+    link: Literal["softmax", "sigmoid"] = "softmax"
+    """What the weights were trained as: softmax (one class is true), sigmoid (labels that may all be true). One output is two classes, `not`
+    and the class, in either case."""
     set: Names = ()
     """Options of methods and metrics, NAME.OPTION=VALUE, for example case.eps_relative=true rise.masks=500 road.percents=20,40."""
 
@@ -121,6 +124,8 @@ class Ready(NamedTuple):
     pixels: Pixels
     crops: Path | None = None
     """Where crops are kept on disk; None keeps none."""
+    exif: Exif = "ignore"
+    """Whether data sets are turned as their EXIF orientations say."""
 
     def tap(self, image: Array) -> TappedModel:
         """The same classifier, tapped alike, for images of this one's size."""
@@ -136,6 +141,7 @@ class Ready(NamedTuple):
             resize=facts.resize,
             crop=facts.crop,
             interpolation=facts.interpolation,
+            exif=self.exif,
             size=limit,
             seed=seed,
         )
@@ -197,9 +203,8 @@ def say_counted(name: str, counted: Confusions) -> None:
 
 def default_contrast(choice: Model, num_classes: int) -> str:
     """The contrast sets when none are chosen: what the model confuses, where that can be counted, else its likeliest other classes."""
-    if choice.contrast_data or bundled_model(choice.model).contrast_data:
-        return "confusion:5"
-    return f"topk_logits:{min(5, num_classes - 1)}"
+    k = min(5, num_classes - 1)
+    return f"confusion:{k}" if choice.contrast_data or bundled_model(choice.model).contrast_data else f"topk_logits:{k}"
 
 
 def require_contrast_data(choice: Model) -> None:
@@ -247,7 +252,7 @@ def make_ready(choice: Model, crops: Path | None = None, methods: Mapping[str, M
 
 
 def _tapped(choice: Model, classifier: Classifier, image: Array) -> TappedModel:
-    return at_precision(tap_classifier(classifier, image, layer=choice.layer), choice.precision)
+    return at_precision(tap_classifier(classifier, image, layer=choice.layer, link=choice.link), choice.precision)
 
 
 def _require_its_classifier(name: str, function: MapFunction, classifier: Classifier) -> None:
@@ -302,29 +307,3 @@ def files_in(images: Sequence[str]) -> tuple[str, ...]:
         require(files, "images", f"{image}, a folder without images", f"files that end in {', '.join(SUFFIXES)}")
         found += files
     return tuple(found)
-
-
-def read_examples(images: Sequence[str], facts: Preprocessing) -> list[Example]:
-    """Image files, or scenes written `digit_scenes:INDEX`, as examples.
-
-    Raises:
-        CaseJaxError: for a file that is missing or broken, or an index that is no number; names it.
-    """
-    examples = []
-    for number, image in enumerate(images):
-        kind, _, rest = image.partition(":")
-        if kind == "digit_scenes":
-            require(
-                rest.isascii() and rest.isdigit() and len(rest) < 10,
-                "images",
-                repr(image),
-                "digit_scenes:INDEX with an index of at least 0",
-            )
-            examples.append(DigitScenes("test", int(rest) + 1)[int(rest)])
-            continue
-        try:
-            pixels = read_image(Path(image), resize=facts.resize, crop=facts.crop, interpolation=facts.interpolation)
-            examples.append(Example(number, image, pixels, -1))
-        except UnreadableImageError as error:
-            raise CaseJaxError(f"images: {image} cannot be read ({error.reason}); give an image file.") from error
-    return examples

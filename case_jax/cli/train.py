@@ -301,6 +301,7 @@ def _masker(run: MaskerRun, *, first: bool) -> None:
     fill = _fill(run.infill)
     classifier = load_classifier(run.data.model, weights=run.data.weights)
     say(f"model: {classifier}")
+    _require_output_per_class(classifier)
     source = run.data.open(classifier)
     folder = _folder(run.data, "masker", run.data.model, source=source)
     made_of, facts = run.ingredients(run.data.epoch_steps(source)), classifier.preprocessing
@@ -338,6 +339,11 @@ def _masker(run: MaskerRun, *, first: bool) -> None:
     _finish(folder, FILE, f"case-jax evaluate --methods masker:{folder.path} grad_cam case{model}{again}")
 
 
+def _require_output_per_class(classifier: Classifier) -> None:
+    accepted = "a classifier with an output for each class: training takes the softmax over them"
+    require(classifier.outputs >= 2, "weights", "a network of one output", accepted)
+
+
 def _special(run: MaskerRun) -> list[str]:
     """What a reader of a table must know of a masker, where it is not the simplest one."""
     plain = MaskerRun(run.data)
@@ -359,6 +365,7 @@ def _classifier(run: ClassifierRun, *, first: bool) -> None:
         assert source.class_names is not None
         classifier = with_new_head(classifier, source.class_names, seed=run.data.seed)
     say(f"model: {classifier}")
+    _require_output_per_class(classifier)
     module: Any = classifier.module
     if run.fresh:
         module = classifier.entry.build(len(classifier.class_names), rngs=nnx.Rngs(run.data.seed))

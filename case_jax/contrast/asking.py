@@ -7,7 +7,8 @@ from jaxtyping import Array, Int, Key
 
 from case_jax._checks import require
 from case_jax.contrast.choice import AnyContrast, choose_contrast
-from case_jax.contrast.sets import HighestOthers, Query
+from case_jax.contrast.sets import Against, HighestOthers, Query
+from case_jax.tap.link import require_classes
 from case_jax.tap.view import View
 
 
@@ -34,11 +35,11 @@ def ask(
         f"shape {targets.shape}, dtype {targets.dtype}",
         "a vector of class indices, for example jnp.array([3, 7])",
     )
-    if not isinstance(given, Tracer):
-        wrong = [int(c) for c in np.asarray(given) if not 0 <= c < classes]
-        require(not wrong, "targets", wrong, f"class indices from 0 to {classes - 1}")
+    require_classes("targets", given, classes)
     if contrast is None:
         return Query(targets, key=key)
     sets = choose_contrast(contrast, classes).sets
+    if isinstance(sets, Against) and not isinstance(given, Tracer):
+        sets.require_others(np.asarray(given))
     members = sets.members(view.logits) if isinstance(sets, HighestOthers) else None
     return Query(targets, sets(view.logits, targets), key, members)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.contrast.sets import (
+    Against,
     ConfusionSets,
     ContrastSet,
     FixedSets,
@@ -41,7 +42,7 @@ class Confusions(NamedTuple):
     counts: Int[np.ndarray, "C C"]
     """Rows = true class, columns = predicted class."""
     mean_probabilities: Float[np.ndarray, "C C"]
-    """Row c: mean softmax output over images of class c."""
+    """Row c: mean probabilities over images of class c."""
     source: str
     fingerprint: str
     """Of that split: an evaluation on the same images is refused."""
@@ -94,7 +95,7 @@ AnyContrast = str | Int[Any, "C k"] | Sequence[Sequence[int]] | ConfusionSets | 
 """Every form in which contrast sets are accepted."""
 ACCEPTED = (
     'a name such as "topk_logits:5", a table of shape (C, k) with one row of class indices per class, '
-    "or a contrast set (topk_logits, table, explicit, random_sets, all_sets, confusion_sets)"
+    "or a contrast set (topk_logits, table, explicit, random_sets, all_sets, confusion_sets, against)"
 )
 
 
@@ -109,7 +110,7 @@ def choose_contrast(
 
     Args:
         contrast: one of `CONTRASTS` with its set size or file; a table (C, k), row c the classes that class c is contrasted with; what
-            `topk_logits`, `table`, `explicit`, `random_sets`, `all_sets` or `confusion_sets` return; or a function of one's own,
+            `topk_logits`, `table`, `explicit`, `random_sets`, `all_sets`, `confusion_sets` or `against` return; or a function of one's own,
             `(logits (C,), targets (T,)) -> (T, k)`.
         num_classes: C.
         confusions: counts the classifier's confusions, or for a plan says what would be counted; called for the name `confusion:K` only.
@@ -130,6 +131,8 @@ def choose_contrast(
         return _fixed("table", contrast)
     if isinstance(contrast, HighestOthers):
         return ContrastChoice(f"topk_logits:{contrast.k}", contrast)
+    if isinstance(contrast, Against):
+        return ContrastChoice(f"against:{','.join(map(str, contrast.classes))}", contrast)
     if callable(contrast):
         sets: Any = Partial(contrast) if all_leaves([contrast]) else contrast  # a pytree, as the others are
         return ContrastChoice(getattr(contrast, "__qualname__", type(contrast).__name__), sets)

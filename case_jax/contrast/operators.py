@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from case_jax.imageops import channel_means
 from case_jax.tap.chunking import map_in_chunks
+from case_jax.tap.link import probabilities as probabilities_of
+from case_jax.tap.link import shares
 from case_jax.tap.view import View, at_least_float32
 
 Targets = Int[Array, " T"]
@@ -123,9 +125,8 @@ def span_orthogonal(view: View, targets: Targets, sets: Sets, *, chunk: int = 32
 
 
 def difference(view: View, targets: Targets, sets: Sets, *, gamma: float = 1.0) -> EffectiveWeights:
-    """`Σ_j p_j (α_c − γ α_j) / Σ_j p_j` over the contrast set, with p the softmax."""
-    shares = jax.nn.softmax(at_least_float32(view.logits)[sets], axis=-1)
-    return view.class_weights(targets) - gamma * _set_mean(view, sets, shares)
+    """`Σ_j p_j (α_c − γ α_j) / Σ_j p_j` over the contrast set, with p by the model's link."""
+    return view.class_weights(targets) - gamma * _set_mean(view, sets, shares(view.logits[sets], view.link))
 
 
 def softmax(view: View, targets: Targets) -> EffectiveWeights:
@@ -133,8 +134,13 @@ def softmax(view: View, targets: Targets) -> EffectiveWeights:
 
     With m the likeliest class, `s = Σ_{j≠m} p_j` and `r = Σ_{j≠m} p_j α_j`, the weights are `s α_m − r` for m itself and
     `α_c − p_m α_m − r` for the others: nothing cancels as p_m → 1, down to the smallest probability that float32 holds.
+
+    Under the link `sigmoid` p_c depends on y_c alone, and they are `(1 − p_c) α_c`: there are no others to contrast with.
     """
-    probabilities = jax.nn.softmax(at_least_float32(view.logits))
+    if view.link == "sigmoid":
+        absent = probabilities_of(-view.logits, view.link)[targets]  # 1 − p without cancellation
+        return absent[:, None] * view.class_weights(targets)
+    probabilities = probabilities_of(view.logits, view.link)
     likeliest = view.logits.argmax()
     others = probabilities.at[likeliest].set(0.0)
     rest = channel_means(at_least_float32(view.pull(others)))

@@ -143,6 +143,40 @@ def topk_logits(k: int, num_classes: int) -> HighestOthers:
     return HighestOthers(k, num_classes)
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Against:
+    """The contrast set of `against`; a pytree without leaves."""
+
+    classes: tuple[int, ...]
+    num_classes: int
+
+    def require_others(self, targets: Int[np.ndarray, "*n"]) -> None:
+        """Raise when a target is to be contrasted with itself."""
+        own = sorted(set(np.ravel(targets).tolist()) & set(self.classes))
+        require(not own, "against", f"class {own}, which is also a target", "other classes than the targets")
+
+    def __call__(self, logits: Float[Array, " C"], targets: Int[Array, " T"]) -> Int[Array, "T k"]:
+        """The same classes for every target."""
+        _require_classes(logits, self.num_classes)
+        return jnp.broadcast_to(jnp.asarray(self.classes, jnp.int32), (targets.shape[0], len(self.classes)))
+
+
+def against(classes: int | Sequence[int], num_classes: int) -> Against:
+    """These classes for every target: why the target rather than them.
+
+    A target that is among them is refused where it is known; where it is traced, its own weights are taken out of it, and its map is
+    degenerate with a single class.
+
+    Raises:
+        CaseJaxError: for no classes, a class outside [0, C), or one that is named twice.
+    """
+    chosen = tuple(int(c) for c in np.atleast_1d(np.asarray(classes, int)))
+    proper = chosen and len(set(chosen)) == len(chosen) and all(0 <= c < num_classes for c in chosen)
+    require(proper, "against", list(chosen), f"different classes from 0 to {num_classes - 1}, at least one")
+    return Against(chosen, num_classes)
+
+
 def random_sets(k: int, num_classes: int, *, seed: int = 0) -> Int[np.ndarray, "C k"]:
     """k uniformly drawn other classes for each class: a control.
 
@@ -172,13 +206,13 @@ def confusion_sets(
     """The k classes that the model confuses each class with most often.
 
     `N(c)` holds the largest off-diagonal entries of row c of the confusion matrix, in descending order; among equals, and
-    so also beyond the confused classes, the higher mean softmax probability for images of class c goes first, then the
+    so also beyond the confused classes, the higher mean probability for images of class c goes first, then the
     lower index. Entries without any confusion are counted.
 
     Args:
         confusion: counts or rates, rows = true class; from another split than the one to be evaluated.
         k: contrast classes per class.
-        mean_probabilities: row c is the mean softmax output over images of class c; needed where a row has fewer than k
+        mean_probabilities: row c is the mean probability of every class over images of class c; needed where a row has fewer than k
             confused classes.
 
     Raises:
@@ -201,7 +235,7 @@ def confusion_sets(
         if filled.any():
             raise CaseJaxError(
                 f"mean_probabilities: {int((filled > 0).sum())} of {num_classes} rows have fewer than k = {k} confused classes "
-                "and must be filled; give the mean softmax output per true class, or a smaller k."
+                "and must be filled; give the mean probabilities per true class, or a smaller k."
             )
         probabilities = np.zeros_like(matrix)
     else:

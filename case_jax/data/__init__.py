@@ -1,12 +1,15 @@
 """Data sets: sequences of images with stable ids; `open_source` reads the names that the shell accepts."""
 
+from typing import Any
+
 from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.data.cifar100 import prepare_cifar100
 from case_jax.data.crops import CachedCrops
+from case_jax.data.decoding import EXIF, Exif
 from case_jax.data.digit_scenes import SPLITS, DigitScenes
-from case_jax.data.folder import ImageFolder, read_image
+from case_jax.data.folder import ImageFolder, read_crop
 from case_jax.data.imagenet import add_boxes, prepare_imagenet
-from case_jax.data.preprocess import INTERPOLATIONS, box_region, preprocess, preprocess_opened
+from case_jax.data.preprocess import INTERPOLATIONS, Crop, box_region, crop_encoded, crop_opened, preprocess
 from case_jax.data.tfds_images import TfdsImages
 from case_jax.source import (
     NOBODY,
@@ -22,7 +25,7 @@ from case_jax.source import (
 
 DATASETS: dict[str, str] = {
     "digit_scenes": "real handwritten digits arranged in scenes with known class evidence; digit_scenes:SPLIT for another split",
-    "folder": "folder:PATH, any folder of images; sub-folders, when there are any, are the labels",
+    "folder": "folder:PATH, any folder of images; sub-folders, when there are any, are the labels, or labels.csv (file,label; several rows for several labels)",
     "tfds": "tfds:NAME:SPLIT, prepared as array_record: imagenet2012 and cifar100 by case-jax prepare, others by tensorflow-datasets",
 }
 
@@ -34,6 +37,8 @@ def open_source(
     resize: int,
     crop: int,
     interpolation: str = "bilinear",
+    exif: Exif = "ignore",
+    channels: int = 3,
     size: int | None = None,
     seed: int = 0,
 ) -> Source:
@@ -45,6 +50,8 @@ def open_source(
         resize: shorter side in pixels.
         crop: side of the central crop in pixels.
         interpolation: `bilinear` or `bicubic`.
+        exif: `apply` turns photographs as their EXIF orientation says; `ignore` does not, as torchvision.
+        channels: 3, or 1 for grey images.
         size: number of digit scenes; other data sets have their own size.
         seed: which digit scenes.
 
@@ -52,6 +59,15 @@ def open_source(
         CaseJaxError: for an unknown name or split, a missing or empty folder, or data that do not fit the classifier.
     """
     kind, _, rest = data.partition(":")
+    accepted = "1 (grey) or 3 (RGB) channels, to read image files; for others a source of your own, of uint8 (height, width, channels)"
+    require(channels in (1, 3), "data", f"{data} for a classifier of {channels} channels", accepted)
+    how: dict[str, Any] = {
+        "resize": resize,
+        "crop": crop,
+        "interpolation": interpolation,
+        "exif": exif,
+        "channels": channels,
+    }
     if kind == "digit_scenes":
         split = rest or "test"
         if split not in SPLITS:
@@ -62,30 +78,34 @@ def open_source(
             f"48×48 digit scenes for a classifier of {crop}×{crop} images",
             "a classifier of digit scenes",
         )
+        require(channels == 3, "data", f"digit scenes for a classifier of {channels} channels", "one of 3 channels")
         return DigitScenes(split, 1000 if size is None else size, seed=seed)
     if kind == "folder":
         if not rest:
             raise CaseJaxError("data: 'folder:' has no path; give folder:PATH.")
-        return ImageFolder(rest, class_names, resize=resize, crop=crop, interpolation=interpolation)
+        return ImageFolder(rest, class_names, **how)
     if kind == "tfds":
         name, _, split = rest.rpartition(":")
         if not name:
             raise CaseJaxError(
                 f"data: {data!r} has no split; give tfds:NAME:SPLIT, for example tfds:imagenet2012:validation."
             )
-        return TfdsImages(name, split, resize=resize, crop=crop, interpolation=interpolation)
+        return TfdsImages(name, split, **how)
     raise unknown("data", data, DATASETS)
 
 
 __all__ = [
     "DATASETS",
+    "EXIF",
     "INTERPOLATIONS",
     "NOBODY",
     "SHARED",
     "CachedCrops",
+    "Crop",
     "DigitScenes",
     "Evidence",
     "Example",
+    "Exif",
     "ImageFolder",
     "Located",
     "Photographs",
@@ -95,10 +115,11 @@ __all__ = [
     "UnreadableImageError",
     "add_boxes",
     "box_region",
+    "crop_encoded",
+    "crop_opened",
     "open_source",
     "prepare_cifar100",
     "prepare_imagenet",
     "preprocess",
-    "preprocess_opened",
-    "read_image",
+    "read_crop",
 ]

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from case_jax.source import Evidence, Example, UnreadableImageError
 
 LONGEST_TEXT = 1000
-"""Bytes for an image's name, or for its name and the reason why it cannot be read."""
+"""Bytes for an image's name with several labels if it has them, or for its name and the reason why it cannot be read."""
 _ABSENT, _IMAGE, _UNREADABLE = 0, 1, 2
 
 
@@ -22,15 +22,16 @@ class RowShape(NamedTuple):
     width: int
     regions: int | None
     """Number of evidence regions; None where examples have no evidence."""
+    channels: int = 3
 
     @staticmethod
     def of(example: Example) -> "RowShape | None":
-        """The shape of an example's row; None for an image that is not uint8 of shape (H, W, 3)."""
+        """The shape of an example's row; None for an image that is not uint8 of shape (H, W, D)."""
         image = np.asarray(example.image)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        if image.ndim != 3 or image.dtype != np.uint8:
             return None
-        height, width, _ = image.shape
-        return RowShape(height, width, None if example.evidence is None else len(example.evidence.classes))
+        height, width, channels = image.shape
+        return RowShape(height, width, None if example.evidence is None else len(example.evidence.classes), channels)
 
     @property
     def dtype(self) -> np.dtype:
@@ -59,7 +60,8 @@ def pack(found: Example | UnreadableImageError, shape: RowShape) -> tuple[bytes,
     else:
         if RowShape.of(found) != shape:
             return None
-        text, pixels = json.dumps([found.name]).encode(), np.asarray(found.image).tobytes()
+        words = [found.name, list(found.labels), list(found.changes)]
+        text, pixels = json.dumps(words).encode(), np.asarray(found.image).tobytes()
         record["state"], record["image_id"], record["label"] = _IMAGE, found.image_id, found.label
         if found.evidence is not None:
             record["classes"] = found.evidence.classes
@@ -71,7 +73,7 @@ def pack(found: Example | UnreadableImageError, shape: RowShape) -> tuple[bytes,
     return record.tobytes(), pixels
 
 
-def unpack(raw: bytes, stored: UInt8[np.ndarray, "H W 3"], shape: RowShape) -> Example | UnreadableImageError | None:
+def unpack(raw: bytes, stored: UInt8[np.ndarray, "H W D"], shape: RowShape) -> Example | UnreadableImageError | None:
     """What a row holds; None when it holds nothing, or something torn."""
     record = np.frombuffer(raw, shape.dtype)[0]
     if record["state"] not in (_IMAGE, _UNREADABLE):
@@ -79,14 +81,17 @@ def unpack(raw: bytes, stored: UInt8[np.ndarray, "H W 3"], shape: RowShape) -> E
     pixels = np.array(stored) if record["state"] == _IMAGE else None  # a copy, which nobody writes into
     if record["check"] != _checksum(raw, b"" if pixels is None else pixels.data):
         return None
-    name, *reason = json.loads(record["text"][: record["text_size"]].tobytes())
+    name, *rest = json.loads(record["text"][: record["text_size"]].tobytes())
     if pixels is None:
-        return UnreadableImageError(name, *reason)
+        return UnreadableImageError(name, *rest)
     evidence = None
     if shape.regions is not None:
         bits = np.unpackbits(record["regions"], axis=1, count=shape.height * shape.width).astype(bool)
         evidence = Evidence(bits.reshape(-1, shape.height, shape.width), record["classes"].copy())
-    return Example(int(record["image_id"]), name, pixels, int(record["label"]), evidence)
+    labels, changes = map(tuple, rest)
+    return Example(
+        int(record["image_id"]), name, pixels, int(record["label"]), evidence, labels=labels, changes=changes
+    )
 
 
 def _checksum(record: bytes, pixels: bytes | memoryview) -> int:

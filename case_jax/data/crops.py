@@ -18,7 +18,7 @@ from case_jax.data.crop_rows import RowShape, pack, unpack
 from case_jax.files import require_writable, write_json
 from case_jax.source import Example, Located, Source, Truth, UnreadableImageError
 
-FORMAT = 1
+FORMAT = 2
 PIXELS, RECORDS, HEADER = "pixels.u8", "records.bin", "header.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -30,7 +30,7 @@ class CachedCrops:
     record with the checksum of both: what is torn, by a kill at any moment, does not fit its checksum and counts as absent. Two
     writers of one row write the same bytes. Images that cannot be read are remembered with the reason.
 
-    The files are as long as all images need, H · W · 3 bytes each, and take the space of those that were read.
+    The files are as long as all images need, H · W · D bytes each, and take the space of those that were read.
 
     Args:
         source: where images come from that are not in the file yet. It yields the same examples whenever it has the same fingerprint.
@@ -54,7 +54,7 @@ class CachedCrops:
         header = self.folder / HEADER
         known = _shape_in(header) if header.exists() else None
         self.shape = known or _first_shape(source)
-        count, pixels = len(source), (self.shape.height, self.shape.width, 3)
+        count, pixels = len(source), (self.shape.height, self.shape.width, self.shape.channels)
         try:
             self._pixel_file, self._pixels = _open(self.folder / PIXELS, np.dtype(np.uint8), (count, *pixels))
             weakref.finalize(self, os.close, self._pixel_file)
@@ -106,7 +106,7 @@ class CachedCrops:
         )
 
     def _needed(self) -> int:
-        return len(self) * (self.shape.height * self.shape.width * 3 + self.shape.dtype.itemsize)
+        return len(self) * (self.shape.height * self.shape.width * self.shape.channels + self.shape.dtype.itemsize)
 
 
 def _shape_in(header: Path) -> RowShape:
@@ -126,7 +126,9 @@ def _first_shape(source: Source) -> RowShape:
             continue
         shape, image = RowShape.of(example), np.asarray(example.image)
         given = f"shape {image.shape}, dtype {image.dtype}"
-        require(shape, f"source {source.name!r}, image {example.name!r}", given, "uint8 of shape (height, width, 3)")
+        require(
+            shape, f"source {source.name!r}, image {example.name!r}", given, "uint8 of shape (height, width, channels)"
+        )
         assert shape is not None, "that has been required"
         return shape
     raise CaseJaxError(f"data: none of the {len(source)} images of {source.name} could be read; the first: {first}.")

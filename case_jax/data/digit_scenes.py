@@ -4,9 +4,12 @@ A 48×48 scene has one large *body* digit (0–4) and two small *marker* digits 
 the pair (body, marker), so the two candidate classes of a scene share the body and differ in the marker.
 """
 
+import gzip
 import hashlib
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, get_args
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -50,10 +53,14 @@ class Scene(NamedTuple):
 
 @lru_cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits  # half a second that only users of digit scenes pay
-
-    data: Any = load_digits()
-    return data.images / 16.0, data.target
+    """scikit-learn's 1,797 digits and their labels, read from its file: importing the package takes a second that nothing here uses."""
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.submodule_search_locations
+    file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    with gzip.open(file, "rt") as lines:
+        table = np.loadtxt(lines, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8) / 16.0, table[:, -1].astype(int)
 
 
 @lru_cache

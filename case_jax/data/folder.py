@@ -1,31 +1,31 @@
-"""Any folder of images; sub-folders, when there are any, are the labels."""
+"""Any folder of images; sub-folders, when there are any, are the labels, or a table `labels.csv` is."""
 
 import hashlib
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from case_jax._checks import CaseJaxError, nearest
-from case_jax.data.preprocess import preprocess, random_view
+from case_jax._checks import CaseJaxError, nearest, unknown
+from case_jax.data.decoding import EXIF, Exif
+from case_jax.data.label_table import LABELS, read_label_table
+from case_jax.data.preprocess import Crop, crop_encoded, random_view
 from case_jax.source import Example, UnreadableImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
-def read_image(
-    path: Path, *, resize: int, crop: int, interpolation: str = "bilinear", name: str | None = None
-) -> UInt8[np.ndarray, "crop crop 3"]:
-    """Read and preprocess an image file, see `preprocess`.
+def read_crop(path: Path, *, name: str | None = None, **how: Any) -> Crop:
+    """Read an image file and cut out what a classifier sees, see `crop_opened`.
 
     Raises:
         UnreadableImageError: when the file is missing, truncated or no image; `name` (by default the file's) says which.
     """
     name = path.name if name is None else name
-    return preprocess(_encoded(path, name), name, resize=resize, crop=crop, interpolation=interpolation)
+    return crop_encoded(_encoded(path, name), name, **how)
 
 
 def _encoded(path: Path, name: str) -> bytes:
@@ -58,15 +58,17 @@ class ImageFolder:
     """The images below a folder, in sorted order of their paths; hidden files and folders are left out.
 
     Args:
-        root: the folder. With sub-folders, the first level is the label.
+        root: the folder. With sub-folders, the first level is the label, unless `labels.csv` says what are, see `read_label_table`.
         class_names: the classifier's classes; None takes the names of the sub-folders, in sorted order.
         resize: shorter side in pixels.
         crop: side of the central crop in pixels.
         interpolation: `bilinear` or `bicubic`.
+        exif: `apply` turns photographs as their EXIF orientation says; `ignore` does not, as torchvision.
+        channels: 3, or 1 for grey.
 
     Raises:
         CaseJaxError: when the folder is missing or holds no images, images lie both beside and inside sub-folders, or the
-            sub-folders do not fit the classes.
+            sub-folders or the table do not fit the classes.
     """
 
     def __init__(
@@ -77,8 +79,14 @@ class ImageFolder:
         resize: int,
         crop: int,
         interpolation: str = "bilinear",
+        exif: Exif = "ignore",
+        channels: int = 3,
     ):
+        if exif not in EXIF:
+            raise unknown("exif", exif, EXIF)
         self.root, self.resize, self.crop, self.interpolation = Path(root), resize, crop, interpolation
+        self.exif, self.channels = exif, channels
+        self._how: dict[str, Any] = {"interpolation": interpolation, "exif": exif, "channels": channels}
         if not self.root.is_dir():
             raise CaseJaxError(f"data: no folder at {self.root}; give folder:PATH with a folder of images.")
         found = (p for p in self.root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -86,6 +94,14 @@ class ImageFolder:
         if not self.files:
             raise CaseJaxError(f"data: no images in {self.root}; accepted suffixes: {', '.join(SUFFIXES)}.")
         parts = [p.relative_to(self.root).parts for p in self.files]
+        self.true: list[tuple[int, ...]]  # of each file, all true labels
+        self.labels_of: Callable[[np.ndarray], np.ndarray] | None = self._first_labels
+        table = self.root / LABELS
+        if table.is_file():
+            self.true, self.class_names = read_label_table(table, ["/".join(part) for part in parts], class_names)
+            if any(len(labels) > 1 for labels in self.true):
+                self.labels_of = None  # a draw by class takes each image as one of its class alone
+            return
         folders = sorted({p[0] for p in parts if len(p) > 1})
         flat = [p[0] for p in parts if len(p) == 1]
         if folders and flat:
@@ -95,7 +111,7 @@ class ImageFolder:
             )
         class_names = tuple(folders) if class_names is None else class_names
         index = labels_from_folders(folders, class_names) if folders else {}
-        self.labels = [index.get(p[0], -1) for p in parts]
+        self.true = [(index[p[0]],) if p[0] in index else () for p in parts]
         self.class_names = class_names if folders else None
 
     @property
@@ -107,7 +123,10 @@ class ImageFolder:
     def fingerprint(self) -> str:
         """A digest of the preprocessing and of every file's relative path, label, size and time of change."""
         digest = hashlib.sha256(f"{self.resize} {self.crop} {self.interpolation}".encode())
-        for path, label in zip(self.files, self.labels, strict=True):
+        if self.exif != "ignore" or self.channels != 3:
+            digest.update(f" {self.exif} {self.channels}".encode())
+        for path, true in zip(self.files, self.true, strict=True):
+            label = " ".join(map(str, true or (-1,)))
             facts = path.stat()
             digest.update(os.fsencode(path.relative_to(self.root)))
             digest.update(f"\0{label}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
@@ -119,18 +138,26 @@ class ImageFolder:
 
     def __getitem__(self, index: int) -> Example:
         """Image `index`; raises `UnreadableImageError` when it cannot be read."""
-        return self._example(index, partial(preprocess, resize=self.resize, crop=self.crop))
+        path, name = self.files[index], self._name(index)
+        found = crop_encoded(_encoded(path, name), name, resize=self.resize, crop=self.crop, **self._how)
+        return self._example(index, found.pixels, found.changes)
 
-    def labels_of(self, indices: Int[np.ndarray, " n"], /) -> Int[np.ndarray, " n"]:
-        """The labels of these images, by their folders."""
-        return np.array([self.labels[i] for i in indices.tolist()], np.int64)
+    def _first_labels(self, indices: Int[np.ndarray, " n"], /) -> Int[np.ndarray, " n"]:
+        return np.array([self._label(i) for i in indices.tolist()], np.int64)
+
+    def _label(self, index: int) -> int:
+        return self.true[index][0] if self.true[index] else -1
 
     def random_view(self, index: int, rng: np.random.Generator, /) -> Example:
         """Image `index` in a random view."""
-        return self._example(index, partial(random_view, crop=self.crop, rng=rng))
+        path, name = self.files[index], self._name(index)
+        pixels = random_view(_encoded(path, name), name, crop=self.crop, rng=rng, **self._how)
+        return self._example(index, pixels, ())
 
-    def _example(self, index: int, decode: Callable[..., UInt8[np.ndarray, "crop crop 3"]]) -> Example:
-        path = self.files[index]
-        name = path.relative_to(self.root).as_posix().encode("utf-8", "backslashreplace").decode()
-        pixels = decode(_encoded(path, name), name, interpolation=self.interpolation)
-        return Example(index, name, pixels, self.labels[index])
+    def _example(self, index: int, pixels: UInt8[np.ndarray, "crop crop D"], changes: tuple[str, ...]) -> Example:
+        labels = self.true[index] if len(self.true[index]) > 1 else ()
+        return Example(index, self._name(index), pixels, self._label(index), labels=labels, changes=changes)
+
+    def _name(self, index: int) -> str:
+        path = self.files[index].relative_to(self.root)
+        return path.as_posix().encode("utf-8", "backslashreplace").decode()

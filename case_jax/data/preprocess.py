@@ -4,12 +4,14 @@ import contextlib
 import io
 import math
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from case_jax._checks import CaseJaxError, unknown
+from case_jax.data.decoding import EXIF, Exif, Transparency, decoded
 from case_jax.source import UnreadableImageError
 
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -20,12 +22,75 @@ LARGEST = 2**26
 """Pixels of a resized image; at 256 pixels for the shorter side an image may be 1,024 times as long as wide."""
 
 
+class Crop(NamedTuple):
+    """What is cut out of an image, and where."""
+
+    pixels: UInt8[np.ndarray, "crop crop D"]
+    changes: tuple[str, ...]
+    """What had to be decided to show the image, see `decoded`."""
+    photograph: Image.Image
+    """The whole image, in 8 bits, turned and on white as the crop is."""
+    box: tuple[float, float, float, float]
+    """The crop in pixels of the photograph: top, bottom, left, right."""
+
+
+def crop_encoded(encoded: bytes, name: str, **how: Any) -> Crop:
+    """`crop_opened` of an image file's bytes; the same arguments and errors."""
+    _filter(how.get("interpolation", "bilinear"))
+    with _opened(encoded, name) as opened:
+        return crop_opened(opened, name, **how)
+
+
+def crop_opened(
+    image: Image.Image,
+    name: str,
+    *,
+    resize: int,
+    crop: int,
+    interpolation: str = "bilinear",
+    exif: Exif = "ignore",
+    transparency: Transparency = "white",
+    channels: int = 3,
+) -> Crop:
+    """The central crop of an image that PIL has opened or made, its shorter side resized to `resize`.
+
+    Args:
+        image: of any kind that `decoded` takes.
+        name: names the image in errors.
+        resize: shorter side in pixels.
+        crop: side of the crop in pixels.
+        interpolation: `bilinear` or `bicubic`.
+        exif: `apply` turns a photograph as its EXIF orientation says, as a viewer; `ignore` does not, as torchvision.
+        transparency: what shows through: `white`, or with `drop` the colours that the file has there, as torchvision.
+        channels: 3, or 1 for grey.
+
+    Raises:
+        UnreadableImageError: see `preprocess`.
+        CaseJaxError: for an unknown interpolation or `exif`, or when PIL has been told to pad truncated images in silence.
+    """
+    chosen = _filter(interpolation)
+    if exif not in EXIF:
+        raise unknown("exif", exif, EXIF)
+    size, _ = _resized(*image.size, resize=resize, crop=crop)
+    if size[0] * size[1] > LARGEST:
+        reason = "{}×{} pixels would be resized to {}×{}, which is too much".format(*image.size, *size)
+        raise UnreadableImageError(name, reason)
+    with _named(name):
+        seen, changes = decoded(image, exif=exif, transparency=transparency, channels=channels)
+    size, (left, top) = _resized(*seen.size, resize=resize, crop=crop)
+    cut = np.asarray(seen.resize(size, chosen).crop((left, top, left + crop, top + crop)))
+    across, down = seen.width / size[0], seen.height / size[1]
+    box = (top * down, (top + crop) * down, left * across, (left + crop) * across)
+    return Crop(cut.reshape(crop, crop, channels), changes, seen, box)
+
+
 def preprocess(
     encoded: bytes, name: str, *, resize: int, crop: int, interpolation: str = "bilinear"
 ) -> UInt8[np.ndarray, "crop crop 3"]:
     """Decode an image as torchvision's and timm's evaluation transforms do: shorter side to `resize`, central crop.
 
-    PIL's filters, with antialias; grey, palette, CMYK and alpha images become RGB, 16-bit grey is scaled to 8.
+    PIL's filters, with antialias; grey, palette and CMYK images become RGB, 16-bit grey is scaled to 8 (see `decoded`). As there,
+    EXIF orientations are ignored and transparency is dropped: `crop_encoded` shows images as a viewer does.
 
     Args:
         encoded: the bytes of a JPEG, PNG or any other file that PIL reads.
@@ -35,32 +100,24 @@ def preprocess(
         interpolation: `bilinear` or `bicubic`.
 
     Raises:
-        UnreadableImageError: when the bytes are truncated or no image, pixels are 32-bit numbers, or the image is so long that
-            it would be resized to more than `LARGEST` pixels.
+        UnreadableImageError: when the bytes are truncated or no image, pixels are 32-bit numbers or 16-bit colours of which few bits
+            are in use, or the image is so long that it would be resized to more than `LARGEST` pixels.
         CaseJaxError: for an unknown interpolation, or when PIL has been told to pad truncated images in silence.
     """
-    _filter(interpolation)
-    with _opened(encoded, name) as opened:
-        return preprocess_opened(opened, name, resize=resize, crop=crop, interpolation=interpolation)
-
-
-def preprocess_opened(
-    image: Image.Image, name: str, *, resize: int, crop: int, interpolation: str = "bilinear"
-) -> UInt8[np.ndarray, "crop crop 3"]:
-    """`preprocess` of an image that PIL has opened or made; the same arguments, bits and errors."""
-    chosen = _filter(interpolation)
-    size, (left, top) = _resized(*image.size, resize=resize, crop=crop)
-    if size[0] * size[1] > LARGEST:
-        reason = "{}×{} pixels would be resized to {}×{}, which is too much".format(*image.size, *size)
-        raise UnreadableImageError(name, reason)
-    with _named(name):
-        image = _rgb(image)
-    return np.asarray(image.resize(size, chosen).crop((left, top, left + crop, top + crop)))
+    how = {"resize": resize, "crop": crop, "interpolation": interpolation}
+    return crop_encoded(encoded, name, **how, transparency="drop").pixels
 
 
 def random_view(
-    encoded: bytes, name: str, *, crop: int, rng: np.random.Generator, interpolation: str = "bilinear"
-) -> UInt8[np.ndarray, "crop crop 3"]:
+    encoded: bytes,
+    name: str,
+    *,
+    crop: int,
+    rng: np.random.Generator,
+    interpolation: str = "bilinear",
+    exif: Exif = "ignore",
+    channels: int = 3,
+) -> UInt8[np.ndarray, "crop crop D"]:
     """Decode a random rectangle of an image, resized to a square and mirrored half of the time, as classifiers are trained on.
 
     The rectangle has 8% to 100% of the image's area and an aspect ratio of 3:4 to 4:3, log-uniform; after ten that do not fit, it is the
@@ -72,6 +129,8 @@ def random_view(
         crop: side of the square in pixels.
         rng: decides everything.
         interpolation: `bilinear` or `bicubic`.
+        exif: as `crop_opened`.
+        channels: as `crop_opened`.
 
     Raises:
         UnreadableImageError, CaseJaxError: as `preprocess`.
@@ -80,9 +139,9 @@ def random_view(
     """
     chosen = _filter(interpolation)
     with _opened(encoded, name) as opened:
-        image = _rgb(opened)
+        image = decoded(opened, exif=exif, channels=channels).image
     image = image.crop(_rectangle(*image.size, rng)).resize((crop, crop), chosen)
-    return np.asarray(image)[:, :: -1 if rng.random() < 0.5 else 1]
+    return np.asarray(image).reshape(crop, crop, channels)[:, :: -1 if rng.random() < 0.5 else 1]
 
 
 def _rectangle(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -178,11 +237,3 @@ def _named(name: str) -> Iterator[None]:
         raise UnreadableImageError(name, "not an image that PIL can read") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(name, f"{type(error).__name__}: {error}") from error
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # PIL's own conversion clips at 255 instead of scaling
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode!r} have no known range; save the image with 8 or 16 bits")
-    return image.convert("RGB")

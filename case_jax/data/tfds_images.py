@@ -1,18 +1,17 @@
 """Images of a data set that tensorflow-datasets has prepared, read without TensorFlow."""
 
 import hashlib
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from case_jax._checks import CaseJaxError, unknown
+from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.data.boxes import read_boxes
+from case_jax.data.decoding import EXIF, Exif
 from case_jax.data.ilsvrc import validation_labels, validation_number
-from case_jax.data.preprocess import box_region, boxes_in_crop, preprocess, random_view
+from case_jax.data.preprocess import box_region, boxes_in_crop, crop_encoded, random_view
 from case_jax.source import NOBODY, Evidence, Example, Truth
 
 HOW_TO_PREPARE = {
@@ -85,6 +84,8 @@ class TfdsImages:
         resize: shorter side in pixels.
         crop: side of the central crop in pixels.
         interpolation: `bilinear` or `bicubic`.
+        exif: `apply` turns photographs as their EXIF orientation says; `ignore` does not, as torchvision, and as ImageNet's boxes need it.
+        channels: 3, or 1 for grey.
         data_dir: where tensorflow-datasets keeps its data; None takes its own default (`TFDS_DATA_DIR`, `~/tensorflow_datasets`).
 
     Raises:
@@ -100,8 +101,12 @@ class TfdsImages:
         resize: int,
         crop: int,
         interpolation: str = "bilinear",
+        exif: Exif = "ignore",
+        channels: int = 3,
         data_dir: str | Path | None = None,
     ):
+        if exif not in EXIF:
+            raise unknown("exif", exif, EXIF)
         builder, self.records = open_records(name, split, data_dir)
         self.class_names = tuple(builder.info.features["label"].names)
         self.name = f"tfds:{builder.info.full_name}:{split}"
@@ -109,7 +114,10 @@ class TfdsImages:
         self.numbered = builder.name == "imagenet2012" and split == "validation"
         self.boxes = read_boxes(self.folder) if self.numbered else None
         self.truths = () if self.boxes is None else ("boxes",)
+        turned = self.boxes is not None and exif == "apply"
+        require(not turned, "exif", "'apply' for images with boxes", "'ignore': the boxes lie on the images as stored")
         self.resize, self.crop, self.interpolation = resize, crop, interpolation
+        self._how: dict[str, Any] = {"interpolation": interpolation, "exif": exif, "channels": channels}
         self.fingerprint = self._fingerprint()
 
     def __len__(self) -> int:
@@ -118,8 +126,10 @@ class TfdsImages:
 
     def __getitem__(self, index: int) -> Example:
         """Image `index`; raises `UnreadableImageError` when it cannot be decoded."""
-        found = self._example(index, partial(preprocess, resize=self.resize, crop=self.crop))
-        return found._replace(evidence=self._evidence(found.image_id, found.label))
+        encoded, found = self._record(index)
+        cut = crop_encoded(encoded, found.name, resize=self.resize, crop=self.crop, **self._how)
+        evidence = self._evidence(found.image_id, found.label)
+        return found._replace(image=cut.pixels, evidence=evidence, changes=cut.changes)
 
     def labels_of(self, indices: Int[np.ndarray, " n"], /) -> Int[np.ndarray, " n"]:
         """The labels of these images; their records are read, and no image is decoded."""
@@ -131,16 +141,17 @@ class TfdsImages:
 
     def random_view(self, index: int, rng: np.random.Generator, /) -> Example:
         """Image `index` in a random view, of which no evidence is known."""
-        return self._example(index, partial(random_view, crop=self.crop, rng=rng))
+        encoded, found = self._record(index)
+        return found._replace(image=random_view(encoded, found.name, crop=self.crop, rng=rng, **self._how))
 
-    def _example(self, index: int, decode: Callable[..., np.ndarray]) -> Example:
+    def _record(self, index: int) -> tuple[bytes, Example]:
+        """An image's bytes, and its example without pixels."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         record = self.records[index]
         name, label = self._name(record, index), int(record["label"])
         image_id = self._number(name, label) if self.numbered else index
-        pixels = decode(record["image"], name, interpolation=self.interpolation)
-        return Example(image_id, name, pixels, label)
+        return record["image"], Example(image_id, name, np.empty((0, 0, 3), np.uint8), label)
 
     def truth(self, index: int, kind: str, /) -> Truth | None:
         """The boxes of image `index`; None where it has none, or nothing of them is left in the crop.
@@ -168,7 +179,9 @@ class TfdsImages:
             digest.update(repr((self._name(record, index), int(record["label"]))).encode() + record["image"])
         if self.boxes is not None:
             digest.update(self.boxes.digest.encode())
-        facts = (self.name, count, digest.hexdigest()[:16], self.resize, self.crop, self.interpolation)
+        facts = [self.name, count, digest.hexdigest()[:16], self.resize, self.crop, self.interpolation]
+        if (self._how["exif"], self._how["channels"]) != ("ignore", 3):
+            facts += [self._how["exif"], self._how["channels"]]
         return ":".join(map(str, facts))
 
     def _name(self, record: dict[str, Any], index: int) -> str:

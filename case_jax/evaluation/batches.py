@@ -6,7 +6,7 @@ device. What a tile's rows are therefore does not depend on the number of device
 
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ LOADERS = min(32, max(4, os.cpu_count() or 1))
 class Batch(NamedTuple):
     """Images on their way to a device, with what is known about them."""
 
-    images: UInt8[Any, "B H W 3"]
+    images: UInt8[Any, "B H W D"]
     image_ids: Int[Any, " B"]
     regions: Bool[Any, "B R H W"]
     region_classes: Int[Any, "B R"]
@@ -47,6 +47,11 @@ class Tile(NamedTuple):
     excluded: list[dict[str, Any]]
     batch: Any
     """What a step takes of it: a `Batch`, or another named tuple of arrays with leading axis B."""
+
+    @property
+    def changed(self) -> Counter[str]:
+        """How many images had to be changed to be shown, by what was done to them."""
+        return Counter(change for example in self.examples if example is not None for change in example.changes)
 
     def __str__(self) -> str:
         """Its name in messages."""
@@ -110,7 +115,7 @@ def first_readable(source: Source, indices: Int[np.ndarray, " N"]) -> Example:
     """The first image that can be read.
 
     Raises:
-        CaseJaxError: when none can be read, or the image is not uint8 of shape (H, W, 3).
+        CaseJaxError: when none can be read, or the image is not uint8 of shape (H, W, channels).
     """
     first_error = None
     for index in indices:
@@ -121,10 +126,10 @@ def first_readable(source: Source, indices: Int[np.ndarray, " N"]) -> Example:
             continue
         image = np.asarray(example.image)
         require(
-            image.ndim == 3 and image.shape[-1] == 3 and image.dtype == np.uint8,
+            image.ndim == 3 and image.dtype == np.uint8,
             f"source {source.name!r}, image {example.name!r}",
             f"shape {image.shape}, dtype {image.dtype}",
-            "uint8 of shape (height, width, 3)",
+            "uint8 of shape (height, width, channels)",
         )
         return example
     raise CaseJaxError(
@@ -202,6 +207,12 @@ def _check(example: Example, source: Source, empty: Batch) -> None:
             f"label {example.label}",
             f"a class from 0 to {known - 1}, or −1 for none",
         )
+        several = all(0 <= label < known for label in example.labels)
+        require(several, image, f"labels {example.labels}", f"classes from 0 to {known - 1}")
+    if example.labels:
+        accepted = "`label` among `labels`, each once"
+        proper = example.label in example.labels and len(set(example.labels)) == len(example.labels)
+        require(proper, image, f"label {example.label}, labels {example.labels}", accepted)
 
 
 def tiles(

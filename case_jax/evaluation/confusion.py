@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array
 from tqdm import tqdm
 
 from case_jax import parallel
@@ -28,7 +27,8 @@ from case_jax.imageops import normalise_image
 from case_jax.results import fingerprint, wait_until
 from case_jax.source import Source
 from case_jax.stopping import Stopping
-from case_jax.tap.view import TappedModel, at_least_float32
+from case_jax.tap.link import probabilities, ranking, require_probabilities
+from case_jax.tap.view import TappedModel
 
 IMAGES, TILE, SAVE_SECONDS = 5000, 32, 60.0
 FOLDER = "confusions"
@@ -48,6 +48,13 @@ class _Counting(NamedTuple):
     progress: bool | None
 
 
+class _Answers(NamedTuple):
+    """What the classifier says of a batch."""
+
+    probabilities: Any
+    ranking: Any
+
+
 def count_confusions(
     source: Source,
     model: TappedModel,
@@ -62,7 +69,10 @@ def count_confusions(
     stall: float | None = math.inf,
     progress: bool | None = None,
 ) -> Confusions:
-    """Confusion counts and mean softmax outputs per true class, over images drawn as `draw_by_class` says.
+    """Confusion counts and mean probabilities (by the model's link) per true class, over images drawn as `draw_by_class` says.
+
+    An image of several true labels counts in the row of each, as if the others were no classes: its likeliest class but these, their
+    probabilities as 0.
 
     Both are sums of integers (probabilities as multiples of 2^−q, see `fraction_bits`), so that they have the same bits on any number of
     devices and processes. With a folder they are kept in `folder/confusions/DIGEST`, and the same call counts nothing again, whatever
@@ -94,6 +104,7 @@ def count_confusions(
     require_seed(seed)
     require(tile >= 1, "tile", tile, "at least 1 image per device and step")
     require_fitting(source, model, pixels)
+    require_probabilities(model.link, argument="model", asked="confusions")
     classes = model.num_classes
     require(limit >= classes, "limit", limit, f"at least {classes} images, one of each class")
     draw = partial(draw_by_class, source, limit, seed, classes, progress=progress)
@@ -108,6 +119,7 @@ def count_confusions(
             "model": {"name": model_name, "weights": fingerprint(jax.tree.leaves(model.params)), "classes": classes},
             "pixels": pixels._asdict(),
             "precision": model.precision,
+            "link": model.link,
             "limit": min(limit, len(source)),
             "seed": seed,
             "tile": tile,
@@ -149,9 +161,10 @@ def _count(
     source, model, pixels, size, save_seconds, stall, progress = counting
     indices, bits, adding = drawn.indices, fraction_bits(len(drawn.indices)), Lock()
 
-    def probabilities(params: Any, batch: Batch) -> Array:
+    def answers(params: Any, batch: Batch) -> _Answers:
         images = jax.vmap(partial(normalise_image, mean=pixels.mean, std=pixels.std))(batch.images)
-        return jax.nn.softmax(at_least_float32(jax.vmap(partial(model.apply, params))(images)))
+        logits = jax.vmap(partial(model.apply, params))(images)
+        return _Answers(probabilities(logits, model.link), ranking(logits, model.link))
 
     def keep() -> str:
         if save is None:
@@ -166,7 +179,7 @@ def _count(
     hidden = None if progress is None else not progress
     bar = tqdm(total=len(indices), initial=len(indices) - missing, unit=" images", desc="confusions", disable=hidden)
     with bar, Stopping(keep, stall=stall) as stopping:
-        for read, found in through_devices(parallel.over_devices(probabilities), model.params, stopping.until(stream)):
+        for read, found in through_devices(parallel.over_devices(answers), model.params, stopping.until(stream)):
             with adding:
                 _add(sums, read, found, indices[read.number * size :], bits)
             stopping.finished()
@@ -178,10 +191,10 @@ def _count(
             save()
 
 
-def _add(sums: ConfusionSums, read: Tile, found: np.ndarray, indices: np.ndarray, bits: int) -> None:
+def _add(sums: ConfusionSums, read: Tile, found: _Answers, indices: np.ndarray, bits: int) -> None:
     """Add one tile, whose slots hold these images, and list which of them are left out, and why."""
-    finite = np.atleast_1d(np.isfinite(found).all(-1))
-    slots, labels = [], []
+    finite = np.atleast_1d(np.isfinite(found.probabilities).all(-1))
+    rows, predicted, labels = [], [], []
     for slot, example in enumerate(read.examples):
         if example is None:
             continue
@@ -194,10 +207,16 @@ def _add(sums: ConfusionSums, read: Tile, found: np.ndarray, indices: np.ndarray
         require(
             example.label < len(sums.confused), "contrast_data", f"{example.name} with label {example.label}", accepted
         )
-        slots.append(slot)
-        labels.append(example.label)
-    if slots:
-        sums.add_images(np.array(labels), found[slots], bits)
+        true = example.labels or (example.label,)
+        for label in true:
+            others = [other for other in true if other != label]
+            row, ranked = found.probabilities[slot].copy(), found.ranking[slot].copy()
+            row[others], ranked[others] = 0.0, -np.inf
+            rows.append(row)
+            predicted.append(ranked.argmax())
+            labels.append(label)
+    if rows:
+        sums.add_images(np.array(labels), np.array(predicted), np.stack(rows), bits)
     sums.left_out += [{**entry, "kind": UNREADABLE} for entry in read.excluded]
     sums.tiles.append(read.number)
 

@@ -18,7 +18,7 @@ class ConfusionSums:
     confused: Int[np.ndarray, "C C"]
     """Images by true class and predicted class."""
     probabilities: Int[np.ndarray, "C C"]
-    """Softmax outputs by true class, in multiples of 2^−q."""
+    """Probabilities by true class, in multiples of 2^−q."""
     tiles: list[int] = field(default_factory=list)
     left_out: list[dict[str, Any]] = field(default_factory=list)
     """Images that were not counted: index in the source, name, reason, kind."""
@@ -28,9 +28,15 @@ class ConfusionSums:
         """Nothing counted yet."""
         return cls(np.zeros((classes, classes), np.int64), np.zeros((classes, classes), np.int64))
 
-    def add_images(self, labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, "n C"], bits: int) -> None:
-        """Add images by their labels and softmax outputs, these rounded to multiples of 2^−bits."""
-        np.add.at(self.confused, (labels, probabilities.argmax(-1)), 1)
+    def add_images(
+        self,
+        labels: Int[np.ndarray, " n"],
+        predicted: Int[np.ndarray, " n"],
+        probabilities: Float[np.ndarray, "n C"],
+        bits: int,
+    ) -> None:
+        """Add images by their labels, predicted classes and probabilities, these rounded to multiples of 2^−bits."""
+        np.add.at(self.confused, (labels, predicted), 1)
         multiples = np.rint(np.ldexp(probabilities.astype(np.float64), bits)).astype(np.int64)
         np.add.at(self.probabilities, labels, multiples)
 
@@ -42,7 +48,7 @@ class ConfusionSums:
         self.left_out = [*self.left_out, *other.left_out]
 
     def means(self, bits: int) -> Float[np.ndarray, "C C"]:
-        """Mean softmax outputs by true class; zeros for classes without images."""
+        """Mean probabilities by true class; zeros for classes without images."""
         sums = np.ldexp(self.probabilities.astype(np.float64), -bits)
         return sums / np.maximum(self.confused.sum(1, keepdims=True), 1)
 

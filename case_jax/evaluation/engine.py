@@ -284,7 +284,8 @@ def _run_parts(
         for tile, found in job.program.found(stopping.until(stream), partial(through_devices, pace=pace)):
             part = tile.number // per_part
             with writing:
-                begun[part] = begun[part].plus(found.columns, [*tile.excluded, *found.excluded], found.sums)
+                left_out = [*tile.excluded, *found.excluded]
+                begun[part] = begun[part].plus(found.columns, left_out, found.sums, tile.changed)
                 if part * per_part + begun[part].tiles == ends[part]:
                     folder.write_part(part, begun.pop(part))
             stopping.finished()

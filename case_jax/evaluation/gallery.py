@@ -1,25 +1,28 @@
 """A few images with all methods' maps, kept for the report."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from case_jax import parallel
 from case_jax.evaluation.batches import load_tile, template
 from case_jax.evaluation.engine import Job
-from case_jax.evaluation.maps import image_key, maps_of_view, view_for_targets
+from case_jax.evaluation.maps import image_key, maps_of_view, shown_probabilities, view_for_targets
 from case_jax.files import write_atomically
-from case_jax.imageops import normalise_image
+from case_jax.imageops import normalise_image, picture
 from case_jax.results import RunFolder
-from case_jax.tap.view import at_least_float32
+from case_jax.source import Example
 
 LIKELIEST, REGIONS = "likeliest", "regions"
 
 
-def save_gallery(job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKELIEST) -> None:
+def save_gallery(
+    job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKELIEST, shown: Sequence[int] | None = None
+) -> None:
     """Write `gallery.npz`: `count` of the images, drawn by the seed, with all methods' maps (computed anew, one image at a time).
 
     Args:
@@ -27,6 +30,10 @@ def save_gallery(job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKEL
         folder: its run folder.
         count: number of images; unreadable ones among those drawn are left out.
         of: which classes' maps: of the two `likeliest`, or of those of the image's `regions`.
+        shown: the channels that pictures show, see `imageops.picture`.
+
+    Raises:
+        CaseJaxError: for channels that the images do not have.
     """
     source, indices, question = job.images.source, job.images.indices, job.question
     drawn = np.sort(np.random.default_rng(question.seed).permutation(len(indices))[:count])
@@ -39,17 +46,17 @@ def save_gallery(job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKEL
         view = view_for_targets(job.model, params, normalise_image(image, *question.pixels))
         targets = classes if of == REGIONS else jax.lax.top_k(view.logits, 2)[1]
         maps, degenerate = maps_of_view(question, view, targets, image_key(question.seed, image_id))
-        probabilities = jax.nn.softmax(at_least_float32(view.logits))[targets]
+        probabilities = shown_probabilities(view.logits, view.link)[targets]
         return {"maps": maps, "degenerate": degenerate, "targets": targets, "probabilities": probabilities}
 
     batch = tile.batch
     found = [one(job.model.params, batch.images[s], batch.image_ids[s], batch.region_classes[s]) for s in kept]
     arrays = {
-        "images": batch.images[kept],
+        "images": picture(batch.images[kept], shown),
         "regions": batch.regions[kept],
         "region_classes": batch.region_classes[kept],
         "names": np.array([e.name for e in examples if e], str),
-        "labels": np.array([e.label for e in examples if e], np.int32),
+        "labels": _labels([e for e in examples if e]),
         "methods": np.array(list(question.methods), str),
         **({} if not found else jax.tree.map(lambda *a: np.stack(a), *found)),
     }
@@ -58,3 +65,10 @@ def save_gallery(job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKEL
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         write_atomically(folder.path / "gallery.npz", buffer.getvalue())
+
+
+def _labels(examples: Sequence[Example]) -> Int[np.ndarray, "n L"]:
+    """All true labels of each image, −1 where it has fewer than another."""
+    known = [example.labels or (example.label,) for example in examples]
+    most = max(map(len, known), default=1)
+    return np.array([(*labels, *(-1,) * (most - len(labels))) for labels in known], np.int32).reshape(-1, most)

@@ -12,19 +12,21 @@ from case_jax.contrast.asking import ask
 from case_jax.contrast.sets import ContrastSet, Query
 from case_jax.imageops import finish_maps, is_degenerate, resize_map
 from case_jax.methods import MapFunction, described
-from case_jax.tap.view import Params, TappedModel, View
+from case_jax.tap.link import Link, probabilities
+from case_jax.tap.view import Params, TappedModel, View, at_least_float32
 
 NOISE, RANDOM_CLASS, AGAIN = range(1 << 30, (1 << 30) + 3)
 """What is folded into an image's key for the metrics' noise, the random class, and maps of altered images; class indices lie below."""
 
 
 class Pixels(NamedTuple):
-    """How pixels become the classifier's input: `(x / 255 − mean) / std`."""
+    """How pixels of D channels become the classifier's input: `(x / 255 − mean) / std`."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    """D numbers: as many channels have the images of the source, and the classifier's."""
+    std: tuple[float, ...]
 
-    def black(self) -> Float[Array, " 3"]:
+    def black(self) -> Float[Array, " D"]:
         """A black pixel in normalised units."""
         return -jnp.asarray(self.mean) / jnp.asarray(self.std)
 
@@ -43,7 +45,7 @@ def image_key(seed: int, image_id: Int[Array, ""]) -> Key[Array, ""]:
     return jax.random.fold_in(jax.random.key(seed), image_id)
 
 
-def view_for_targets(model: TappedModel, params: Params, image: Float[Array, "H W 3"]) -> View:
+def view_for_targets(model: TappedModel, params: Params, image: Float[Array, "H W D"]) -> View:
     """A view whose class weights all methods share: a table of all classes where one pullback can hold them."""
     return model.view_all(params, image) if model.num_classes <= model.chunk else model.view(params, image)
 
@@ -64,6 +66,11 @@ def finite_logits(view: View) -> Bool[Array, ""]:
     return jnp.isfinite(view.logits).all()
 
 
+def shown_probabilities(logits: Float[Array, "*n C"], link: Link) -> Float[Array, "*n C"]:
+    """What rows and pictures show: probabilities by the model's link, NaN where it has none."""
+    return jnp.full_like(at_least_float32(logits), jnp.nan) if link == "identity" else probabilities(logits, link)
+
+
 def raw_maps(name: str, method: MapFunction, view: View, query: Query) -> Float[Array, "T h w"]:
     """A method's maps at its own resolution, one per target."""
     maps, count = method(view, query), len(query.targets)
@@ -73,13 +80,18 @@ def raw_maps(name: str, method: MapFunction, view: View, query: Query) -> Float[
 
 
 def finished(
-    raw: Float[Array, "T h w"], shape: tuple[int, ...], finite: Bool[Array, "*T"], *, rescaled: bool = True
+    raw: Float[Array, "T h w"],
+    shape: tuple[int, ...],
+    finite: Bool[Array, "*T"],
+    *,
+    rescaled: bool = True,
+    signed: bool = False,
 ) -> tuple[Float[Array, "T H W"], Bool[Array, " T"]]:
     """Maps in [0, 1] at input resolution, and which are degenerate; all of them where the image's logits are not `finite`.
 
-    Masks, which say how much of each pixel is seen, are not `rescaled`.
+    Masks, which say how much of each pixel is seen, are not `rescaled`; `signed` maps keep what is negative, in [−1, 1].
     """
-    degenerate = is_degenerate(raw) | ~finite
+    degenerate = is_degenerate(raw, signed=signed) | ~finite
     if rescaled:
-        return finish_maps(raw, shape), degenerate
+        return finish_maps(raw, shape, signed=signed), degenerate
     return resize_map(jnp.where(degenerate[..., None, None], 0.0, raw), shape), degenerate

@@ -15,6 +15,7 @@ from case_jax.evaluation.maps import Pixels
 from case_jax.methods import METHODS, MapFunction, described, method, titles_of
 from case_jax.results import fingerprint
 from case_jax.source import Source
+from case_jax.tap.link import one_logit_names, require_probabilities
 from case_jax.tap.view import TappedModel, check_closed_form
 
 
@@ -40,7 +41,7 @@ class Subject(NamedTuple):
     model_name: str = "custom"
     """How folders and tables name the classifier."""
     class_names: Sequence[str] | None = None
-    """How tables name its classes; by default as the source does."""
+    """How tables name its classes; by default as the source does. Of a model of one logit the class's name alone will do."""
 
     @property
     def functions(self) -> dict[str, MapFunction]:
@@ -51,6 +52,8 @@ class Subject(NamedTuple):
 
     def names(self) -> tuple[str, ...] | None:
         """The names of the classes, where they are known."""
+        if self.model.one_logit and self.class_names is not None and len(self.class_names) == 1:
+            return one_logit_names(*self.class_names)
         names = self.source.class_names if self.class_names is None else self.class_names
         return None if names is None else tuple(names)
 
@@ -64,7 +67,11 @@ class Subject(NamedTuple):
         require(len(self.methods) >= 1, "methods", "none", f"at least one of {', '.join(METHODS)}")
         require(len(self.functions) == len(self.methods), "methods", f"{list(self.methods)}", "every method once")
         require_seed(self.seed)
-        require_fitting(self.source, self.model, self.pixels, self.class_names)
+        named = self.names() if self.class_names is not None else None
+        require_fitting(self.source, self.model, self.pixels, named)
+        needing = [name for name, function in self.functions.items() if described(name, function).probability]
+        if needing:
+            require_probabilities(self.model.link, argument="methods", asked=", ".join(needing))
 
     def settled(self, image: Array) -> ContrastChoice:
         """The contrast sets, found when all else has been checked; the closed form of the class weights, on this image, before them.
@@ -98,6 +105,7 @@ class Subject(NamedTuple):
                 "classes": model.num_classes,
                 "activation": list(model.activation_shape),
                 "precision": model.precision,
+                "link": model.link,
                 "class_weights": "pullback" if model.head_kernel is None else "closed form",
                 "name": self.model_name,
             },
@@ -124,6 +132,9 @@ def require_fitting(source: Source, model: TappedModel, pixels: Pixels, names: S
             require(len(given) == classes, argument, f"{len(given)} class names", accepted)
     finite = np.isfinite([*pixels.mean, *pixels.std]).all() and min(pixels.std) > 0
     require(finite, "pixels", pixels, "finite means and deviations above 0, one per channel")
+    depth = model.image_shape[-1]
+    fits = len(pixels.mean) == len(pixels.std) == depth
+    require(fits, "pixels", pixels, f"a mean and a deviation for each of the classifier's channels, {depth}")
 
 
 def _finds(contrast: Any) -> bool:

@@ -5,15 +5,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from case_jax._checks import require, unknown
 from case_jax.contrast import ContrastChoice, choose_contrast
 from case_jax.contrast.choice import AnyContrast, Confusions
-from case_jax.data import ImageFolder, open_source
+from case_jax.data import Exif, ImageFolder, open_source
 from case_jax.evaluation import Evaluate, Pixels, Subject, count_confusions, prepare, run
 from case_jax.evaluation.confusion import IMAGES
 from case_jax.evaluation.gallery import save_gallery
 from case_jax.front.explaining import TAPPED
-from case_jax.imageops import require_pictures
+from case_jax.imageops import picture, require_pictures
 from case_jax.methods import MapFunction
 from case_jax.models import LoadedModel
 from case_jax.report import write_report
@@ -32,6 +34,8 @@ def evaluate(
     out: str | Path | None = None,
     limit: int | None = None,
     seed: int = 0,
+    exif: Exif = "ignore",
+    shown: Sequence[int] | None = None,
     progress: bool | None = None,
     **options: Any,
 ) -> RunFolder:
@@ -46,10 +50,14 @@ def evaluate(
         methods: names in `METHODS`, or functions of one's own by name; by default all but the slow ones.
         contrast: as `explain`; by default, as on the command line, "confusion:5" where the model has data of its own to count confusions
             on, else "topk_logits:5".
-        pixels: mean and deviation per channel, `(x / 255 − mean) / std`; a loaded model has its own.
+        pixels: mean and deviation per channel, `(x / 255 − mean) / std`; a loaded model has its own. Of a source of one's own images may
+            have any number of channels; files are read as RGB, or in grey for a model of one channel.
         out: the run folder; by default `runs/DATA-MODEL`. The same call resumes what is there.
         limit: evaluate so many images, drawn by the seed.
         seed: for the drawing of images and for random methods.
+        exif: whether photographs are turned as their EXIF orientation says: `apply` as viewers do, `ignore` as torchvision does.
+        shown: the channels that pictures of the report show as red, green and blue, or one in grey; by default all three, or of another
+            number the mean.
         progress: show a bar; None shows it in a terminal.
         **options: of `evaluation.prepare` and `evaluation.Evaluate`, for example `metrics=["sensitivity"]`.
 
@@ -62,15 +70,17 @@ def evaluate(
     require(isinstance(model, TappedModel), "model", type(model).__name__, TAPPED)
     require_pictures("evaluate's run with its pictures and boxes", len(model.image_shape) - 1)
     chosen = _pixels(model, pixels)
-    source = _opened(data, model, limit=limit, seed=seed) if isinstance(data, str | Path) else data
+    source = _opened(data, model, limit=limit, seed=seed, exif=exif) if isinstance(data, str | Path) else data
     known = {"model_name": model.name, "class_names": model.class_names} if isinstance(model, LoadedModel) else {}
     options = {"model_name": "custom", **known, **({} if methods is None else {"methods": methods}), **options}
+    if shown is not None:
+        picture(np.zeros((1, 1, model.image_shape[-1])), shown)  # refused now, not after the run
     folder = _folder(out, source, options["model_name"])
     how, of_subject, of_study = _parted(options)
     subject = Subject(source, model, lambda: _contrast(contrast, model, chosen, seed), chosen, seed=seed, **of_subject)
     job = prepare(Evaluate(**of_study), subject, limit=limit, **how)
     run(job, folder, progress=progress)
-    save_gallery(job, folder)
+    save_gallery(job, folder, shown=shown)
     write_report(folder.path)
     return folder
 
@@ -112,17 +122,17 @@ def _pixels(model: TappedModel, given: Any) -> Pixels:
     return Pixels(mean, std)
 
 
-def _opened(data: str | Path, model: TappedModel, *, limit: int | None, seed: int) -> Source:
+def _opened(data: str | Path, model: TappedModel, *, limit: int | None, seed: int, exif: Exif = "ignore") -> Source:
     """A data set by its name, its images as the model reads them; a model that does not say how has them at its own size."""
     name = f"folder:{data}" if isinstance(data, Path) else data
     if isinstance(model, LoadedModel):
         facts = model.preprocessing
         size = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation}
-        return open_source(name, model.class_names, **size, size=limit, seed=seed)
-    height, width = model.image_shape[:2]
+        return open_source(name, model.class_names, **size, exif=exif, size=limit, seed=seed)
+    height, width, channels = model.image_shape
     accepted = "a model of square images, to read a data set by its name; else a source of your own"
     require(height == width, "model", f"one of {height}×{width} images", accepted)
-    return open_source(name, None, resize=height, crop=height, size=limit, seed=seed)
+    return open_source(name, None, resize=height, crop=height, exif=exif, channels=channels, size=limit, seed=seed)
 
 
 def _contrast(contrast: AnyContrast | None, model: TappedModel, pixels: Pixels, seed: int) -> ContrastChoice:
@@ -133,6 +143,6 @@ def _contrast(contrast: AnyContrast | None, model: TappedModel, pixels: Pixels, 
         assert where is not None
         return count_confusions(_opened(where, model, limit=IMAGES, seed=0), model, pixels)
 
-    likeliest = f"topk_logits:{min(5, model.num_classes - 1)}"
-    wanted = ("confusion:5" if where else likeliest) if contrast is None else contrast
+    k = min(5, model.num_classes - 1)
+    wanted = (f"confusion:{k}" if where else f"topk_logits:{k}") if contrast is None else contrast
     return choose_contrast(wanted, model.num_classes, confusions=confusions if where else None, seed=seed)

@@ -16,13 +16,14 @@ from case_jax import parallel
 from case_jax._checks import CaseJaxError, require, require_seed, unknown
 from case_jax.contrast import ContrastSet, ask, choose_contrast
 from case_jax.contrast.choice import AnyContrast
+from case_jax.contrast.sets import Against
 from case_jax.imageops import finish_maps, resize_map
-from case_jax.methods import MapFunction, described
+from case_jax.methods import MapFunction, described, require_signed, signed_maps
 from case_jax.methods import method as method_called
 from case_jax.tap.view import TappedModel
 
 TAPPED = "a tapped model: load(NAME), or tap_nnx, tap_linen or tap_function of one of your own"
-OWN = ("targets", "contrast", "seed")
+OWN = ("targets", "contrast", "signed", "seed")
 PIXELS = 16
 """A normalised image has negative values, and none as large; one without the former and with the latter holds pixels of 0 to 255."""
 
@@ -35,6 +36,8 @@ class _Chosen(NamedTuple):
     options: tuple[tuple[str, Any], ...]
     mask: bool
     """Whether its values are not to be rescaled."""
+    signed: bool = False
+    """Whether evidence against a class is kept."""
 
 
 def explain(
@@ -44,6 +47,7 @@ def explain(
     *,
     targets: int | Int[Any, "*BT"] | None = None,
     contrast: AnyContrast | None = None,
+    signed: bool = False,
     seed: int | Int[Any, ""] = 0,
     **options: Any,
 ) -> Float[Array, "*BT_space"]:
@@ -63,12 +67,13 @@ def explain(
         contrast: which classes each target is contrasted with, for contrastive methods: a name such as "topk_logits:5", a table (C, k),
             or a contrast set. By default the 5 likeliest other classes of the image (all others, where there are fewer). The command line
             counts the classifier's confusions first where it can, which takes a pass over data: `confusion_sets`.
+        signed: keep evidence against the class: maps in [−1, 1], the method with `sign=1` less the method with `sign=-1`.
         seed: of random methods. Image i of a batch has the key `fold_in(key(seed), i)`; a single image that of i = 0.
         **options: of the method, for example `masks=500` for RISE.
 
     Returns:
-        Maps (H, W) for None or one class, (T, H, W) for T classes, with a leading batch axis for a batch; in signals and volumes with their
-        own spatial axes. All zero where a map is
+        Maps in [0, 1] (`signed`: [−1, 1]), (H, W) for None or one class, (T, H, W) for T classes, with a leading batch axis for a batch;
+        in signals and volumes with their own spatial axes. All zero where a map is
         degenerate: constant, not finite, nowhere positive, or of a traced class that does not exist.
 
     Raises:
@@ -77,12 +82,19 @@ def explain(
     """
     require(isinstance(model, TappedModel), "model", type(model).__name__, TAPPED)
     chosen = _chosen(method, options)
+    if signed:
+        require_signed(chosen.name, chosen.function)
+        accepted = "no sign: a signed map has both"
+        require("sign" not in dict(chosen.options), "sign", dict(chosen.options).get("sign"), accepted)
+        chosen = chosen._replace(signed=True)
     image = _image(model, image)
     batch = len(image) if image.ndim > len(model.image_shape) else None
     asked = _targets(targets, model.num_classes, batch)
     if contrast is None and model.num_classes > 1:
         contrast = f"topk_logits:{min(5, model.num_classes - 1)}"
     sets = None if contrast is None else choose_contrast(contrast, model.num_classes, seed=seed).sets
+    if isinstance(sets, Against) and targets is not None and not isinstance(targets, Tracer):
+        sets.require_others(np.asarray(targets))
     if not isinstance(seed, Tracer):
         require_seed(seed)
         seed = np.asarray(seed, np.uint32)
@@ -104,12 +116,15 @@ def _maps(
         view = model.view(model.params, image)
         asked = view.logits.argmax()[None] if targets is None else targets
         query = ask(view, asked, sets, key=jax.random.fold_in(jax.random.key(seed), number))
-        maps = method.function(view, query, **dict(method.options))
+        function = partial(signed_maps, method.function) if method.signed else method.function
+        maps = function(view, query, **dict(method.options))
         accepted = f"one map per target, shape ({len(asked)}, height, width), with the image's number of spatial axes"
         proper = maps.ndim == image.ndim and len(maps) == len(asked)
         require(proper, f"method {method.name!r}", f"an output of shape {maps.shape}", accepted)
         shape = image.shape[:-1]
-        return resize_map(maps, shape) if method.mask else finish_maps(maps, shape, space=len(shape))
+        return (
+            resize_map(maps, shape) if method.mask else finish_maps(maps, shape, space=len(shape), signed=method.signed)
+        )
 
     if image.ndim == len(model.image_shape):
         return one(image, targets, 0)

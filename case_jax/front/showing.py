@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 from matplotlib.axes import Axes
@@ -11,7 +10,10 @@ from matplotlib.figure import Figure
 
 from case_jax import parallel
 from case_jax._checks import require
-from case_jax.tap.view import TappedModel, at_least_float32
+from case_jax.imageops import picture, signed_colours
+from case_jax.tap.link import one_logit_names, ranking
+from case_jax.tap.link import probabilities as linked_probabilities
+from case_jax.tap.view import TappedModel
 
 LIKELIEST, LEAST = 3, 0.01
 """How many of the likeliest classes stand below the image, and how probable the second and third must be."""
@@ -24,37 +26,42 @@ def show(
     *,
     model: TappedModel | None = None,
     targets: int | Sequence[int] | None = None,
+    shown: Sequence[int] | None = None,
 ) -> Figure:
     """The image, and beside it each map laid over the image.
 
     Args:
         image: the normalised image that was explained; or uint8 pixels, where no model is given.
-        maps: finished maps, (H, W) or (T, H, W), in [0, 1]; of another size than the image they are stretched over it.
-        model: names the likeliest classes of the image with their probabilities. Its preprocessing, where it has one, gives the image its
+        maps: finished maps, (H, W) or (T, H, W), in [0, 1], or signed ones in [−1, 1], which are drawn red where they are positive and blue
+            where they are negative; of another size than the image they are stretched over it.
+        model: names the likeliest classes of the image with their probabilities, by the model's link. Its preprocessing, where it has one, gives the image its
             own colours again; otherwise the image is stretched between its lowest and its highest value.
+        shown: the channels of the image that are red, green and blue, or the one in grey; by default all three, or of another number the mean.
         targets: the class of each map; then every map has its class as a title, and with a model also the probability.
 
     Returns:
         A figure of matplotlib, made without pyplot: `figure.savefig("maps.png")`; a notebook with `%matplotlib inline` draws it.
 
     Raises:
-        CaseJaxError: for an image or maps of another shape, maps with values outside [0, 1], uint8 pixels with a model, or targets that
+        CaseJaxError: for an image or maps of another shape, maps with values outside [−1, 1], uint8 pixels with a model, or targets that
             do not fit.
     """
     pixels, found = np.asarray(image), np.asarray(maps)
     found = found[None] if found.ndim == 2 else found
     _check(pixels, found, model)
-    shown, probabilities = _visible(pixels, model), None if model is None else np.asarray(_probabilities(model, image))
+    unknown = model is None or model.link == "identity"
+    probabilities, ranked = (None, None) if unknown else map(np.asarray, _answers(model, image))
+    seen, signed = _visible(pixels, model, shown), bool((found < -ROUNDING).any())
     titles = _titles(len(found), targets, model, probabilities)
     figure = Figure(figsize=(2.3 * (len(found) + 1), 2.9), layout="constrained")
     first, *panels = figure.subplots(1, len(found) + 1, squeeze=False)[0]
-    first.imshow(shown, cmap="gray", vmin=0, vmax=1)
-    if model is not None and probabilities is not None:
-        best = np.argsort(-probabilities, kind="stable")[:LIKELIEST]
+    first.imshow(seen)
+    if probabilities is not None and ranked is not None:
+        best = np.argsort(-ranked, kind="stable")[:LIKELIEST]
         said = [f"{_name(model, c)} {probabilities[c]:.0%}" for c in best if c == best[0] or probabilities[c] >= LEAST]
         first.set_xlabel("\n".join(said), fontsize=9, parse_math=False)
     for panel, saliency, title in zip(panels, found, titles, strict=True):
-        _overlay(panel, shown, saliency)
+        _overlay(panel, seen, saliency, signed)
         panel.set_title(title, fontsize=10, parse_math=False)
     for panel in (first, *panels):
         panel.set_xticks([])
@@ -63,8 +70,11 @@ def show(
 
 
 @parallel.on_one_device
-def _probabilities(model: TappedModel, image: Array) -> Float[Array, " C"]:
-    return jax.nn.softmax(at_least_float32(model.apply(model.params, image)))
+def _answers(model: TappedModel | None, image: Array) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
+    """Probabilities, and numbers in their order."""
+    assert model is not None, "chosen by the caller"
+    logits = model.apply(model.params, image)
+    return linked_probabilities(logits, model.link), ranking(logits, model.link)
 
 
 def _check(pixels: np.ndarray, maps: np.ndarray, model: TappedModel | None) -> None:
@@ -76,13 +86,20 @@ def _check(pixels: np.ndarray, maps: np.ndarray, model: TappedModel | None) -> N
     wanted = "the normalised image that was explained, where a model is given"
     require(model is None or np.issubdtype(pixels.dtype, np.floating), "image", f"dtype {pixels.dtype}", wanted)
     require(maps.ndim == 3 and maps.size, "maps", f"shape {maps.shape}", "one map (H, W), or T maps (T, H, W)")
-    inside = bool((maps >= -ROUNDING).all() and (maps <= 1 + ROUNDING).all())
+    inside = bool((np.abs(maps) <= 1 + ROUNDING).all())
     given = f"values from {maps.min():g} to {maps.max():g}"
-    require(inside, "maps", given, "finished maps in [0, 1], as explain and finish_maps return them")
+    require(
+        inside,
+        "maps",
+        given,
+        "finished maps in [0, 1], or signed ones in [−1, 1], as explain and finish_maps return them",
+    )
 
 
-def _visible(pixels: np.ndarray, model: TappedModel | None) -> Float[np.ndarray, "H W *D"]:
-    """The image as a screen shows it, in [0, 1]: colours where there are three channels, else the channels' mean in grey."""
+def _visible(
+    pixels: np.ndarray, model: TappedModel | None, channels: Sequence[int] | None
+) -> Float[np.ndarray, "H W 3"]:
+    """The image as a screen shows it, in [0, 1]."""
     facts = getattr(model, "preprocessing", None)
     if pixels.dtype == np.uint8:
         shown = pixels / 255
@@ -91,15 +108,18 @@ def _visible(pixels: np.ndarray, model: TappedModel | None) -> Float[np.ndarray,
     else:
         low, high = pixels.min(), pixels.max()
         shown = (pixels - low) / (high - low if high > low else 1)
-    return shown if pixels.shape[-1] == 3 else shown.mean(-1)
+    return picture(shown, channels)
 
 
-def _overlay(panel: Axes, shown: np.ndarray, saliency: np.ndarray) -> None:
+def _overlay(panel: Axes, shown: np.ndarray, saliency: np.ndarray, signed: bool) -> None:
     height, width = shown.shape[:2]
-    panel.imshow(shown.mean(-1) if shown.ndim == 3 else shown, cmap="gray", vmin=0, vmax=1)
-    if saliency.max() > 0:
+    panel.imshow(shown.mean(-1), cmap="gray", vmin=0, vmax=1)
+    if np.abs(saliency).max() > 0:
         extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-        panel.imshow(saliency, cmap="inferno", alpha=0.6, vmin=0, vmax=1, extent=extent)
+        if signed:
+            panel.imshow(signed_colours(saliency), extent=extent)
+        else:
+            panel.imshow(saliency, cmap="inferno", alpha=0.6, vmin=0, vmax=1, extent=extent)
     else:
         words = panel.text(0.5, 0.5, "degenerate", transform=panel.transAxes, ha="center", va="center", color="white")
         words.set_backgroundcolor("black")
@@ -119,4 +139,6 @@ def _titles(count: int, targets: Any, model: TappedModel | None, probabilities: 
 
 def _name(model: TappedModel | None, index: int) -> str:
     names = getattr(model, "class_names", None)
+    if model is not None and model.one_logit and not names:
+        names = one_logit_names("the class")
     return names[index] if names else f"class {index}"

@@ -1,5 +1,6 @@
 """Saliency methods: each a pure function of one image's view and a query; `METHODS` is the only dispatch."""
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -57,6 +58,8 @@ class Method(NamedTuple):
     """Whether its map is the same for every class, whatever the classifier says."""
     mask: bool = False
     """Whether its values say how much of each pixel is seen, from 0 to 1, and are not to be rescaled."""
+    probability: bool = False
+    """Whether it is made of probabilities, so that it refuses a model without (link `identity`)."""
     slow: bool = False
     """Whether it needs hundreds of passes through the classifier per image: such a method runs only when asked for by name."""
 
@@ -65,8 +68,8 @@ METHODS: dict[str, Method] = {
     "grad_cam": Method(grad_cam, "Grad-CAM"),
     "case": Method(case, "CASE", contrastive=True),
     "case_span": Method(case_span, "CASE-span", contrastive=True),
-    "finer_cam": Method(finer_cam, "Finer-CAM", contrastive=True),
-    "softmax_contrast": Method(softmax_contrast, "softmax-contrast"),
+    "finer_cam": Method(finer_cam, "Finer-CAM", contrastive=True, probability=True),
+    "softmax_contrast": Method(softmax_contrast, "softmax-contrast", probability=True),
     "hires_cam": Method(hires_cam, "HiResCAM"),
     "grad_cam_plus_plus": Method(grad_cam_plus_plus, "Grad-CAM++"),
     "xgrad_cam": Method(xgrad_cam, "XGrad-CAM"),
@@ -82,9 +85,9 @@ METHODS: dict[str, Method] = {
     "guided_backprop": Method(guided_backprop, "guided backprop"),
     "deconvolution": Method(deconvolution, "deconvolution"),
     "occlusion": Method(occlusion, "occlusion", slow=True),
-    "rise": Method(rise, "RISE", slow=True),
+    "rise": Method(rise, "RISE", probability=True, slow=True),
     "opti_cam": Method(opti_cam, "Opti-CAM", slow=True),
-    "meaningful_perturbation": Method(meaningful_perturbation, "meaningful perturbation", slow=True),
+    "meaningful_perturbation": Method(meaningful_perturbation, "meaningful perturbation", probability=True, slow=True),
     "extremal_perturbation": Method(extremal_perturbation, "extremal perturbation", slow=True),
     "random": Method(random_map, "random map", control=True),
     "centre_gaussian": Method(centre_gaussian, "centre Gaussian", control=True, class_blind=True),
@@ -125,6 +128,25 @@ def method(name: str) -> Method:
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     return METHODS[name]
+
+
+def signed_maps(function: MapFunction, view: View, query: Query, **options: Any) -> Float[Array, "T *space"]:
+    """Evidence for each target less evidence against it: `function(sign=1) − function(sign=−1)`.
+
+    Of a class activation map that is the weighted sum of the channels before its rectification.
+    """
+    return function(view, query, sign=1, **options) - function(view, query, sign=-1, **options)  # type: ignore[call-arg]
+
+
+def require_signed(name: str, function: MapFunction) -> None:
+    """Raise unless a method can show evidence against a class: unless it has the option `sign`.
+
+    Raises:
+        CaseJaxError: names those that can.
+    """
+    able = [known for known, entry in METHODS.items() if "sign" in inspect.signature(entry.maps).parameters]
+    has = "sign" in inspect.signature(bare(function)).parameters
+    require(has, "signed", f"the method {name!r}", f"methods with the option sign: {', '.join(able)}")
 
 
 def all_class_maps(
@@ -200,9 +222,11 @@ __all__ = [
     "occlusion",
     "opti_cam",
     "random_map",
+    "require_signed",
     "rise",
     "saliency",
     "score_cam",
+    "signed_maps",
     "smooth_grad",
     "sobel_edges",
     "softmax_contrast",

@@ -30,11 +30,6 @@ def strongest(attribution: Float[Array, "*n D"]) -> Float[Array, "*n"]:
     return jnp.abs(attribution).max(-1)
 
 
-def positive_sum(attribution: Float[Array, "*n D"]) -> Float[Array, "*n"]:
-    """`relu(Σ_d a[..,d])`: for shares of the logit, which add up."""
-    return jax.nn.relu(attribution.sum(-1))
-
-
 def of_targets(
     view: View,
     targets: Int[Array, " T"],

@@ -20,9 +20,23 @@ def class_maps(activation: Float[Array, "*space K"], weights: Float[Array, "T K"
     return jnp.einsum("...k,tk->t...", at_least_float32(activation), weights, precision=jax.lax.Precision.HIGHEST)
 
 
-def positive_maps(activation: Float[Array, "*space K"], weights: Float[Array, "T K"]) -> Float[Array, "T *space"]:
-    """`relu(Σ_k weights[t,k] A[p,k])`."""
-    return jax.nn.relu(class_maps(activation, weights))
+def evidence(maps: Float[Array, "T *space"], sign: int) -> Float[Array, "T *space"]:
+    """`relu(sign · maps)`: what speaks for a class (1), or against it (−1).
+
+    Raises:
+        CaseJaxError: for another sign.
+    """
+    require(
+        sign in (1, -1), "sign", sign, "1, evidence for the class, or -1, evidence against it (counterfactual maps)"
+    )
+    return jax.nn.relu(maps if sign == 1 else -maps)
+
+
+def positive_maps(
+    activation: Float[Array, "*space K"], weights: Float[Array, "T K"], *, sign: int = 1
+) -> Float[Array, "T *space"]:
+    """`relu(sign · Σ_k weights[t,k] A[p,k])`; raises as `evidence`."""
+    return evidence(class_maps(activation, weights), sign)
 
 
 def contrast_of(query: Query) -> Array:

@@ -2,18 +2,17 @@
 
 import math
 
-import jax
 from jaxtyping import Array, Float
 
 from case_jax._checks import require
 from case_jax.contrast import class_space, operators
 from case_jax.contrast.sets import Query
-from case_jax.methods.cam import contrast_of, positive_maps
+from case_jax.methods.cam import contrast_of, evidence, positive_maps
 from case_jax.tap.view import View
 
 
 def case(
-    view: View, query: Query, *, eps: float = operators.EPS, eps_relative: bool = False
+    view: View, query: Query, *, eps: float = operators.EPS, eps_relative: bool = False, sign: int = 1
 ) -> Float[Array, "T *space"]:
     """Grad-CAM without what the class shares with the classes it is confused with.
 
@@ -24,6 +23,7 @@ def case(
         query: targets (T,) and their contrast sets (T, k).
         eps: ε; the absolute 1e-8 is the paper's form.
         eps_relative: take `ε = eps · ‖α_c‖²`, which makes the map independent of the gradients' scale.
+        sign: −1 for what speaks against the class: the map of the negated score (counterfactual maps).
 
     Returns:
         One map per target at the layer's resolution, unscaled, ≥ 0. Where α_c is parallel to ᾱ_c nothing is left, but for the share `ε / (‖ᾱ_c‖² + ε)` of
@@ -38,8 +38,8 @@ def case(
     asked, factors = (query.targets, contrast_of(query)), view.factors()
     if factors is None:
         weights = operators.mean_orthogonal(view, *asked, eps=eps, eps_relative=eps_relative)
-        return positive_maps(view.activation, weights)
+        return positive_maps(view.activation, weights, sign=sign)
     maps = class_space.orthogonal_maps(
         factors, view.activation, *asked, members=query.members, eps=eps, eps_relative=eps_relative
     )
-    return jax.nn.relu(maps)
+    return evidence(maps, sign)

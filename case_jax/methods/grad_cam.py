@@ -1,15 +1,14 @@
 """Grad-CAM."""
 
-import jax
 from jaxtyping import Array, Float
 
 from case_jax.contrast import class_space, operators
 from case_jax.contrast.sets import Query
-from case_jax.methods.cam import positive_maps
+from case_jax.methods.cam import evidence, positive_maps
 from case_jax.tap.view import View
 
 
-def grad_cam(view: View, query: Query) -> Float[Array, "T *space"]:
+def grad_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
     """Channels weighted with their mean gradient.
 
     `relu(Σ_k α_c[k] A[..,k])`, `α_c[k] = mean_{hw} ∂y_c/∂A[h,w,k]`.
@@ -17,6 +16,7 @@ def grad_cam(view: View, query: Query) -> Float[Array, "T *space"]:
     Args:
         view: one image's view.
         query: targets (T,); contrast sets and key are not used.
+        sign: −1 for what speaks against the class: the map of the negated score (counterfactual maps).
 
     Returns:
         One map per target at the layer's resolution, unscaled, ≥ 0; all zero where no channel speaks for the class.
@@ -25,5 +25,5 @@ def grad_cam(view: View, query: Query) -> Float[Array, "T *space"]:
     """
     factors = view.factors()
     if factors is not None:
-        return jax.nn.relu(class_space.class_maps(factors, view.activation, query.targets))
-    return positive_maps(view.activation, operators.none(view, query.targets))
+        return evidence(class_space.class_maps(factors, view.activation, query.targets), sign)
+    return positive_maps(view.activation, operators.none(view, query.targets), sign=sign)

@@ -1,15 +1,14 @@
 """HiResCAM."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from case_jax.contrast.sets import Query
-from case_jax.methods.cam import cancels, of_gradients
+from case_jax.methods.cam import cancels, evidence, of_gradients
 from case_jax.tap.view import View
 
 
-def hires_cam(view: View, query: Query) -> Float[Array, "T *space"]:
+def hires_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
     """Every position of every channel weighted with its own gradient.
 
     `relu(Σ_k g[h,w,k] A[h,w,k])`, `g = ∂y_c/∂A`.
@@ -23,6 +22,7 @@ def hires_cam(view: View, query: Query) -> Float[Array, "T *space"]:
     Args:
         view: one image's view.
         query: targets (T,); contrast sets and key are not used.
+        sign: −1 for what speaks against the class: the map of the negated score (counterfactual maps).
 
     Returns:
         One map per target at the layer's resolution, unscaled, ≥ 0; all zero where nothing speaks for the class or the
@@ -37,4 +37,4 @@ def hires_cam(view: View, query: Query) -> Float[Array, "T *space"]:
         total = terms.sum(-1)
         return jnp.where(cancels(total, terms, dtype), 0.0, total)
 
-    return jax.nn.relu(of_gradients(view, query, of_class))
+    return evidence(of_gradients(view, query, of_class), sign)

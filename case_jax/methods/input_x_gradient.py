@@ -3,7 +3,8 @@
 from jaxtyping import Array, Float, Int
 
 from case_jax.contrast.sets import Query
-from case_jax.methods.attribution import gradients, positive_sum
+from case_jax.methods.attribution import gradients
+from case_jax.methods.cam import evidence
 from case_jax.tap.view import View, at_least_float32
 
 
@@ -13,7 +14,7 @@ def input_x_gradient_attribution(view: View, targets: Int[Array, " T"]) -> Float
     return gradients(view, targets, lambda gradient: image * gradient)
 
 
-def input_x_gradient(view: View, query: Query) -> Float[Array, "T *space"]:
+def input_x_gradient(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
     """What each pixel adds to the class's logit, to first order around the image.
 
     `relu(Σ_d (x ⊙ ∂y_c/∂x)[..,d])` over the colour channels d. Zero, the data set's mean, is the pixel that adds nothing. The signed
@@ -22,6 +23,7 @@ def input_x_gradient(view: View, query: Query) -> Float[Array, "T *space"]:
     Args:
         view: one image's view.
         query: targets (T,); contrast sets and key are not used.
+        sign: −1 for what speaks against the class: the map of the negated score (counterfactual maps).
 
     Returns:
         One map per target at input resolution, unscaled, ≥ 0; all zero where no pixel speaks for the class, NaN for a class that
@@ -30,4 +32,4 @@ def input_x_gradient(view: View, query: Query) -> Float[Array, "T *space"]:
     Shrikumar et al., Not Just a Black Box, 2016 (arXiv 1605.01713).
     """
     image = at_least_float32(view.image)
-    return gradients(view, query.targets, lambda gradient: positive_sum(image * gradient))
+    return gradients(view, query.targets, lambda gradient: evidence((image * gradient).sum(-1), sign))

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Int
 
 from case_jax._checks import require, unknown
 from case_jax.contrast.sets import Query
-from case_jax.methods.attribution import Reduce, baseline_image, positive_sum, signed, summed_gradients
-from case_jax.methods.cam import of_existing
+from case_jax.methods.attribution import Reduce, baseline_image, signed, summed_gradients
+from case_jax.methods.cam import evidence, of_existing
 from case_jax.tap.view import View, at_least_float32
 
 Rule = Literal["gausslegendre", "riemann_trapezoid"]
@@ -87,6 +87,7 @@ def integrated_gradients(
     rule: Rule = "gausslegendre",
     baseline: Any = None,
     batch: int = 8,
+    sign: int = 1,
 ) -> Float[Array, "T *space"]:
     """What each pixel adds to the class's logit on the straight way from a baseline to the image.
 
@@ -100,6 +101,7 @@ def integrated_gradients(
         rule: `gausslegendre`, or `riemann_trapezoid` as in captum (see `quadrature`).
         baseline: x₀ in normalised units: a number, one pixel (3,), or an image; by default 0, the data set's mean.
         batch: most images on the way in memory at once.
+        sign: −1 for what speaks against the class: the map of the negated score (counterfactual maps).
 
     Returns:
         One map per target at input resolution, unscaled, ≥ 0; all zero where no pixel speaks for the class, NaN for a class that
@@ -110,4 +112,6 @@ def integrated_gradients(
 
     Sundararajan, Taly, Yan, Axiomatic Attribution for Deep Networks, ICML 2017 (arXiv 1703.01365).
     """
-    return _integrated(view, query.targets, positive_sum, steps=steps, rule=rule, baseline=baseline, batch=batch)
+    return _integrated(
+        view, query.targets, lambda a: evidence(a.sum(-1), sign), steps=steps, rule=rule, baseline=baseline, batch=batch
+    )

@@ -16,6 +16,7 @@ from case_jax.imageops import along_axes, shortest_side
 from case_jax.methods.cam import copies_at_once, of_existing
 from case_jax.tap.canonical import canonical_convolutions
 from case_jax.tap.chunking import map_in_chunks
+from case_jax.tap.link import probabilities
 from case_jax.tap.view import View, at_least_float32
 
 REFERENCE_SIDE = 224
@@ -61,7 +62,7 @@ def meaningful_perturbation(
         class that the model does not have.
 
     Raises:
-        CaseJaxError: for steps, a jitter or a batch below 1, a learning rate that is not positive, negative weights or a power
+        CaseJaxError: for a model without probabilities (link `identity`), steps, a jitter or a batch below 1, a learning rate that is not positive, negative weights or a power
             below 2 (whose gradient is infinite where the mask is flat).
 
     Fong and Vedaldi, Interpretable Explanations of Black Boxes by Meaningful Perturbation, ICCV 2017 (arXiv 1704.03296).
@@ -91,7 +92,7 @@ def meaningful_perturbation(
     def probability(d, target, offset):
         sharp, soft = jax.lax.dynamic_slice(pair, (first, *offset, first), (2, *image.shape))
         perturbed = sharp + (soft - sharp) * enlarged(d)[..., None]
-        return jax.nn.softmax(at_least_float32(view.predict(perturbed.astype(view.image.dtype))))[target]
+        return probabilities(view.predict(perturbed.astype(view.image.dtype)), view.link)[target]
 
     def regulariser(d):
         steps = (jnp.diff(d, axis=axis) for axis in range(d.ndim))

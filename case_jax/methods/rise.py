@@ -9,6 +9,7 @@ from case_jax._checks import CaseJaxError, require
 from case_jax.contrast.sets import Query
 from case_jax.imageops import along_axes
 from case_jax.methods.cam import copies_at_once, of_existing
+from case_jax.tap.link import probabilities
 from case_jax.tap.view import View, at_least_float32
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -19,7 +20,7 @@ def rise(
 ) -> Float[Array, "T *space"]:
     """The mean probability of the target under random masks that leave a pixel visible.
 
-    `S_c = Σ_n p_c(x ⊙ m_n) m_n / (masks · keep)`, p the softmax; what a mask hides becomes the data set's mean. One set of masks
+    `S_c = Σ_n p_c(x ⊙ m_n) m_n / (masks · keep)`, p by the model's link; what a mask hides becomes the data set's mean. One set of masks
     serves all targets. It costs `masks` forward passes, rounded up to whole batches.
 
     Args:
@@ -35,7 +36,7 @@ def rise(
         probability is the same under every mask, since such a map would show the sampling alone; NaN for a class that the model does not have.
 
     Raises:
-        CaseJaxError: when the query has no key, for fewer than 2 masks or cells, `keep` outside (0, 1) or a batch below 1.
+        CaseJaxError: for a model without probabilities (link `identity`), when the query has no key, for fewer than 2 masks or cells, `keep` outside (0, 1) or a batch below 1.
 
     Petsiuk, Das and Saenko, RISE, BMVC 2018 (arXiv 1806.07421); masks as in the authors' code.
     """
@@ -58,7 +59,7 @@ def rise(
         keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(number)
         drawn = jax.vmap(lambda k: random_mask(k, shape, cells=cells, keep=keep, dtype=image.dtype))(keys)
         logits = predict((image * drawn[..., None]).astype(view.image.dtype))
-        scores = jax.nn.softmax(at_least_float32(logits), axis=-1)[:, query.targets]
+        scores = probabilities(logits, view.link)[:, query.targets]
         counts = (number < masks)[:, None]
         total += jnp.einsum("nt,n...->t...", jnp.where(counts, scores, 0), drawn, precision=HIGHEST)
         low = jnp.minimum(low, jnp.where(counts, scores, jnp.inf).min(0))

@@ -8,20 +8,24 @@ from case_jax.methods.cam import positive_maps
 from case_jax.tap.view import View
 
 
-def softmax_contrast(view: View, query: Query) -> Float[Array, "T *space"]:
+def softmax_contrast(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
     """Channels weighted with the mean gradient of the class's log-probability.
 
     `relu(Σ_k w[k] A[..,k])`, `w = mean_{hw} ∂ log p_c/∂A = α_c − Σ_j p_j α_j`: every class is contrasted with all, each as
-    far as the model believes in it.
+    far as the model believes in it. Under the link `sigmoid` `w = (1 − p_c) α_c`: Grad-CAM, as labels are independent.
 
     Args:
         view: one image's view.
         query: targets (T,); contrast sets and key are not used.
+        sign: −1 for what speaks against the class: the map of the negated score (counterfactual maps).
 
     Returns:
         One map per target at the layer's resolution, unscaled, ≥ 0. As p_c → 1 the weights vanish, and the map of a certain
         class is the direction in which its certainty would still grow.
 
+    Raises:
+        CaseJaxError: for a model without probabilities (link `identity`).
+
     The softmax contrast of Wang and Wang, "Why Not Other Classes?", NeurIPS 2022, applied to Grad-CAM.
     """
-    return positive_maps(view.activation, operators.softmax(view, query.targets))
+    return positive_maps(view.activation, operators.softmax(view, query.targets), sign=sign)

@@ -10,7 +10,7 @@ from case_jax.tap.view import View
 EPS = 1e-7
 
 
-def xgrad_cam(view: View, query: Query) -> Float[Array, "T *space"]:
+def xgrad_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
     """Channels weighted with their gradients, each position by its share of the channel's activation.
 
     `relu(Σ_k w[k] A[..,k])`, `w[k] = Σ_{hw} g A / (Σ_{hw} A + 1e-7)`, `g = ∂y_c/∂A`.
@@ -18,6 +18,7 @@ def xgrad_cam(view: View, query: Query) -> Float[Array, "T *space"]:
     Args:
         view: one image's view.
         query: targets (T,); contrast sets and key are not used.
+        sign: −1 for what speaks against the class: the map of the negated score (counterfactual maps).
 
     Returns:
         One map per target at the layer's resolution, unscaled, ≥ 0; all zero where no channel speaks for the class; NaN
@@ -31,4 +32,4 @@ def xgrad_cam(view: View, query: Query) -> Float[Array, "T *space"]:
         positions = space_axes(activation)
         return (gradient * activation).sum(positions) / (activation.sum(positions) + EPS)
 
-    return positive_maps(view.activation, of_gradients(view, query, weights))
+    return positive_maps(view.activation, of_gradients(view, query, weights), sign=sign)

@@ -38,6 +38,8 @@ class Metric(NamedTuple):
     """Whether it needs the map of a random class beside those of the two likeliest."""
     explains: bool = False
     """Whether it needs `Scored.explain`, the method itself, to be asked about altered images."""
+    probability: bool = False
+    """Whether it is made of probabilities, so that it refuses a model without (link `identity`)."""
     slow: bool = False
     """Whether it needs dozens of passes through the classifier per map: such a metric runs only when asked for by name."""
 
@@ -45,7 +47,9 @@ class Metric(NamedTuple):
 METRICS: dict[str, Metric] = {
     "sensitivity": Metric(sensitivity_columns, "do the maps of the two likeliest classes mark different pixels?"),
     "fidelity": Metric(
-        fidelity_columns, "does the predicted class lose its probability when the map's top pixels are removed?"
+        fidelity_columns,
+        "does the predicted class lose its probability when the map's top pixels are removed?",
+        probability=True,
     ),
     "evidence": Metric(evidence_columns, "does the map lie on the evidence of its own class, where that is known?"),
     "similarity": Metric(
@@ -61,12 +65,14 @@ METRICS: dict[str, Metric] = {
         deletion_insertion_columns,
         "how fast does the predicted class go when the map's top pixels go, and come when they come?",
         DELETION_INSERTION_MEASURES,
+        probability=True,
         slow=True,
     ),
     "road": Metric(
         road_columns,
         "do the map's top pixels matter more than its lowest when removed pixels are imputed from their neighbours?",
         ROAD_MEASURES,
+        probability=True,
         slow=True,
     ),
     "soundness": Metric(
@@ -74,10 +80,16 @@ METRICS: dict[str, Metric] = {
         "does the map's region hold its class, and does no map conjure up a class that is not there?",
         SOUNDNESS_MEASURES,
         random_class=True,
+        probability=True,
         slow=True,
     ),
     "arcc": Metric(
-        arcc_columns, "is the map faithful, coherent and simple at once?", ARCC_MEASURES, explains=True, slow=True
+        arcc_columns,
+        "is the map faithful, coherent and simple at once?",
+        ARCC_MEASURES,
+        explains=True,
+        probability=True,
+        slow=True,
     ),
 }
 

@@ -9,9 +9,10 @@ from jaxtyping import Array, Float, Int, Key
 from case_jax._checks import require
 from case_jax.imageops import Fill, filling
 from case_jax.measure import Measure
-from case_jax.metrics.altered import altered_probabilities, probability
+from case_jax.metrics.altered import altered_probabilities
 from case_jax.metrics.scored import Scored
 from case_jax.ranking import places
+from case_jax.tap.link import probability
 from case_jax.tap.view import View
 
 MEASURES = (
@@ -72,7 +73,7 @@ def deletion_curve(
         key: this image's random key, for the fill `noise`.
 
     Returns:
-        Softmax probabilities, the untouched image's first. A degenerate map ranks by index alone: leave it out.
+        Probabilities by the model's link, the untouched image's first. A degenerate map ranks by index alone: leave it out.
 
     Raises:
         CaseJaxError: for steps outside [1, pixels], a map of another size than the image, an unknown fill, or a fill without the `black`
@@ -89,7 +90,7 @@ def deletion_curve(
         return jnp.where((place < count)[..., None], other, view.image)
 
     left = altered_probabilities(view, deleted, counts[1:], target)
-    return jnp.concatenate([probability(view.logits, target)[None], left])
+    return jnp.concatenate([probability(view.logits, target, view.link)[None], left])
 
 
 def insertion_curve(
@@ -118,7 +119,7 @@ def insertion_curve(
         key: this image's random key, for the fill `noise`.
 
     Returns:
-        Softmax probabilities, the untouched image's last. A degenerate map ranks by index alone: leave it out.
+        Probabilities by the model's link, the untouched image's last. A degenerate map ranks by index alone: leave it out.
 
     Raises:
         CaseJaxError: as `deletion_curve`.
@@ -132,7 +133,7 @@ def insertion_curve(
         return jnp.where((place < count)[..., None], view.image, other)
 
     shown = altered_probabilities(view, inserted, counts[:-1], target)
-    return jnp.concatenate([shown, probability(view.logits, target)[None]])
+    return jnp.concatenate([shown, probability(view.logits, target, view.link)[None]])
 
 
 def area_under(curve: Float[Array, " n"]) -> Float[Array, ""]:

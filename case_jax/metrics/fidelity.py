@@ -52,7 +52,7 @@ def removed_probabilities(
     black: Float[Array, " D"] | None = None,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, " P"]:
-    """The target's softmax probability after a map's top pixels are replaced.
+    """The target's probability, by the model's link, after a map's top pixels are replaced.
 
     Args:
         view: one image's view.

@@ -64,7 +64,7 @@ def imputed_probabilities(
     noise: float = 0.01,
     key: Key[Array, ""] | None = None,
 ) -> Imputed:
-    """The target's softmax probability after the most, and after the least relevant pixels are imputed (`impute`).
+    """The target's probability (by the model's link) after the most, and after the least relevant pixels are imputed (`impute`).
 
     With s the mean over percentages of `p' − p`, pytorch-grad-cam's `ROADMostRelevantFirstAverage` is s of `morf`,
     `ROADLeastRelevantFirstAverage` s of `lerf`, and `ROADCombined` `(s_lerf − s_morf) / 2`.

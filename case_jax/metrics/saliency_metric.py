@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from case_jax.imageops import crop_resized, require_pictures
-from case_jax.tap.view import at_least_float32
+from case_jax.tap.link import Link, log_probabilities, of_class
 
 LEAST_AREA = 0.05
 
@@ -30,6 +29,8 @@ def saliency_metric(
     image: Float[Array, "H W 3"],
     box: Int[Array, "4"],
     target: Int[Array, ""],
+    *,
+    link: Link = "softmax",
 ) -> SaliencyMetric:
     """`SM = log max(|box| / (H W), 0.05) − log p(target | the box's crop, enlarged to H × W)`.
 
@@ -38,10 +39,14 @@ def saliency_metric(
         image: one normalised image.
         box: half-open (top, bottom, left, right), within the image.
         target: the class.
+        link: how logits become probabilities, `TappedModel.link`.
 
     Returns:
         Both terms. A box of area 0 is asked about as an image of zeros, the data set's mean, as in the reference. NaN where the
-        logits are not finite.
+        logits are not finite, and for a traced class that does not exist.
+
+    Raises:
+        CaseJaxError: for the link `identity`, and for a class that does not exist where that is known.
 
     Dabkowski and Gal, *Real Time Image Saliency for Black Box Classifiers* (NeurIPS 2017), with the enlargement of Phang, Park, Geras
     (arXiv 2010.09750).
@@ -51,5 +56,5 @@ def saliency_metric(
     top, bottom, left, right = box
     area = jnp.maximum(bottom - top, 0) * jnp.maximum(right - left, 0)
     share = area.astype(jnp.float32) / (height * width)
-    log_p = jax.nn.log_softmax(at_least_float32(predict(crop_resized(image, box, (height, width)))))[target]
+    log_p = of_class(log_probabilities(predict(crop_resized(image, box, (height, width))), link), target)
     return SaliencyMetric(jnp.log(jnp.clip(share, LEAST_AREA, 1.0)), log_p)

@@ -84,7 +84,7 @@ def completeness(
 
     Args:
         shown: r_c, from `shown_probability`.
-        probability: p_c, the class's softmax probability in the whole image.
+        probability: p_c, the class's probability in the whole image.
         floor: the smallest r_c that is told apart from others; 0.1 in the authors' evaluation.
 
     Returns:
@@ -106,7 +106,7 @@ def soundness(shown: Float[Array, "*n"], probability: Float[Array, "*n"], *, flo
 
     Args:
         shown: r_c, from `shown_probability`.
-        probability: p_c, the class's softmax probability in the whole image.
+        probability: p_c, the class's probability in the whole image.
         floor: rises below it do not count; 0.1 in the authors' evaluation.
 
     Returns:

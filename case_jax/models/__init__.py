@@ -26,7 +26,8 @@ from case_jax.models.weights import (
     read_weight_file,
     save_weights,
 )
-from case_jax.tap import tap_nnx
+from case_jax.tap import Link, tap_nnx
+from case_jax.tap.link import one_logit_names
 
 
 class Classifier(NamedTuple):
@@ -43,6 +44,13 @@ class Classifier(NamedTuple):
     preprocessing_source: str
     """Where these facts came from."""
     class_names: tuple[str, ...]
+    """One per class; of a network of one output, which is two classes, "not" and the class."""
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the network returns."""
+        owner, name = _head(self.module, self.entry)
+        return getattr(owner, name).out_features
 
     def __str__(self) -> str:
         """One line: network, weights, preprocessing and its source."""
@@ -111,14 +119,15 @@ def with_new_head(classifier: Classifier, class_names: Sequence[str], *, seed: i
 
     Args:
         classifier: left untouched.
-        class_names: one name per class.
+        class_names: one name per class; a single one makes a network of one logit, whose classes are "not" and it.
         seed: of the fresh layer's initial values.
     """
     module = nnx.clone(classifier.module)
     owner, name = _head(module, classifier.entry)
     setattr(owner, name, nnx.Linear(getattr(owner, name).in_features, len(class_names), rngs=nnx.Rngs(seed)))
     words = f"{classifier.weights}, and a fresh last layer"
-    return classifier._replace(module=module, weights=words, metadata={}, class_names=tuple(class_names))
+    names = one_logit_names(*class_names) if len(class_names) == 1 else tuple(class_names)
+    return classifier._replace(module=module, weights=words, metadata={}, class_names=names)
 
 
 def load(
@@ -128,6 +137,7 @@ def load(
     layer: str | None = None,
     any_size: bool = False,
     chunk: int = 64,
+    link: Link | None = None,
 ) -> LoadedModel:
     """A bundled network with weights, tapped at a layer: `load_classifier`, then `tap_classifier`, whose arguments these are.
 
@@ -137,6 +147,7 @@ def load(
         layer: dotted path of the layer; None takes the network's default.
         any_size: take depths and widths from the file, too.
         chunk: most classes whose gradients are held in memory at once.
+        link: what the outputs are, "softmax" (None) or "sigmoid" for weights that were trained so; see `tap_nnx`.
 
     Returns:
         The tapped model, with its classes' names and `read` for its images.
@@ -146,10 +157,12 @@ def load(
     """
     classifier = load_classifier(name, weights=weights, any_size=any_size)
     side = classifier.preprocessing.crop
-    return tap_classifier(classifier, jnp.zeros((side, side, 3)), layer=layer, chunk=chunk)
+    return tap_classifier(classifier, jnp.zeros((side, side, 3)), layer=layer, chunk=chunk, link=link)
 
 
-def tap_classifier(classifier: Classifier, image: Array, *, layer: str | None = None, chunk: int = 64) -> LoadedModel:
+def tap_classifier(
+    classifier: Classifier, image: Array, *, layer: str | None = None, chunk: int = 64, link: Link | None = None
+) -> LoadedModel:
     """Tap a classifier at a layer, with the closed form of the class weights where the network declares it.
 
     Args:
@@ -158,14 +171,15 @@ def tap_classifier(classifier: Classifier, image: Array, *, layer: str | None = 
         layer: dotted path of any sub-module whose output is a map, or the patch tokens of a vision transformer; None takes the
             network's default.
         chunk: most classes whose gradients are held in memory at once.
+        link: what the outputs are, "softmax" (None) or "sigmoid" for weights that were trained so; see `tap_nnx`.
 
     Raises:
-        CaseJaxError: for an unknown layer or an image of the wrong shape.
+        CaseJaxError: for an unknown layer or link, or an image of the wrong shape.
     """
     taps = classifier.entry.taps
     layer = next(iter(taps.layers)) if layer is None else layer
     return with_facts(
-        tap_nnx(classifier.module, layer, image, stages=taps.stages, chunk=chunk, **taps.options(layer)),
+        tap_nnx(classifier.module, layer, image, stages=taps.stages, chunk=chunk, link=link, **taps.options(layer)),
         name=classifier.name,
         weights=classifier.weights,
         class_names=classifier.class_names,

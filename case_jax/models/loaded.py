@@ -1,5 +1,6 @@
 """A tapped classifier that knows what its weights say: its name, its classes, and how its images are read."""
 
+import warnings
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,8 @@ from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.data import UnreadableImageError, preprocess_opened, read_image
+from case_jax.data import Exif, UnreadableImageError, crop_opened, read_crop
+from case_jax.data.decoding import LEFT_TURNED, TURNED
 from case_jax.imageops import normalise_image
 from case_jax.models.preprocessing import Preprocessing
 from case_jax.tap.view import PROGRAM, TappedModel
@@ -34,34 +36,44 @@ class LoadedModel(TappedModel):
     contrast_data: str | None = None
     """A labelled data set that is not for evaluation, on which the classifier's confusions can be counted."""
 
-    def read(self, image: str | Path | Image.Image | UInt8[Array | np.ndarray, "H W *D"]) -> Float[Array, "S S 3"]:
+    def read(
+        self, image: str | Path | Image.Image | UInt8[Array | np.ndarray, "H W *D"], *, exif: Exif = "apply"
+    ) -> Float[Array, "S S 3"]:
         """An image as the classifier wants it: shorter side resized, central square cropped, `(x / 255 − mean) / std`.
+
+        The image is what a viewer shows: turned as its EXIF orientation says, transparent pixels over white, 16-bit grey scaled by the bits
+        that are in use, of frames the first. All of this but the turning comes with a warning.
 
         Args:
             image: an image file; a PIL image; or its uint8 pixels, (height, width) or (height, width, 3 or 4). An array is resized and
                 cropped like any other image, so give the whole image and not a crop.
+            exif: `ignore` leaves a photograph as it is stored, as torchvision does.
 
         Returns:
             float32, channels last, of the side that the weights were trained for.
 
         Raises:
-            CaseJaxError: for a file that is missing or broken, or an array of another kind.
+            CaseJaxError: for a file that is missing, broken or of numbers without a known range, or an array of another kind.
         """
         facts = self.preprocessing
-        chosen = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation}
+        chosen = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation, "exif": exif}
         try:
             if isinstance(image, str | Path):
-                pixels = read_image(Path(image), **chosen)
+                found = read_crop(Path(image), **chosen)
             elif isinstance(image, Image.Image):
-                pixels = preprocess_opened(image, "the PIL image", **chosen)
+                found = crop_opened(image, "the PIL image", **chosen)
             else:
-                pixels = preprocess_opened(Image.fromarray(_checked(image)), "the array", **chosen)
+                found = crop_opened(Image.fromarray(_checked(image)), "the array", **chosen)
         except UnreadableImageError as error:
             raise CaseJaxError(
                 f"image: {image if isinstance(image, str | Path) else error.name} cannot be read ({error.reason}); give an image "
                 "file, a PIL image or uint8 pixels."
             ) from error
-        return normalise_image(pixels, facts.mean, facts.std)
+        for change in found.changes:
+            if change not in (TURNED, LEFT_TURNED):  # as it was asked for
+                name = image if isinstance(image, str | Path) else "the image"
+                warnings.warn(f"image: {name} has {change}.", stacklevel=2)
+        return normalise_image(found.pixels, facts.mean, facts.std)
 
     def _facts(self) -> str:
         return f"{self.name!r}, {super()._facts()}"

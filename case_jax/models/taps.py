@@ -19,14 +19,14 @@ class Taps(NamedTuple):
     closed_forms: dict[str, dict[str, Any]]
     """Layers behind which channels do not mix before the first dense layer, with the options of `tap_nnx` that declare it."""
     token_grid: tuple[int, int] | None = None
-    """Rows and columns of the patches, where layers below `encoder` give tokens."""
+    """Rows and columns of the patches, where layers below `encoder` give tokens, behind one for the class."""
     stages: tuple[str, ...] = ()
     """Layers that give one map for each resolution, the highest first: what a masking model reads. None where there is one alone."""
 
     def options(self, layer: str) -> dict[str, Any]:
         """What `tap_nnx` must be told at a layer; nothing at most."""
         if self.token_grid is not None and f"{layer}.".startswith("encoder."):
-            return {"token_grid": self.token_grid}
+            return {"token_grid": self.token_grid, "prefix_tokens": 1}
         return self.closed_forms.get(layer, {})
 
 

@@ -150,6 +150,10 @@ def _short(text: str, width: int) -> str:
     return textwrap.fill(text, width, max_lines=3, placeholder=" …")
 
 
+def _share(probability: float) -> str:
+    return "" if np.isnan(probability) else f"{probability:.0%}"
+
+
 def _write_words(
     axis: Axes, run: Run, gallery: Gallery, methods: Sequence[Method], places: Sequence[int], layout: Layout
 ) -> None:
@@ -159,8 +163,8 @@ def _write_words(
     for image, targets in enumerate(gallery.targets):
         for rank, target in enumerate(targets):
             middle = layout.top(2 * image + rank) + layout.height / 2
-            rank_and_truth = f"top {rank + 1}{' ✓' if gallery.labels[image] == target else ''}"
-            name, share = _short(run.class_name(int(target)), 18), f"{gallery.probabilities[image, rank]:.0%}"
+            rank_and_truth = f"top {rank + 1}{' ✓' if target in gallery.labels[image] else ''}"
+            name, share = _short(run.class_name(int(target)), 18), _share(gallery.probabilities[image, rank])
             axis.text(-GAP, middle, f"{rank_and_truth}\n{name}\n{share}", fontsize=8, ha="right", va="center")
             for column, place in enumerate(places, start=1):
                 if gallery.degenerate[image, place, rank]:

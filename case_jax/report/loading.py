@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,8 @@ class Gallery(NamedTuple):
     maps: Float[np.ndarray, "n M 2 H W"]
     degenerate: Bool[np.ndarray, "n M 2"]
     names: np.ndarray
-    labels: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, "n L"]
+    """All true labels of each image, −1 where it has fewer than L."""
     targets: Int[np.ndarray, "n 2"]
     probabilities: Float[np.ndarray, "n 2"]
     regions: Bool[np.ndarray, "n R H W"]
@@ -59,6 +61,8 @@ class Run(NamedTuple):
     gallery: Gallery | None
     measures: dict[str, list[Measure]]
     """What metrics describe themselves, by the name of the metric."""
+    changed: Mapping[str, int] = {}
+    """How many images had to be changed to be shown, by what was done to them."""
 
     def class_name(self, index: int) -> str:
         """The name of a class, or its number where the run knows no names."""
@@ -93,7 +97,8 @@ def _gallery(file: Path) -> Gallery | None:
     if not file.exists():
         return None
     with np.load(file, allow_pickle=False) as stored:
-        gallery = Gallery(**{field: stored[field] for field in Gallery._fields})
+        fields = {field: stored[field] for field in Gallery._fields}
+        gallery = Gallery(**fields | {"labels": fields["labels"].reshape(len(fields["names"]), -1)})
     return gallery if len(gallery.images) else None
 
 
@@ -132,6 +137,7 @@ def load_run(path: str | Path, *, done: int | None = None) -> Run:
         raise CaseJaxError(f"run: {folder.path} cannot be read ({error}); run the same command again.") from error
     described = {name: [Measure(**facts) for facts in found] for name, found in config.get("measures", {}).items()}
     done = rows["image_id"].nunique() if done is None else done
+    excluded, changed = folder.excluded(), folder.changed()
     return Run(
-        folder.path, rows, done, config, contrast, sessions, folder.excluded(), methods_of(config), gallery, described
+        folder.path, rows, done, config, contrast, sessions, excluded, methods_of(config), gallery, described, changed
     )

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,6 +83,7 @@ def template(name: str) -> jinja2.Template:
 def write_page(run: Run, page: Page) -> Path:
     """Write `report.html`, `summary.md`, `figures/` and the study's own files into the run folder, each atomically."""
     folder = run.path
+    page = page._replace(counts={**page.counts, **{f"images with {what}": n for what, n in run.changed.items()}})
     (folder / "figures").mkdir(exist_ok=True)
     for drawing in page.drawings():
         write_atomically(folder / "figures" / f"{drawing.name}.png", drawing.png)
@@ -94,6 +96,7 @@ def write_page(run: Run, page: Page) -> Path:
         title=page.title,
         warning=unfinished(run),
         captions=gallery_captions(run),
+        link=link_words(run.config),
         contrast=contrast_facts(run),
         unreadable=[(entry["name"], entry["reason"]) for entry in run.excluded],
         rerun=rerun_facts(run.config, run.sessions),
@@ -117,10 +120,10 @@ def gallery_captions(run: Run) -> list[str]:
         return []
     lines = []
     for i in range(len(gallery.images)):
-        label = int(gallery.labels[i])
-        known = f"labelled {run.class_name(label)}" if label >= 0 else "without a label"
+        labels = [run.class_name(int(label)) for label in gallery.labels[i] if label >= 0]
+        known = f"labelled {listed(labels)}" if labels else "without a label"
         likeliest = [
-            f"{run.class_name(int(c))} ({p:.1%})"
+            run.class_name(int(c)) + ("" if math.isnan(p) else f" ({p:.1%})")
             for c, p in zip(gallery.targets[i], gallery.probabilities[i], strict=True)
         ]
         lines.append(f"{gallery.names[i]}, {known}; maps of {listed(likeliest)}")
@@ -164,6 +167,16 @@ def method_options(options: dict[str, Any]) -> str:
             else "so ε is absolute, the paper's form"
         )
     return ", ".join(words)
+
+
+def link_words(config: Mapping[str, Any]) -> str:
+    """What is said of probabilities where they are not the usual ones."""
+    link = config["model"].get("link", "softmax")
+    known = {
+        "sigmoid": "Labels are independent: every probability is the sigmoid of the label's own logit, and several may be near 1.",
+        "identity": "The model's outputs are no logits: there are no probabilities, and the “likeliest” classes are the largest outputs.",
+    }
+    return known.get(link, "")
 
 
 def rerun_facts(config: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def page_of(path: Path) -> tuple[Run, Page]:
         counts=counts,
         files=files,
     )
-    return run._replace(excluded=found.excluded), page
+    return run._replace(excluded=found.excluded, changed=found.changed), page
 
 
 def _mean(agreement: np.ndarray) -> float:

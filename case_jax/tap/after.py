@@ -9,7 +9,8 @@ from jax.extend.core.primitives import name_p
 from jaxtyping import Array
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.tap.layer import require_array, tag_output
+from case_jax.tap.layer import Tapped
+from case_jax.tap.outputs import changed
 from case_jax.tap.relu import RESHAPING, inlined, rectifiers
 from case_jax.tap.split import CALLS, evaluate, inner_jaxprs, read, require_once, tag, tags
 
@@ -23,27 +24,27 @@ def require_after(after: str | None) -> None:
     require(after in (None, "relu"), "after", repr(after), "'relu', or None for the layer's own output")
 
 
-def tag_before(output: Any, layer: str) -> Array:
-    """Mark a layer's output, for `after_relu` to find."""
-    return tag(require_array(output, layer), BEFORE + layer)
+def tag_before(output: Any, tapped: Tapped) -> Any:
+    """Mark what is tapped of a layer's output, for `after_relu` to find."""
+    return changed(output, tapped.output, lambda value: tag(value, BEFORE + tapped.layer), tapped.layer)
 
 
-def after_relu(function: Callable[..., Array], layer: str, token_grid: tuple[int, ...] | None) -> Callable[..., Array]:
+def after_relu(function: Callable[..., Array], tapped: Tapped) -> Callable[..., Array]:
     """The same function with the layer's tag on the output of the one rectifier that takes the layer's output.
 
     A rectifier is `max(v, 0)`, as in `replace_relus`, alone or in a call that does no more than bound its input (`jax.nn.relu`,
     `jax.nn.relu6`); its derivative stays its own.
 
     Args:
-        function: a traceable function of one output, the layer's output marked by `tag_before`.
-        layer: its path.
-        token_grid: as `tag_output`.
+        function: a traceable function of parameters and one image with one output, the layer's output marked by `tag_before`.
+        tapped: the layer, and how its tokens lie.
 
     Raises:
         CaseJaxError: when traced: unless the layer is called once, and one rectifier takes its output, with nothing in between but
             changes of shape or type.
     """
-    name = BEFORE + layer
+    layer = tapped.layer
+    name, whole = BEFORE + layer, tapped._replace(output=None)
 
     def run(*args: Any) -> Array:
         closed = jax.make_jaxpr(function)(*args)
@@ -55,7 +56,7 @@ def after_relu(function: Callable[..., Array], layer: str, token_grid: tuple[int
         for i, eqn in enumerate(flat.jaxpr.eqns):
             evaluate([eqn], env)
             if i == place:
-                env[eqn.outvars[0]] = tag_output(env[eqn.outvars[0]], layer, token_grid)
+                env[eqn.outvars[0]] = whole.tag(env[eqn.outvars[0]], args[-1].shape)
         return read(env, flat.jaxpr.outvars[0])
 
     return run

@@ -3,22 +3,31 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jaxtyping import Array, Float
 
+from case_jax.tap.calling import require_one_image
+from case_jax.tap.evaluation import depended_on, unreached
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
+from case_jax.tap.link import Link
+from case_jax.tap.needed import needed, whole
+from case_jax.tap.outputs import Pick, vector_of
 from case_jax.tap.split import tag
 from case_jax.tap.view import TappedModel, tapped
 
 
 def tap_function(
-    function: Callable[[Any, Float[Array, "*space D"]], Float[Array, " C"]],
+    function: Callable[[Any, Float[Array, "*space D"]], Any],
     params: Any,
     layer: str,
     image: Float[Array, "*space D"],
     *,
+    output: Pick = None,
     head_kernel: Callable[[Any], Float[Array, "F M"]] | None = None,
     head_channels: tuple[int, int] | None = None,
     chunk: int = 64,
+    check: bool = True,
+    link: Link | None = None,
 ) -> TappedModel:
     """Split a plain function `f(params, x) -> logits` at a value that it tags: before or behind an activation, as the tag stands.
 
@@ -28,22 +37,33 @@ def tap_function(
         params: its parameters, any pytree.
         layer: the tag.
         image: one normalised image; fixes the shapes and checks the closed form.
+        output: where the logits are in what the function returns: a key, an index, the name of an attribute, or a function of it.
         head_kernel: `params` to the kernel (F, M) of the first linear layer, when everything between the layer and that
             layer's input acts on each channel alone; the function must then mark the input, a vector ordered
             (position, channel), with `case_jax.tap.tag_head_input` and, where more layers follow, the output with
             `case_jax.tap.tag_head_output`.
         head_channels: (first, total), when the layer's channels are only some of those in front of the head.
         chunk: most classes whose gradients are held in memory at once.
+        check: False skips what is checked here beyond shapes: a path from layer to logits, and the closed form.
+        link: what the outputs are: "softmax" (logits, of which one class is true; the default), "sigmoid" (logits of labels that may all be
+            true), "probabilities" (the network ends in softmax, which is taken off) or "identity" (no logits, as in regression). One
+            logit z becomes two classes, (−z/2, z/2).
 
     Returns:
         The tapped model.
 
     Raises:
         CaseJaxError: for an unknown tag (those that exist are listed, nearest first), one that occurs more than once or
-            inside a loop, an activation that is not one map, or a `head_kernel` whose closed form fails.
+            inside a loop, one on which the logits do not depend, an output that is not one vector, an activation that is not one map,
+            outputs that are probabilities without a link that says so, or a `head_kernel` whose closed form fails.
     """
-    return tapped(
-        function,
+    require_one_image(image)
+
+    def apply(params: Any, x: Array) -> Array:
+        return vector_of(function(params, x), output)
+
+    model = tapped(
+        apply,
         params,
         image,
         layer=layer,
@@ -51,7 +71,21 @@ def tap_function(
         head_kernel=head_kernel,
         head_channels=head_channels,
         chunk=chunk,
+        check=check,
+        link=link,
     )
+    if check:
+        _require_reached(model, image)
+    return model
+
+
+def _require_reached(model: TappedModel, image: Array) -> None:
+    """Raise unless the logits depend on the tagged value."""
+    program = jax.make_jaxpr(model.apply)(model.params, image)
+    _, met = needed(program, [whole(aval.shape) for aval in program.out_avals])
+    at = next((i for i, found in enumerate(met) if found.name == model.tag), None)
+    if at is not None and not depended_on(met[at], 0):
+        raise unreached(model.layer, met[at], met[:at])
 
 
 def tag_head_input(value: Float[Array, " F"]) -> Float[Array, " F"]:

@@ -78,6 +78,11 @@ def one_head(linear_head: str | None, dense_head: str | None) -> str | None:
     return linear_head or dense_head
 
 
+def as_used(kernel: Array, dtype: Any) -> Array:
+    """A kernel as a dense layer reads it: rounded to the type in which it computes, where it says one."""
+    return kernel if dtype is None else kernel.astype(dtype)
+
+
 def head_of(
     tail: Tail,
     activation: Float[Array, "*space K"],

@@ -1,18 +1,57 @@
-"""What an adapter puts around the tapped layer's output, and around the first pass through a network."""
+"""What an adapter puts around the tapped layer's output, and around a pass through a network."""
 
 import contextlib
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from case_jax._checks import CaseJaxError, require
+from case_jax.tap.outputs import changed
 from case_jax.tap.split import LAYER, tag
+from case_jax.tap.tokens import Tokens, require_no_tokens
 
 CHANNELS = (1, 3, 4)
 """Usual numbers of an image's channels."""
+
+
+class Tapped(NamedTuple):
+    """Which value of a network is tapped."""
+
+    layer: str
+    """The layer's path."""
+    output: str | int | None = None
+    """Which part of what the layer returns; None where that is one array."""
+    call: int | None = None
+    """Which of the layer's calls, from 0; None where there is one."""
+    tokens: Tokens | None = None
+    """How the layer's tokens lie in the image; None for a layer that returns a map."""
+
+    def tag(self, output: Any, image_shape: Sequence[int]) -> Any:
+        """Tag what the layer returns for a batch of one image: a map (1, h, w, K), or tokens (1, prefix + h·w, K).
+
+        Raises:
+            CaseJaxError: for an output that is not one array, several rows for one image, or tokens that the grid does not fit.
+        """
+
+        def changing(value: jax.Array) -> jax.Array:
+            require(
+                value.ndim >= 1 and value.shape[0] == 1,
+                "layer",
+                f"{self.layer!r} with an output of shape {tuple(value.shape)} for one image",
+                "a layer that returns one map, (1, height, width, channels); of parts of an image (windows) tap the block around them",
+            )
+            if self.tokens is None:
+                require_no_tokens(value.shape, image_shape, self.layer)
+                return tag(value[0], LAYER + self.layer)[None]
+            prefix, grid = self.tokens.prefix, self.tokens.grid
+            self.tokens.require_fit(value.shape, image_shape, self.layer)
+            tagged = tag(value[0, prefix:].reshape(*grid, -1), LAYER + self.layer)
+            return jnp.concatenate([value[:, :prefix], tagged.reshape(1, math.prod(grid), -1)], axis=1)
+
+        return changed(output, self.output, changing, self.layer)
 
 
 @contextlib.contextmanager
@@ -37,31 +76,17 @@ def told_of_channels(image: Any) -> Iterator[None]:
         ) from error
 
 
-def require_array(output: Any, layer: str) -> jax.Array:
-    """A layer's output, unless it is more or something else than one array."""
-    if not isinstance(output, jax.Array):
-        raise CaseJaxError(f"layer: {layer!r} returns a {type(output).__name__}; tap a layer that returns one array.")
-    return output
-
-
-def tag_output(output: Any, layer: str, token_grid: tuple[int, ...] | None) -> Any:
-    """Tag a layer's output for a batch of one image, (1, h, w, K), or with a token grid (1, prefix + h·w, K).
-
-    Of tokens, the last h·w, in row order, become the map; those before them (a class token) are left out of it and pass by.
-
-    Raises:
-        CaseJaxError: for an output that is not one array, or tokens that the grid does not fit.
-    """
-    output = require_array(output, layer)
-    if token_grid is None:
-        return tag(output[0], LAYER + layer)[None]
-    count = math.prod(token_grid)
-    require(
-        output.ndim == 3 and min(token_grid) >= 1 and output.shape[1] >= count,
-        "token_grid",
-        f"{'×'.join(map(str, token_grid))} for the output {output.shape} of layer {layer!r}",
-        "as many rows and columns as the layer has tokens of image patches, its output being (batch, tokens, channels)",
-    )
-    before = output.shape[1] - count
-    grid = tag(output[0, before:].reshape(*token_grid, -1), LAYER + layer)
-    return jnp.concatenate([output[:, :before], grid.reshape(1, count, -1)], axis=1)
+@contextlib.contextmanager
+def told_of_size(image: Any, tapped: Sequence[int]) -> Iterator[None]:
+    """Whatever a network raises inside the context, where the image has another size than the tapped one, is an error that says so."""
+    try:
+        yield
+    except CaseJaxError:
+        raise
+    except Exception as error:
+        if jnp.shape(image) == tuple(tapped):
+            raise
+        raise CaseJaxError(
+            f"image: got shape {jnp.shape(image)}, which the network does not take; accepted: {tuple(tapped)}, the size at which it was "
+            "tapped: resize the image, or tap the network again at the new size if it can change."
+        ) from error

@@ -139,7 +139,10 @@ def split(function: Callable[..., jax.Array], name: str) -> Callable[..., tuple[
         found = tags(closed.jaxpr)
         shown = name.removeprefix(LAYER)
         if name == shown and name not in found:
-            raise unknown("layer", name, set(found))
+            marked = {other for other in found if not other.startswith("case_jax.")}
+            if not marked:
+                raise CaseJaxError(f"layer: {name!r} is no tag; mark the value to tap: a = case_jax.tag(a, {name!r}).")
+            raise unknown("layer", name, marked)
         require_once(found, name, shown)
         value, saved, rest = _run_to_tag(closed.jaxpr, closed.consts, jax.tree.leaves(args), name)
         return value, Partial(lambda saved, a: rest(saved, a)[0], saved)

@@ -28,7 +28,9 @@ from case_jax.tap.head import (
     factors,
     head_of,
 )
-from case_jax.tap.layer import told_of_channels
+from case_jax.tap.layer import told_of_channels, told_of_size
+from case_jax.tap.link import Link, probabilities
+from case_jax.tap.linking import linked
 from case_jax.tap.split import Tail, split, tags
 
 Params = Any
@@ -47,6 +49,8 @@ PROGRAM = (
     "stages",
     "precision",
     "exact",
+    "link",
+    "one_logit",
 )
 """All that a tapped model is but its parameters."""
 LEAVES = ("image", "logits", "activation", "tail", "predict", "pull", "class_weights", "head", "stages")
@@ -67,7 +71,7 @@ class PulledBack:
         return map_in_chunks(lambda row: channel_means(at_least_float32(self.pull(row))), rows, chunk=self.chunk)
 
 
-@partial(register_dataclass, data_fields=LEAVES, meta_fields=("chunk",))
+@partial(register_dataclass, data_fields=LEAVES, meta_fields=("chunk", "link"))
 @dataclass(frozen=True, eq=False)
 class View:
     """One image as the classifier sees it.
@@ -96,6 +100,12 @@ class View:
     """Most classes, channels or altered copies of the image that a method holds in memory at once."""
     stages: Callable[[], tuple[Float[Array, "*space k"], ...]] | None = None
     """Maps of further layers, the highest resolution first; None where the model was tapped without."""
+    link: Link = "softmax"
+    """How logits become probabilities."""
+
+    def probabilities(self) -> Float[Array, " C"]:
+        """Of all classes, by the model's link, in float32 at least; an error where there are none (link `identity`)."""
+        return probabilities(self.logits, self.link)
 
     def factors(self) -> Factors | None:
         """Class weights as a product of the head's columns and one response per channel; None where they are none."""
@@ -134,6 +144,11 @@ class TappedModel:
     """Of its passes, see `at_precision`."""
     exact: "TappedModel | None" = None
     """The same model in float32, where this one has fewer bits."""
+    link: Link = "softmax"
+    """How its logits become probabilities: `softmax` (a softmax that the network ended in has been taken off), `sigmoid` of each, or
+    `identity`, where there are none."""
+    one_logit: bool = False
+    """Whether its two classes are −z/2 and z/2 of one logit z: "not" the class, and the class, whose probability is sigmoid(z)."""
 
     def __repr__(self) -> str:
         """Layer, number of classes and the layer's shape; no parameters."""
@@ -164,7 +179,8 @@ class TappedModel:
             f"shape {jnp.shape(image)}, dtype {jnp.result_type(image)}",
             f"one normalised floating-point image of shape {self.image_shape}, channels last; batch with jax.vmap",
         )
-        activation, tail = split(self.apply, self.tag)(params, image)
+        with told_of_size(image, self.image_shape):
+            activation, tail = split(self.apply, self.tag)(params, image)
         logits, vjp = jax.vjp(tail, activation)
 
         pull = Partial(_pulled, vjp, logits)
@@ -173,7 +189,7 @@ class TappedModel:
         weights = Partial(_of_existing, known, logits)
         stages = None if self.stages is None else Partial(self.stages, params, image)
         predict = Partial(self.apply, params)
-        return View(image, logits, activation, tail, predict, pull, weights, head, self.chunk, stages)
+        return View(image, logits, activation, tail, predict, pull, weights, head, self.chunk, stages, self.link)
 
     def _head(self, params: Params, tail: Tail, activation: Array, logits: Array) -> Head | None:
         if self.head_kernel is None:
@@ -231,12 +247,16 @@ def tapped(
     head_channels: tuple[int, int] | None = None,
     stages: Callable[[Params, Array], tuple[Array, ...]] | None = None,
     chunk: int = 64,
+    check: bool = True,
+    link: Link | None = None,
 ) -> TappedModel:
     """Build a `TappedModel` after checking all shapes on one image; the adapters call this.
 
+    `check=False` leaves out the comparison of a declared head's closed form with the pullback.
+
     Raises:
         CaseJaxError: for an image without spatial axes, logits that are not one vector, an activation of another number of spatial axes than
-            the image, a chunk below 1, or a declared head whose closed form is not the pullback.
+            the image, a chunk below 1, outputs that are not what `link` declares, or a declared head whose closed form is not the pullback.
     """
     require(chunk >= 1, "chunk", chunk, "a number of classes of at least 1")
     require(
@@ -262,25 +282,31 @@ def tapped(
         "a layer whose output is a map with the image's spatial axes and then channels, (height, width, channels) in a picture",
     )
     shape = tuple(int(side) for side in activation.shape)
-    met = tags(jax.make_jaxpr(apply)(params, image).jaxpr)
+    program = jax.make_jaxpr(apply)(params, image)
+    met = tags(program.jaxpr)
+    last = HEAD_OUTPUT not in met
+    found = linked(apply, program, params, image, link, head_kernel=head_kernel, head_is_last=last)
     model = TappedModel(
-        apply,
+        found.apply,
         params,
         layer,
         tag,
-        int(logits.shape[0]),
+        2 if found.one_logit else int(logits.shape[0]),
         tuple(jnp.shape(image)),
         shape,
         activation.dtype,
-        head_kernel,
+        found.head_kernel,
         head_channels,
-        HEAD_OUTPUT not in met,
+        last,
         chunk,
         stages,
+        link=found.link,
+        one_logit=found.one_logit,
     )
     if head_kernel is not None:
         _check_head(model, met)
-        check_closed_form(model, image)
+        if check:
+            check_closed_form(model, image)
     return model
 
 

@@ -115,6 +115,10 @@ class Examples:
             return None
         if example.label < 0:
             raise CaseJaxError(f"data: {example.name} has no label; remove it to train.")
+        if example.labels:
+            raise CaseJaxError(
+                f"data: {example.name} has several labels; training takes images of one, or sources with a `target`."
+            )
         label, target = example.label, example.target
         if self._shuffled_labels:
             label, target = int(np.random.default_rng([self.seed, index]).integers(self.classes)), None

@@ -52,7 +52,8 @@ class Network(NamedTuple):
 
     def tap(self, image: jnp.ndarray) -> TappedModel:
         """Tapped at the reference's layer, class weights by pullback."""
-        return tap_nnx(self.module, self.layer, image, token_grid=self.taps.options(self.layer).get("token_grid"))
+        options = self.taps.options(self.layer)
+        return tap_nnx(self.module, self.layer, image, **(options if "token_grid" in options else {}))
 
     def tap_declared(self, image: jnp.ndarray) -> TappedModel | None:
         """The same with the closed form of class weights that the network declares; None where it declares none."""

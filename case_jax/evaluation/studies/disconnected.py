@@ -50,6 +50,5 @@ def disconnected(model: TappedModel, n: int) -> TappedModel:
         return tail(merged[cell])
 
     height, width, depth = model.image_shape
-    return tap_function(
-        apply, (model.params, jnp.int32(0)), MOSAIC, jnp.zeros((n * height, n * width, depth)), chunk=model.chunk
-    )
+    image = jnp.zeros((n * height, n * width, depth))
+    return tap_function(apply, (model.params, jnp.int32(0)), MOSAIC, image, chunk=model.chunk, link=model.link)

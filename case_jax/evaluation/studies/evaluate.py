@@ -23,6 +23,7 @@ from case_jax.evaluation.maps import (
     Question,
     image_key,
     maps_of_view,
+    shown_probabilities,
     view_for_targets,
 )
 from case_jax.evaluation.subject import Subject, quick
@@ -30,7 +31,8 @@ from case_jax.imageops import FILLS, finish_maps, normalise_image
 from case_jax.methods import MapFunction
 from case_jax.metrics import METRICS, PERCENTS, Metric, Scored, metric
 from case_jax.ranking import pixel_count
-from case_jax.tap.view import Params, TappedModel, View, at_least_float32
+from case_jax.tap.link import require_probabilities
+from case_jax.tap.view import Params, TappedModel, View
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -40,7 +42,8 @@ class Evaluate:
     """The class-sensitivity, fidelity and evidence tests, and every other metric.
 
     Rows hold `image_id`, `name`, `label`, `method`, `top1`, `top2`, `p1`, `p2`, `degenerate_1`, `degenerate_2`, and the columns of
-    every metric; with a random class also `random_class` and `degenerate_random`.
+    every metric; with a random class also `random_class` and `degenerate_random`. The label of an image of several true ones is `top1`
+    where that is among them; `p1` and `p2` are by the model's link, NaN where it has no probabilities.
     """
 
     metrics: Sequence[str] | Mapping[str, Metric] = quick(METRICS)
@@ -60,8 +63,11 @@ class Evaluate:
     part = 128
 
     def check(self, subject: Subject, images: Images) -> None:
-        """Raise for unknown metrics, fills and options, and for percentages that are no number of pixels."""
+        """Raise for unknown metrics, fills and options, metrics of probabilities where the model has none, and for percentages that are no number of pixels."""
         require(len(self.metrics) >= 1, "metrics", "none", f"at least one of {', '.join(METRICS)}")
+        needing = [name for name, found in self._chosen().items() if found.probability]
+        if needing:
+            require_probabilities(subject.model.link, argument="metrics", asked=", ".join(needing))
         if self.fill not in FILLS:
             raise unknown("fill", self.fill, FILLS)
         shape = images.first.image.shape[:2]
@@ -134,7 +140,7 @@ def image_maps(
     question: Question,
     model: TappedModel,
     params: Params,
-    image: UInt8[Array, "H W 3"],
+    image: UInt8[Array, "H W D"],
     image_id: Array,
     *,
     random: bool = False,
@@ -147,7 +153,7 @@ def image_maps(
         drawn = other_class(jax.random.fold_in(key, RANDOM_CLASS), targets[0], model.num_classes)
         targets = jnp.append(targets, drawn)
     maps, degenerate = maps_of_view(question, view, targets, key)
-    return view, ImageMaps(maps, degenerate, targets, jax.nn.softmax(at_least_float32(view.logits))[targets])
+    return view, ImageMaps(maps, degenerate, targets, shown_probabilities(view.logits, view.link)[targets])
 
 
 def make_step(question: Question, metrics: Mapping[str, Metric], options: Options, model: TappedModel) -> Any:
@@ -175,7 +181,7 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
             return _columns(scored(*method), plain, options)
 
         def score_explaining(number: int, method: MapFunction) -> dict[str, Array]:
-            def explain(altered: Float[Array, "H W 3"]) -> Float[Array, "H W"]:
+            def explain(altered: Float[Array, "H W D"]) -> Float[Array, "H W"]:
                 other = view_for_targets(model, params, altered)
                 maps = method(other, ask(other, found.targets[:1], question.contrast, key=again))
                 return finish_maps(maps, altered.shape[:2])[0]
@@ -228,10 +234,11 @@ def _rows(tile: Tile, columns: Mapping[str, np.ndarray], methods: list[str]) -> 
     def repeated(values: Sequence[Any], dtype: Any) -> np.ndarray:
         return np.repeat(np.asarray(values, dtype), count)
 
+    labels = [e.label_for(top1) for e, top1 in zip(examples, columns["top1"][slots].tolist(), strict=True)]
     rows: dict[str, np.ndarray] = {
         "image_id": repeated([e.image_id for e in examples], np.int64),
         "name": repeated([e.name for e in examples], str),
-        "label": repeated([e.label for e in examples], np.int32),
+        "label": repeated(labels, np.int32),
         "method": np.tile(np.asarray(methods, str), len(slots)),
     }
     for name, values in columns.items():

@@ -25,7 +25,7 @@ from case_jax.evaluation.studies.mosaics import Mosaics, confident_images, make_
 from case_jax.evaluation.subject import Subject
 from case_jax.imageops import is_degenerate, normalise_image, resize_map
 from case_jax.metrics.grid_pointing import grid_pointing_scores, require_grid
-from case_jax.tap.view import TappedModel, View, at_least_float32
+from case_jax.tap.view import TappedModel, View
 
 GRIDPG, DIFULL = SETTINGS = ("GridPG", "DiFull")
 
@@ -80,7 +80,7 @@ def of_mosaics(
     *,
     n: int = 2,
     mosaics: int = 100,
-    confidence: float = 0.99,
+    confidence: float | None = None,
     limit: int | None = None,
     stall: float | None = math.inf,
 ) -> Subject:
@@ -94,7 +94,7 @@ def of_mosaics(
         tap: taps the classifier for images of the given one's size, for example `lambda x: tap_classifier(classifier, x)`.
         n: rows and columns of a mosaic.
         mosaics: how many; fewer are drawn, and that is counted, when the images do not suffice.
-        confidence: least probability of an image's class, in (0, 1).
+        confidence: least probability of an image's class, in (0, 1); by default 0.99, and 0.6 for digit scenes.
         limit: number of images to choose from, drawn by the seed; None takes all.
         stall: as `engine.run`.
 
@@ -103,7 +103,8 @@ def of_mosaics(
             suffice for one mosaic, or a classifier that does not take images of mosaic size.
     """
     require_grid(n)
-    require_confidence(confidence)
+    if confidence is not None:
+        require_confidence(confidence)
     require(mosaics >= 1, "mosaics", mosaics, "a number of mosaics of at least 1")
     subject.check()
     model, source = subject.model, subject.source
@@ -114,7 +115,7 @@ def of_mosaics(
     )
     facts = {"images to choose from": len(chosen.indices), "classes among them": len(np.unique(chosen.classes))}
     chosen = chosen._replace(counts={**chosen.counts, **facts, "mosaics asked for": mosaics})
-    drawn = make_mosaics(source, chosen, n=n, count=mosaics, seed=subject.seed, confidence=confidence)
+    drawn = make_mosaics(source, chosen, n=n, count=mosaics, seed=subject.seed, confidence=chosen.confidence)
     return subject._replace(source=drawn, model=grown, class_names=subject.names())
 
 
@@ -208,7 +209,7 @@ def _scored(game: _Game, view: View, query: Query, cells: Int[Array, " T"]) -> d
             maps = resize_map(jax.nn.relu(maps), view.image.shape[:2])
         scores.append(jnp.where(flat, jnp.nan, grid_pointing_scores(maps, cells, game.n)).astype(jnp.float32))
         degenerate.append(flat)
-    probability = jax.nn.softmax(at_least_float32(view.logits))[query.targets].astype(jnp.float32)
+    probability = view.probabilities()[query.targets].astype(jnp.float32)
     return {"score": jnp.stack(scores), "degenerate": jnp.stack(degenerate), "probability": probability}
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from case_jax.evaluation.maps import Pixels, Question, finite_logits, image_key, maps_of_view, view_for_targets
 from case_jax.imageops import normalise_image
 from case_jax.metrics.saliency_metric import saliency_metric
-from case_jax.tap.view import TappedModel, at_least_float32
+from case_jax.tap.view import TappedModel
 
 
 class Labelled(NamedTuple):
@@ -37,7 +37,7 @@ def make_map_step(question: Question, model: TappedModel, target: str) -> Any:
         top1 = view.logits.argmax().astype(jnp.int32)
         asked = top1 if target == "predicted" else jnp.maximum(label, 0)
         maps, degenerate = maps_of_view(question, view, asked[None], image_key(question.seed, image_id))
-        p = jax.nn.softmax(at_least_float32(view.logits))[asked].astype(jnp.float32)
+        p = view.probabilities()[asked].astype(jnp.float32)
         p = jnp.where(finite_logits(view), p, jnp.nan)
         return {"maps": maps[:, 0], "degenerate": degenerate[:, 0], "target": asked, "top1": top1, "p": p}
 
@@ -52,7 +52,7 @@ def make_crop_step(pixels: Pixels, model: TappedModel) -> Any:
 
     def step(params: Any, batch: Crops) -> dict[str, Array]:
         images = jax.vmap(partial(normalise_image, mean=pixels.mean, std=pixels.std))(batch.images)
-        score = jax.vmap(partial(saliency_metric, partial(model.apply, params)))
+        score = jax.vmap(partial(saliency_metric, partial(model.apply, params), link=model.link))
         found = jax.lax.map(lambda boxes: score(images, boxes, batch.targets), batch.boxes.swapaxes(0, 1))
         terms = {"sm": found.value, "sm_log_area": found.log_area, "sm_log_p": found.log_p}
         return {name: term.swapaxes(0, 1).astype(jnp.float32) for name, term in terms.items()}

@@ -28,6 +28,7 @@ from case_jax.evaluation.subject import Subject
 from case_jax.metrics.localisation_curves import THRESHOLDS
 from case_jax.results import RunFolder
 from case_jax.source import Located, Source, Truth
+from case_jax.tap.link import require_probabilities
 from case_jax.tap.view import TappedModel
 
 Target = Literal["label", "predicted"]
@@ -94,6 +95,7 @@ class Localise:
     def check(self, subject: Subject, images: Images) -> None:
         """Raise for a source without truth or labels, a method named as a baseline, and numbers below 1."""
         require_located(images.source, self.truth)
+        require_probabilities(subject.model.link, argument="model", asked="localise")
         if self.target not in TARGETS:
             raise unknown("target", self.target, TARGETS)
         named, name = subject.source.class_names is not None or self.target == "predicted", subject.source.name
@@ -190,7 +192,7 @@ class _Game(NamedTuple):
             shown["maps"][slot],
             shown["degenerate"][slot],
             truth,
-            correct=None if example.label < 0 else bool(facts["top1"] == example.label),
+            correct=None if example.label < 0 else bool(facts["top1"] == example.label_for(facts["top1"])),
             finite=bool(np.isfinite(facts["p"])),
             thresholds=self.study.thresholds,
             reference_box=self.study.reference_box,

@@ -6,6 +6,7 @@ Every process writes a file of its own; what is counted is the sum of all files.
 import io
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ class PairSums:
     """Images seen."""
     excluded: list[dict[str, Any]] = field(default_factory=list)
     """Images that could not be read."""
+    changed: Counter[str] = field(default_factory=Counter)
+    """How many images had to be changed to be shown, by what was done to them."""
 
     @classmethod
     def none(cls, methods: int, classes: int) -> "PairSums":
@@ -67,6 +70,7 @@ class PairSums:
         self.degenerate += other.degenerate
         self.tiles = sorted([*self.tiles, *other.tiles])
         self.counted += other.counted
+        self.changed += other.changed
         self.excluded = sorted([*self.excluded, *other.excluded], key=lambda entry: entry["index"])
 
 
@@ -82,7 +86,7 @@ def write_sums(folder: RunFolder, process: int, sums: PairSums) -> None:
         CaseJaxError: when the file cannot be written (a full disk, say); the one before it stays.
     """
     buffer = io.BytesIO()
-    facts = json.dumps({"counted": sums.counted, "excluded": sums.excluded}).encode()
+    facts = json.dumps({"counted": sums.counted, "excluded": sums.excluded, "changed": sums.changed}).encode()
     np.savez(
         buffer,
         overlap=_narrow(sums.overlap),
@@ -127,7 +131,8 @@ def _read(file: Path, shape: tuple[int, int]) -> PairSums:
             tiles, facts = stored["tiles"].tolist(), json.loads(stored["facts"].tobytes())
         if overlap.shape != (methods, classes, classes) or images.shape != overlap.shape:
             raise ValueError(f"sums of shape {overlap.shape}")
-        return PairSums(overlap, images, degenerate, tiles, facts["counted"], facts["excluded"])
+        found = facts["counted"], facts["excluded"], Counter(facts.get("changed", {}))
+        return PairSums(overlap, images, degenerate, tiles, *found)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CaseJaxError(f"out: {file} is damaged ({error}); delete it and run the same command again.") from error
 

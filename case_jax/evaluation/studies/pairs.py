@@ -3,7 +3,8 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +53,8 @@ class Agreements(NamedTuple):
     """Images that could not be read."""
     counted: int
     """Images counted."""
+    changed: Mapping[str, int] = {}
+    """How many of them had to be changed to be shown, by what was done to them."""
 
     @property
     def agreement(self) -> Float[np.ndarray, "M C C"]:
@@ -222,12 +225,12 @@ def agreements(path: Path) -> Agreements:
     methods = tuple(config["methods"])
     shape = (len(methods), config["model"]["classes"])
     sums = total(read_sums(folder, shape).values(), shape)
-    counts = (sums.degenerate, sums.excluded, sums.counted)
+    counts = (sums.degenerate, sums.excluded, sums.counted, sums.changed)
     return Agreements(methods, sums.overlap, sums.images, config["pairs"]["pixels"], *counts)
 
 
 def _found(job: PairsJob, sums: PairSums) -> Agreements:
-    counts = (sums.degenerate, sums.excluded, sums.counted)
+    counts = (sums.degenerate, sums.excluded, sums.counted, sums.changed)
     return Agreements(job.methods, sums.overlap, sums.images, job.pairs.pixels, *counts)
 
 
@@ -237,10 +240,11 @@ class _Counted(NamedTuple):
     number: int
     images: int
     excluded: list[dict[str, Any]]
+    changed: Counter[str]
 
 
 def _counted(tile: Tile) -> _Counted:
-    return _Counted(tile.number, sum(example is not None for example in tile.examples), tile.excluded)
+    return _Counted(tile.number, sum(example is not None for example in tile.examples), tile.excluded, tile.changed)
 
 
 def _count(
@@ -270,6 +274,8 @@ def _count(
         sums.tiles = sorted([*sums.tiles, *(t.number for t in in_hand)])
         sums.counted += sum(t.images for t in in_hand)
         sums.excluded += [entry for t in in_hand for entry in t.excluded]
+        for t in in_hand:
+            sums.changed += t.changed
         in_hand.clear()
 
     def keep() -> str:

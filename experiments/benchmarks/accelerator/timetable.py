@@ -45,8 +45,8 @@ def run(
 ) -> bool:
     """Fill the records, section by section; whether no job failed.
 
-    A job is not begun when the time left is shorter than the longest one of its section took, and a job that fails leaves its error: both
-    are rows, too.
+    A job is not begun when less time is left than half of what the section's jobs took on average, and a job that fails leaves its error:
+    both are rows, too. The first job compiles what the others share, and what one section overruns the next ones lack.
 
     Args:
         sections: what to run.
@@ -67,15 +67,15 @@ def run(
             continue
         record["state"] = "begun"
         keep()
-        longest = 0.0
+        run_jobs, took = 0, 0.0
         for job in section.jobs(quick):
             start = clock()
-            if not quick and start + longest >= end:
+            if not quick and start + took / max(run_jobs, 1) / 2 >= end:
                 row: dict[str, Any] = {"left_out": "budget"}
             else:
                 row = attempted(job)
-                longest = max(longest, clock() - start)
                 row["seconds"] = clock() - start
+                run_jobs, took = run_jobs + 1, took + row["seconds"]
             fine = fine and "failed" not in row
             record["rows"].append({"what": job.name, **row})
             print(f"  {job.name}: " + ", ".join(f"{k} {shown(v)}" for k, v in row.items()), flush=True)

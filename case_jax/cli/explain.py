@@ -1,0 +1,193 @@
+"""`case-jax explain`: pictures and numbers of single images, from the shell."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from case_jax._checks import CaseJaxError, require
+from case_jax.cli.ready import Model, Names, files_in, make_ready, say
+from case_jax.contrast import against as contrasted_with
+from case_jax.data import DigitScenes, Exif, read_crop
+from case_jax.evaluation.explain import explain_images
+from case_jax.files import require_writable
+from case_jax.methods import METHODS, described, titles_of
+from case_jax.models import Preprocessing
+from case_jax.models.class_names import classes_called
+from case_jax.source import Example, UnreadableImageError
+
+EXPLAINED = ("grad_cam", "layer_cam", "case", "finer_cam", "softmax_contrast")
+"""What `explain` draws when no methods are named."""
+EXPLAINED_AGAINST = ("grad_cam", "case", "finer_cam")
+"""And when the classes are named that the targets are contrasted with."""
+TOP = 3
+LONGEST = 600
+"""Longer side of a photograph in a picture, in pixels."""
+
+ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
+
+
+class Photograph(NamedTuple):
+    """An image with what surrounds it."""
+
+    example: Example
+    whole: Image.Image
+    box: tuple[float, float, float, float]
+    """The example in pixels of the whole: top, bottom, left, right."""
+
+
+def explain(
+    images: Annotated[tuple[str, ...], tyro.conf.Positional],
+    model: ModelArgs,
+    methods: Names = (),
+    targets: Names = (),
+    against: Names = (),
+    top: int | None = None,
+    signed: bool = False,
+    original: bool = False,
+    exif: Exif = "apply",
+    save_maps: Path | None = None,
+    format: Literal["png", "svg", "pdf"] = "png",
+    out: Path = Path(),
+    seed: int = 0,
+) -> None:
+    """Draw a grid of classes × methods for each image.
+
+    For example:
+
+        case-jax explain photo.jpg --contrast topk_logits:5
+
+        case-jax explain digit_scenes:7 --methods grad_cam case --top 2 --out figures
+
+        case-jax explain cat.jpg --model resnet50 --targets 281 "tiger cat" --save-maps cat.npz
+
+        case-jax explain cat.jpg --model resnet50 --targets tabby --against "tiger cat" --signed --original
+
+    Images are shown as a viewer shows them: turned as their EXIF orientation says, transparent pixels over white. Confusions that the contrast
+    needs are counted once, and kept beside compiled programs, in `~/.cache/case_jax`.
+
+    Args:
+        images: image files, folders of them, or `digit_scenes:INDEX` for a scene of the embedded data.
+        model: classifier and contrast.
+        methods: names from `case-jax list methods`, or `all`; by default five class activation maps, two without and three with contrast.
+        targets: classes by name or index; by default the likeliest.
+        against: classes by name or index that the targets are contrasted with: why the target rather than these. Instead of --contrast.
+        top: how many of the likeliest classes, 3 by default.
+        signed: show evidence against a class, too: red for it, blue against it.
+        original: draw on the whole photograph, with the part that the classifier sees outlined.
+        exif: turn photographs as their EXIF orientation says, as viewers do, or ignore it, as torchvision does.
+        save_maps: write the maps as numbers, too, at the layer's resolution and enlarged: a file .npz, .npy or .tif; with several images
+            each image's name is added.
+        format: of the pictures.
+        out: folder for the pictures; files of the same name are replaced.
+        seed: for random methods.
+    """
+    from case_jax.report.explanation import Original, draw_grid
+    from case_jax.report.map_files import require_suffix, write_maps
+
+    require(images, "images", "none", "image files, or digit_scenes:INDEX for a scene of the embedded data")
+    require(not (targets and top is not None), "top", top, "classes by --targets, or how many likeliest ones by --top")
+    usual = EXPLAINED_AGAINST if against else EXPLAINED
+    chosen = model.methods(methods or usual)
+    if against:
+        model = _without_contrast(model, chosen)
+    if save_maps is not None:
+        require_suffix(save_maps)
+        require_writable(save_maps.parent)
+    images = files_in(images)
+    ready = make_ready(model, methods=chosen)
+    names = ready.classifier.class_names
+    asked, others = classes_called("targets", targets, names), classes_called("against", against, names)
+    sets = contrasted_with(others, ready.model.num_classes) if others else None
+    if sets is not None:
+        sets.require_others(np.asarray(asked, int))
+    photographs = read_photographs(images, ready.classifier.preprocessing, exif)
+    require_writable(out)
+    rather = f"\nrather than {', '.join(names[c] for c in others)}" if others else ""
+    titles = [t + rather * described(n, chosen[n]).contrastive for n, t in titles_of(chosen).items()]
+    written: set[Path] = set()
+    explained = explain_images(
+        [photograph.example for photograph in photographs],
+        ready.model,
+        chosen,
+        contrast=lambda: ready.contrast(None, seed=seed).sets if sets is None else sets,
+        pixels=ready.pixels,
+        top=min(TOP, ready.model.num_classes - len(others)) if top is None else top,
+        targets=asked or None,
+        signed=signed,
+        seed=seed,
+    )
+    for found, (example, whole, box) in zip(explained, photographs, strict=True):
+        for change in example.changes:
+            say(f"{example.name} has {change}")
+        stem = Path(example.name).stem
+        files = (f"{stem}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, len(images) + 1))))
+        stem = next(name for name in files if Path(name) not in written)  # two images of one name in two folders
+        written.add(Path(stem))
+        if not np.isfinite(found.probabilities).all():
+            say(
+                f"{example.name}: the classifier's logits are not finite, so that neither its classes nor its maps mean anything"
+            )
+        drawn = Original(*_smaller(whole, box)) if original else None
+        file = out / f"explain-{stem}.{format}"
+        print(draw_grid(found, titles, names, file, original=drawn))
+        if save_maps is not None:
+            file = save_maps if len(images) == 1 else save_maps.with_name(f"{save_maps.stem}-{stem}{save_maps.suffix}")
+            geometry = {
+                "layer": ready.model.layer,
+                "against": [names[c] for c in others],
+                "photograph_size": [whole.height, whole.width],
+                "crop_in_photograph": dict(zip(("top", "bottom", "left", "right"), box, strict=True)),
+                "exif": exif,
+            }
+            for path in write_maps(file, found, names, geometry):
+                print(path)
+
+
+def _without_contrast(model: Model, methods: dict[str, Any]) -> Model:
+    """The choice when the question names the classes to contrast with; `topk_logits:1` only stands in for a contrast that nobody asks for."""
+    require(model.contrast is None, "against", f"--contrast {model.contrast}, too", "one of the two")
+    contrastive = [name for name, entry in METHODS.items() if entry.contrastive]
+    uses = set(contrastive) & set(methods)
+    require(uses, "against", f"methods {', '.join(methods)}", f"a method with contrast: {', '.join(contrastive)}")
+    return dataclasses.replace(model, contrast="topk_logits:1")
+
+
+def read_photographs(images: Sequence[str], facts: Preprocessing, exif: Exif) -> list[Photograph]:
+    """Image files, or scenes written `digit_scenes:INDEX`, as examples with what surrounds them.
+
+    Raises:
+        CaseJaxError: for a file that is missing or broken, or an index that is no number; names it.
+    """
+    found = []
+    for number, image in enumerate(images):
+        kind, _, rest = image.partition(":")
+        if kind == "digit_scenes":
+            accepted = "digit_scenes:INDEX with an index of at least 0"
+            require(rest.isascii() and rest.isdigit() and len(rest) < 10, "images", repr(image), accepted)
+            scene = DigitScenes("test", int(rest) + 1)[int(rest)]
+            height, width = scene.image.shape[:2]
+            found.append(Photograph(scene, Image.fromarray(scene.image), (0, height, 0, width)))
+            continue
+        how = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation, "exif": exif}
+        try:
+            cut = read_crop(Path(image), **how)
+        except UnreadableImageError as error:
+            raise CaseJaxError(f"images: {image} cannot be read ({error.reason}); give an image file.") from error
+        example = Example(number, image, cut.pixels, -1, changes=cut.changes)
+        found.append(Photograph(example, cut.photograph, cut.box))
+    return found
+
+
+def _smaller(whole: Image.Image, box: tuple[float, ...]) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """A photograph as a picture needs it, and the box in it."""
+    scale = min(1.0, LONGEST / max(whole.size))
+    size = max(1, round(whole.width * scale)), max(1, round(whole.height * scale))
+    across, down = size[0] / whole.width, size[1] / whole.height
+    top, bottom, left, right = box
+    shown = whole if scale == 1 else whole.resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(shown), (top * down, bottom * down, left * across, right * across)
