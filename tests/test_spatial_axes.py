@@ -296,3 +296,51 @@ def test_volumes_agree_over_all_their_voxels():
     a, b = jnp.asarray(RNG.random((2, 4, 5, 10)), jnp.float32)
     top = [set(np.argsort(-m.ravel(), kind="stable")[:20].tolist()) for m in (a, b)]
     assert float(jax.jit(partial(agreement, percent=10, space=3))(a, b).F) == pytest.approx(len(top[0] & top[1]) / 20)
+
+
+class Tokens(nnx.Module):
+    """Patches of any number of spatial axes, of any sides, as tokens behind a class token; no logit sees what `unused` gives."""
+
+    def __init__(self, *sides):
+        rngs = nnx.Rngs(0)
+        self.patches = nnx.Conv(2, 4, sides, strides=sides, use_bias=False, rngs=rngs)
+        self.embed, self.unused = nnx.Linear(4, 5, use_bias=False, rngs=rngs), nnx.Conv(5, 5, (1,), rngs=rngs)
+
+    def __call__(self, x):
+        tokens = self.patches(x)
+        tokens = tokens.reshape(len(x), -1, tokens.shape[-1])
+        tokens = self.embed(jnp.concatenate([jnp.ones((len(x), 1, 4)), tokens], axis=1))
+        self.unused(tokens[:, ::2])
+        return jax.nn.relu(tokens).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("sides", "shape", "grid", "place"),
+    [((4,), (20,), (5,), (3,)), ((1, 4, 2), (3, 8, 8), (3, 2, 4), (1, 0, 2))],
+)
+def test_tokens_lie_where_their_patch_is_and_the_grid_has_the_image_s_axes(sides, shape, grid, place):
+    patch = tuple(slice(at * side, (at + 1) * side) for at, side in zip(place, sides, strict=True))
+    image, net, count = jnp.zeros((*shape, 2)).at[patch].set(1.0), Tokens(*sides), int(np.prod(grid))
+    model = tap_nnx(net, "embed", image, token_grid=grid, prefix_tokens=1)
+    activation = jnp.abs(model.view(model.params, image).activation).sum(-1)
+    assert np.unravel_index(int(activation.argmax()), grid) == place
+    with pytest.raises(
+        CaseJaxError, match=rf"^token_grid: got {count}×1×1×1 .* and an image of {'×'.join(map(str, shape))}"
+    ):
+        tap_nnx(net, "embed", image, token_grid=(count, 1, 1, 1), prefix_tokens=1)
+    with pytest.raises(CaseJaxError, match=rf"^token_grid: .* of {count + 1} tokens; accepted"):
+        tap_nnx(net, "embed", image, token_grid=grid)
+
+
+def test_a_layer_of_signals_that_reaches_no_logit_is_refused_with_one_of_another_length():
+    with pytest.raises(CaseJaxError, match=r"^layer: the logits do not depend on 'unused'.*is 'embed'"):
+        tap_nnx(Tokens(4), "unused", jnp.ones((20, 2)))
+
+
+def test_signed_maps_of_a_line_in_a_volume():
+    signals, volumes = model_of(LINE, KERNEL), model_of(in_space(LINE), in_space(KERNEL))
+    thin = explain(signals, LINE, "hires_cam", targets=TARGETS, signed=True)
+    thick = explain(volumes, in_space(LINE), "hires_cam", targets=TARGETS, signed=True)
+    np.testing.assert_allclose(thick[:, 0, :, 0], thin, atol=2e-5)
+    np.testing.assert_allclose(jnp.abs(thin).max(-1), 1, atol=0.2)
+    assert float(thin.min()) < -0.1 < 0.1 < float(thin.max())

@@ -73,8 +73,8 @@ def explain(
 
     Returns:
         Maps in [0, 1] (`signed`: [−1, 1]), (H, W) for None or one class, (T, H, W) for T classes, with a leading batch axis for a batch;
-        in signals and volumes with their own spatial axes. All zero where a map is
-        degenerate: constant, not finite, nowhere positive, or of a traced class that does not exist.
+        in signals and volumes with their own spatial axes. All zero where a map is degenerate: constant, not finite, nowhere positive, or
+        of a traced class that does not exist.
 
     Raises:
         CaseJaxError: for an unknown method or option, images of another kind, values from 0 to 255 for a classifier whose preprocessing

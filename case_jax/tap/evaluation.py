@@ -201,9 +201,7 @@ def _without_zeros(leaf: Any) -> Any:
     return jnp.asarray(0.1 * np.cos(np.arange(jnp.size(leaf))).reshape(jnp.shape(leaf)), jnp.result_type(leaf))
 
 
-def require_reached(
-    survey: Survey, path: str, call: int | None, tokens: Tokens | None, places: Sequence[str]
-) -> None:
+def require_reached(survey: Survey, path: str, call: int | None, tokens: Tokens | None, places: Sequence[str]) -> None:
     """Raise unless a layer is called once, or often enough, and the logits depend on what is tapped of it.
 
     Args:

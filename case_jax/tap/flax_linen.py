@@ -191,7 +191,8 @@ def tap_linen(
             layer of a DenseNet): the first of them, and how many there are.
         after: "relu" taps, instead of the layer's output, the value behind the rectifier that takes it; for networks that
             call the rectifier as a function.
-        token_grid: rows and columns, when the layer's output are tokens, (B, prefix_tokens + rows · columns, K): the last become the map.
+        token_grid: rows and columns (in signals and volumes as many numbers as there are axes), when the layer's output are tokens,
+            (B, prefix_tokens + rows · columns, K): the last become the map.
         prefix_tokens: how many tokens stand in front of those of the grid (a class token, registers).
         chunk: most classes whose gradients are held in memory at once.
         check: False skips what is checked here beyond shapes: evaluation, a path from layer to logits, the grid's aspect ratio,
@@ -226,7 +227,8 @@ def tap_linen(
     if head is not None:
         given = f"{head!r}, a {type(known[head]).__name__}"
         require(isinstance(known[head], nn.Dense), "linear_head" if linear_head else "dense_head", given, "an nn.Dense")
-    target, places = Tapped(layer, layer_output, call, token_grid and Tokens(token_grid, prefix_tokens, check)), []
+    tokens = None if token_grid is None else Tokens(tuple(token_grid), prefix_tokens, check)
+    target, places = Tapped(layer, layer_output, call, tokens), []
     if check:
         survey = surveyed(_network(run, variables, known, target, output, places), image)
         require_reached(survey, layer, call, target.tokens, places)

@@ -219,7 +219,8 @@ def tap_nnx(
             layer of a DenseNet): the first of them, and how many there are.
         after: "relu" taps, instead of the layer's output, the value behind the rectifier that takes it; for networks that
             call the rectifier as a function.
-        token_grid: rows and columns, when the layer's output are tokens, (B, prefix_tokens + rows · columns, K): the last become the map.
+        token_grid: rows and columns (in signals and volumes as many numbers as there are axes), when the layer's output are tokens,
+            (B, prefix_tokens + rows · columns, K): the last become the map.
         prefix_tokens: how many tokens stand in front of those of the grid (a class token, registers).
         stages: paths of further layers whose maps a method may ask for (`View.stages`), the highest resolution first.
         chunk: most classes whose gradients are held in memory at once.
@@ -258,7 +259,8 @@ def tap_nnx(
         require(
             isinstance(known[head], nnx.Linear), "linear_head" if linear_head else "dense_head", given, "an nnx.Linear"
         )
-    target = Tapped(layer, layer_output, call, token_grid and Tokens(token_grid, prefix_tokens, check))
+    tokens = None if token_grid is None else Tokens(tuple(token_grid), prefix_tokens, check)
+    target = Tapped(layer, layer_output, call, tokens)
     parts, places = _Parts(invoked), []
     if check:
         with told_of_channels(image):
