@@ -1,7 +1,12 @@
-"""Images and maps, arrays to arrays, knowing no model: resizing, scaling, filling."""
+"""Images and maps, arrays to arrays, knowing no model: resizing, scaling, filling.
 
+An image or activation has any number of spatial axes and then its channels: a signal (L, D), a picture (H, W, D), a volume (D, H, W, K). A map
+has the spatial axes alone. Arrays that hold several maps are told `space`, the number of spatial axes, where no image says it.
+"""
+
+import string
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Literal, get_args
 
 import jax
@@ -30,6 +35,42 @@ def normalise_image(
     )
     require(len(mean) == len(std) == depth, "pixels", given, accepted)
     return (jnp.asarray(image, jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def space_axes(image: Shaped[Array, "*space D"]) -> tuple[int, ...]:
+    """The spatial axes of one image or activation, channels last."""
+    return tuple(range(image.ndim - 1))
+
+
+def channel_means(image: Float[Array, "*space D"]) -> Float[Array, " D"]:
+    """The mean of each channel over all positions."""
+    return image.mean(space_axes(image))
+
+
+def shortest_side(image: Shaped[Array, "*space D"]) -> int:
+    """The shortest spatial axis in pixels; axes of a single pixel, along which nothing varies, do not count."""
+    return min((side for side in image.shape[:-1] if side > 1), default=1)
+
+
+def require_pictures(what: str, space: int) -> None:
+    """Raise unless there are two spatial axes, for what is defined for pictures alone."""
+    given = f"{space} spatial ax{'is' if space == 1 else 'es'}"
+    require(
+        space == 2,
+        what,
+        given,
+        "pictures, (height, width), for which alone it is defined; several of them with jax.vmap",
+    )
+
+
+def along_axes(maps: Float[Array, "*n_space"], matrices: Sequence[Float[Array | np.ndarray, "target source"]]) -> Array:
+    """Maps with a matrix applied along each of their spatial axes, the last ones."""
+    few = len(matrices)
+    source, target = string.ascii_lowercase[:few], string.ascii_uppercase[:few]
+    first, *others = (jnp.asarray(matrix, maps.dtype) for matrix in matrices)
+    terms = [t + s for t, s in zip(target, source, strict=True)]
+    subscripts = ",".join([terms[0], f"...{source}", *terms[1:]]) + f"->...{target}"
+    return jnp.einsum(subscripts, first, maps, *others, precision=jax.lax.Precision.HIGHEST)
 
 
 def picture(
@@ -65,14 +106,17 @@ def _interpolation(source: int, target: int) -> np.ndarray:
     return matrix
 
 
-def resize_map(saliency: Float[Array, "*n h w"], shape: tuple[int, ...]) -> Float[Array, "*n H W"]:
-    """Bilinear interpolation with half-pixel centres and no antialias, as cv2 INTER_LINEAR (equal to 1e-6)."""
-    if saliency.shape[-2:] == tuple(shape):
+def resize_map(saliency: Float[Array, "*n_space"], shape: tuple[int, ...]) -> Float[Array, "*n_Space"]:
+    """Linear interpolation along each spatial axis with half-pixel centres and no antialias, in pictures as cv2 INTER_LINEAR (equal to 1e-6).
+
+    Args:
+        saliency: one map or several, whose last axes are as many spatial ones as `shape` has sizes.
+        shape: the sizes wanted.
+    """
+    given = saliency.shape[-len(shape) :]
+    if given == tuple(shape):
         return saliency
-    rows, columns = (
-        jnp.asarray(_interpolation(n, m), saliency.dtype) for n, m in zip(saliency.shape[-2:], shape, strict=True)
-    )
-    return jnp.einsum("Hh,...hw,Ww->...HW", rows, saliency, columns, precision=jax.lax.Precision.HIGHEST)
+    return along_axes(saliency, [_interpolation(n, m) for n, m in zip(given, shape, strict=True)])
 
 
 def _cubic(start: Int[Array, ""], stop: Int[Array, ""], source: int, target: int) -> Float[Array, "target source"]:
@@ -110,16 +154,21 @@ def crop_resized(image: Float[Array, "H W D"], box: Int[Array, "4"], shape: tupl
     return jnp.einsum("yh,hwd,xw->yxd", rows, image, columns, precision=jax.lax.Precision.HIGHEST)
 
 
-def rescale_map(saliency: Float[Array, "*n h w"]) -> Float[Array, "*n h w"]:
+def _of_map(space: int) -> tuple[int, ...]:
+    """The spatial axes of maps: the last `space`."""
+    return tuple(range(-space, 0))
+
+
+def rescale_map(saliency: Float[Array, "*n_space"], *, space: int = 2) -> Float[Array, "*n_space"]:
     """Positive part, shifted to minimum 0 and divided by `1e-7 + max`, as pytorch-grad-cam does; a zero map stays zero."""
     positive = jax.nn.relu(saliency)
-    positive = positive - positive.min((-2, -1), keepdims=True)
-    return positive / (1e-7 + positive.max((-2, -1), keepdims=True))
+    positive = positive - positive.min(_of_map(space), keepdims=True)
+    return positive / (1e-7 + positive.max(_of_map(space), keepdims=True))
 
 
-def rescale_signed(saliency: Float[Array, "*n h w"]) -> Float[Array, "*n h w"]:
+def rescale_signed(saliency: Float[Array, "*n_space"], *, space: int = 2) -> Float[Array, "*n_space"]:
     """Divided by `1e-7 + max |map|`, so that zero stays zero; a zero map stays zero."""
-    return saliency / (1e-7 + jnp.abs(saliency).max((-2, -1), keepdims=True))
+    return saliency / (1e-7 + jnp.abs(saliency).max(_of_map(space), keepdims=True))
 
 
 FOR, AGAINST = (0.70, 0.02, 0.15), (0.02, 0.30, 0.70)
@@ -132,51 +181,63 @@ def signed_colours(saliency: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w
     return np.concatenate([hue, 0.85 * np.clip(np.abs(saliency), 0, 1)[..., None]], -1)
 
 
-def is_degenerate(saliency: Float[Array, "*n h w"], *, signed: bool = False) -> Bool[Array, "*n"]:
+def is_degenerate(saliency: Float[Array, "*n_space"], *, space: int = 2, signed: bool = False) -> Bool[Array, "*n"]:
     """Whether the positive part of a map (or `signed`, the whole map) is all zero, constant or non-finite, so that it ranks nothing."""
     kept = saliency if signed else jax.nn.relu(saliency)
-    finite = jnp.isfinite(saliency).all((-2, -1))
-    return ~finite | (kept.max((-2, -1)) <= kept.min((-2, -1)))
+    finite = jnp.isfinite(saliency).all(_of_map(space))
+    return ~finite | (kept.max(_of_map(space)) <= kept.min(_of_map(space)))
 
 
 def finish_maps(
-    maps: Float[Array, "*n h w"], shape: tuple[int, ...], *, signed: bool = False
-) -> Float[Array, "*n H W"]:
+    maps: Float[Array, "*n_space"], shape: tuple[int, ...], *, space: int = 2, signed: bool = False
+) -> Float[Array, "*n_Space"]:
     """Maps at a layer's resolution to maps in [0, 1] at input resolution: `rescale_map`, then `resize_map`.
 
     `signed` maps keep what is negative, evidence against the class, and come out in [−1, 1]: `rescale_signed`, then `resize_map`.
     Degenerate maps become all zero.
 
+    Args:
+        maps: one map or several, whose last axes are the spatial ones.
+        shape: of the image, without its channels.
+        space: how many spatial axes: 2 for pictures, 1 for signals, 3 for volumes. Never guessed, because several maps of a picture have as many
+            axes as one of a volume.
+
     Raises:
-        CaseJaxError: for a shape that is no pair (height, width).
+        CaseJaxError: for a shape that is no pair (height, width), or with `space` not as many sizes; maps of fewer axes.
     """
-    accepted = "the pair (height, width) in pixels, for example image.shape[:2]"
-    require(np.ndim(shape) == 1 and len(shape) == 2, "shape", shape, accepted)
-    scaled = rescale_signed(maps) if signed else rescale_map(maps)
-    return resize_map(jnp.where(is_degenerate(maps, signed=signed)[..., None, None], 0.0, scaled), shape)
+    accepted = (
+        "the pair (height, width) in pixels, for example image.shape[:2]; for signals space=1 and for volumes space=3 with as many sizes"
+        if space == 2
+        else f"{space} sizes, for space={space}, for example image.shape[:-1]"
+    )
+    require(space >= 1 and np.ndim(shape) == 1 and len(shape) == space, "shape", shape, accepted)
+    require(maps.ndim >= space, "maps", f"shape {maps.shape}", f"one map of {space} spatial axes or several")
+    empty = jnp.expand_dims(is_degenerate(maps, space=space, signed=signed), _of_map(space))
+    scaled = rescale_signed(maps, space=space) if signed else rescale_map(maps, space=space)
+    return resize_map(jnp.where(empty, 0.0, scaled), shape)
 
 
-def blur(image: Float[Array, "H W D"], sigma: float) -> Float[Array, "H W D"]:
-    """Gaussian blur with mirrored edges, truncated at three σ; σ in pixels."""
-    radius = max(1, min(round(3 * sigma), image.shape[0] - 1, image.shape[1] - 1))
-    kernel = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1, dtype=jnp.float32) / sigma) ** 2).astype(image.dtype)
-    kernel = kernel / kernel.sum()
-    smooth = jax.vmap(lambda line: jnp.convolve(jnp.pad(line, radius, mode="reflect"), kernel, mode="valid"))
+def blur(image: Float[Array, "*space D"], sigma: float) -> Float[Array, "*space D"]:
+    """Gaussian blur with mirrored edges, truncated at three σ or, along an axis that is shorter, at its length; σ in pixels."""
 
-    def along(axis: int, x: Array) -> Array:
+    def along(x: Array, axis: int) -> Array:
+        radius = max(1, min(round(3 * sigma), x.shape[axis] - 1))
+        kernel = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1, dtype=jnp.float32) / sigma) ** 2).astype(x.dtype)
+        kernel = kernel / kernel.sum()
+        smooth = jax.vmap(lambda line: jnp.convolve(jnp.pad(line, radius, mode="reflect"), kernel, mode="valid"))
         lines = jnp.moveaxis(x, axis, -1)
         return jnp.moveaxis(smooth(lines.reshape(-1, lines.shape[-1])).reshape(lines.shape), -1, axis)
 
-    return along(1, along(0, image))
+    return reduce(along, space_axes(image), image)
 
 
 def filling(
     kind: Fill,
-    image: Float[Array, "H W D"],
+    image: Float[Array, "*space D"],
     *,
     black: Float[Array, " D"] | None = None,
     key: Key[Array, ""] | None = None,
-) -> Float[Array, "H W D"]:
+) -> Float[Array, "*space D"]:
     """What is put in place of removed pixels of a normalised image.
 
     Args:
@@ -192,7 +253,7 @@ def filling(
     if kind == "mean":
         return jnp.zeros_like(image)
     if kind == "blur":
-        return blur(image, max(image.shape[:2]) / 10)
+        return blur(image, max(image.shape[:-1]) / 10)
     if kind == "noise":
         if key is None:
             raise CaseJaxError("key: the fill 'noise' needs this image's key, for example jax.random.key(0).")
@@ -229,6 +290,7 @@ def ssim(first: Float[Array, "H W"], second: Float[Array, "H W"]) -> Float[Array
     Wang, Bovik, Sheikh, Simoncelli, Image quality assessment: from error visibility to structural similarity (2004).
     """
     shape = first.shape
+    require_pictures("SSIM", len(shape))
     accepted = (
         f"two maps of one shape (H, W) with sides of at least {SSIM_WINDOW} pixels, the window; batch with jax.vmap"
     )

@@ -4,7 +4,9 @@ Pixels are ranked by value, descending, and among equal values by flat (row-majo
 treat equal values alike, and there alone ties share their average rank.
 """
 
+import functools
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +24,9 @@ def pixel_count(percent: float, shape: tuple[int, ...]) -> int:
         CaseJaxError: for a percentage outside (0, 100], or of less than one pixel.
     """
     require_percent("percent", [percent])
-    height, width = shape
-    count = math.floor(percent * height * width / 100 + 1e-9)  # 47% of 100 pixels are 47, whatever 0.47 · 100 rounds to
-    require(count >= 1, "percent", f"{percent:g}% of {height}×{width} pixels", "at least one pixel")
+    of_all = functools.reduce(operator.mul, shape, percent)
+    count = math.floor(of_all / 100 + 1e-9)  # 47% of 100 pixels are 47, whatever 0.47 · 100 rounds to
+    require(count >= 1, "percent", f"{percent:g}% of {'×'.join(map(str, shape))} pixels", "at least one pixel")
     return count
 
 
@@ -56,7 +58,7 @@ def unpack(words: UInt32[Array, "*n W"]) -> Bool[Array, "*n P"]:
     return bits.astype(bool).reshape(*words.shape[:-1], -1)
 
 
-def top_mask(saliency: Float[Array, "H W"], count: int | Int[Array, ""]) -> Bool[Array, "H W"]:
+def top_mask(saliency: Float[Array, "*space"], count: int | Int[Array, ""]) -> Bool[Array, "*space"]:
     """The `count` highest-ranked pixels of a map, exactly `count` of them; arguments as `top_words`.
 
     Returns:
@@ -65,17 +67,17 @@ def top_mask(saliency: Float[Array, "H W"], count: int | Int[Array, ""]) -> Bool
     return unpack(top_words(saliency, count))[: saliency.size].reshape(saliency.shape)
 
 
-def top_words(saliency: Float[Array, "H W"], count: int | Int[Array, ""]) -> UInt32[Array, " w"]:
+def top_words(saliency: Float[Array, "*space"], count: int | Int[Array, ""]) -> UInt32[Array, " w"]:
     """The `count` highest-ranked pixels of a map, exactly `count` of them, as a packed mask.
 
     The threshold is found by bisection on the bits of the values: no sort, cost independent of `count`.
 
     Args:
         saliency: one map; compared in float32. the rank of NaN is undefined: exclude degenerate maps first.
-        count: number of pixels, 0 ≤ count ≤ H·W; may be traced.
+        count: number of pixels, from 0 to all of them; may be traced.
 
     Returns:
-        ⌈H·W / 32⌉ words, see `pack`. Ties go to the lower flat index.
+        ⌈P / 32⌉ words for P pixels, see `pack`. Ties go to the lower flat index.
     """
     keys, count = _ordered(saliency).ravel(), jnp.asarray(count, jnp.int32)
     threshold = _threshold(keys, count)
@@ -143,7 +145,7 @@ def _total(mask: Bool[Array, "128 n"]) -> Int[Array, ""]:
     return mask.astype(jnp.uint8).sum(0, dtype=jnp.uint8).sum(dtype=jnp.int32)
 
 
-def places(saliency: Float[Array, "H W"]) -> Int[Array, "H W"]:
+def places(saliency: Float[Array, "*space"]) -> Int[Array, "*space"]:
     """The place of every pixel in the ranking of a map, 0 for the highest: `places(m) < n` is `top_mask(m, n)`, for every n at once.
 
     One sort, where `top_mask` needs none; use it when many counts of one map are wanted.
@@ -165,7 +167,7 @@ def average_ranks(values: Float[Array, " n"]) -> Float[Array, " n"]:
     return jnp.zeros_like(average).at[order].set(average, unique_indices=True)
 
 
-def correlation(first: Float[Array, "H W"], second: Float[Array, "H W"]) -> Float[Array, ""]:
+def correlation(first: Float[Array, "*space"], second: Float[Array, "*space"], *, space: int = 2) -> Float[Array, ""]:
     """Pearson's correlation of two maps over their pixels, −1 to 1.
 
     `ρ = Σ (a − ā)(b − b̄) / √(Σ (a − ā)² · Σ (b − b̄)²)`.
@@ -173,6 +175,7 @@ def correlation(first: Float[Array, "H W"], second: Float[Array, "H W"]) -> Floa
     Args:
         first: one map.
         second: another of the same shape.
+        space: how many axes a map has: 2 for pictures, 1 for signals, 3 for volumes.
 
     Returns:
         ρ, computed in float32 at least; NaN where either map is constant or not finite.
@@ -180,7 +183,7 @@ def correlation(first: Float[Array, "H W"], second: Float[Array, "H W"]) -> Floa
     Raises:
         CaseJaxError: for maps of other shapes.
     """
-    _require_same_shape(first, second)
+    require_pair(first, second, space)
     dtype = _wide(first, second)
     a, b = (m.astype(dtype) - m.astype(dtype).mean() for m in (first, second))
     product, scale = (a * b).mean(), jnp.sqrt((a * a).mean()) * jnp.sqrt((b * b).mean())
@@ -188,12 +191,13 @@ def correlation(first: Float[Array, "H W"], second: Float[Array, "H W"]) -> Floa
     return jnp.where(varies, jnp.clip(product / jnp.where(varies, scale, 1.0), -1.0, 1.0), jnp.nan)
 
 
-def spearman(first: Float[Array, "H W"], second: Float[Array, "H W"]) -> Float[Array, ""]:
+def spearman(first: Float[Array, "*space"], second: Float[Array, "*space"], *, space: int = 2) -> Float[Array, ""]:
     """Spearman's rank correlation of two maps over their pixels, −1 to 1: `correlation` of their average ranks.
 
     Args:
         first: one map.
         second: another of the same shape.
+        space: how many axes a map has: 2 for pictures, 1 for signals, 3 for volumes.
 
     Returns:
         ρ, equal to `scipy.stats.spearmanr` of the flattened maps to about 1e-6; NaN where either map is constant or not finite.
@@ -201,18 +205,23 @@ def spearman(first: Float[Array, "H W"], second: Float[Array, "H W"]) -> Float[A
     Raises:
         CaseJaxError: for maps of other shapes.
     """
-    _require_same_shape(first, second)
+    require_pair(first, second, space)
     ranks = [average_ranks(m.ravel()).reshape(m.shape) / m.size for m in (first, second)]
     finite = jnp.isfinite(first).all() & jnp.isfinite(second).all()
-    return jnp.where(finite, correlation(*ranks), jnp.nan)
+    return jnp.where(finite, correlation(*ranks, space=space), jnp.nan)
 
 
 def _wide(*arrays: Array) -> DTypeLike:
     return jnp.float64 if any(a.dtype == jnp.float64 for a in arrays) else jnp.float32
 
 
-def _require_same_shape(first: Array, second: Array) -> None:
-    """Raise unless these are two maps of one shape (H, W)."""
-    proper = first.ndim == 2 and first.shape == second.shape and first.size > 0
-    accepted = "two maps of one shape (H, W); batch with jax.vmap"
+def require_pair(first: Array, second: Array, space: int) -> None:
+    """Raise unless these are two maps of one shape, with as many axes as said: several maps of pictures are not one of a volume."""
+    proper = first.ndim == space and first.shape == second.shape and first.size > 0
+    kind = (
+        "(H, W); batch with jax.vmap, and give space=1 for signals, space=3 for volumes"
+        if space == 2
+        else f"with {space} axes"
+    )
+    accepted = f"two maps of one shape {kind}"
     require(proper, "first, second", f"shapes {first.shape} and {second.shape}", accepted)

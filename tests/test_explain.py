@@ -161,7 +161,9 @@ def explained():
     degenerate = np.array([[False, True], [False, False]])
     shares = np.array([0.9, 0.1], np.float32)
     names = ("case", "masker:runs/x")
-    return Explanation(example, names, np.array([2, 0]), shares, enlarged / 5, degenerate, 4 * degenerate, raw, enlarged, True)
+    return Explanation(
+        example, names, np.array([2, 0]), shares, enlarged / 5, degenerate, 4 * degenerate, raw, enlarged, True
+    )
 
 
 GEOMETRY = {"layer": "conv", "crop_in_photograph": {"top": 0, "bottom": 12, "left": 2, "right": 18}}

@@ -74,8 +74,8 @@ def test_every_option_of_every_method_has_a_default(name):
     [
         ("rise.batch=x", "a whole number"),
         ("rise.batch=1.5", "a whole number"),
-        ("occlusion.window=5.5", "a whole number or 2 numbers separated by a comma"),
-        ("occlusion.window=1,2,3", "a whole number or 2 numbers separated by a comma"),
+        ("occlusion.window=5.5", "a whole number or numbers separated by commas"),
+        ("occlusion.window=1,2.5", "a whole number or numbers separated by commas"),
         ("extremal_perturbation.spacing=1.5", "a whole number"),
         ("extremal_perturbation.sigma=wide", "a number"),
     ],

@@ -549,7 +549,7 @@ def test_a_declared_head_must_be_tagged():
     [
         (lambda p, x: tag(x, "a").sum(), image_of(), "model: got an output of shape ()"),
         (lambda p, x: tag(x.mean((0, 1)), "a"), image_of(), "layer: got 'a' with an output of shape (3,)"),
-        (lambda p, x: tag(x, "a").mean((0, 1)), image_of()[None], "image: got shape (1, 8, 8, 3)"),
+        (lambda p, x: tag(x, "a").mean((0, 1)), image_of()[None], "for one image of shape (1, 8, 8, 3)"),
         (lambda p, x: tag(x, "a").mean((0, 1)), jnp.zeros((8, 8, 3), jnp.uint8), "dtype uint8"),
     ],
 )

@@ -201,6 +201,8 @@ def test_the_recipes_equal_finite_differences():
         (25, (32, 48), []),
         (2, (32, 32), [(1, 2), (2, 1)]),
         (7, (32, 32), []),
+        (16, (60,), [(16,)]),
+        (24, (8, 16, 12), [(2, 4, 3)]),
     ],
 )
 def test_the_grid_that_has_the_image_s_aspect_ratio(tokens, image, expected):

@@ -70,13 +70,16 @@ def value_of(word: str, text: str, option: inspect.Parameter) -> Any:
 def _is(value: Any, kind: Any) -> bool:
     if get_origin(kind) is tuple:
         items = get_args(kind)
+        if items[1:] == (...,):
+            return type(value) is tuple and all(_is(item, items[0]) for item in value)
         return type(value) is tuple and len(value) == len(items) and all(map(_is, value, items))
     return type(value) is kind or (kind is float and type(value) is int)
 
 
 def _words(kind: Any) -> str:
     if get_origin(kind) is tuple:
-        return f"{len(get_args(kind))} numbers separated by a comma"
+        items = get_args(kind)
+        return "numbers separated by commas" if ... in items else f"{len(items)} numbers separated by a comma"
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, f"a value of type {kind}")
 
 

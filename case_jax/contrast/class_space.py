@@ -16,7 +16,7 @@ from case_jax.tap.head import Factors, at_least_float32
 class _Mean(NamedTuple):
     """Of a target's contrast set."""
 
-    maps: Float[Array, "T H W"]
+    maps: Float[Array, "T *space"]
     """S̄_c."""
     with_own: Float[Array, " T"]
     """⟨α_c, ᾱ_c⟩."""
@@ -24,21 +24,23 @@ class _Mean(NamedTuple):
     """‖ᾱ_c‖²."""
 
 
-def class_maps(factors: Factors, activation: Float[Array, "H W K"], classes: Int[Array, " T"]) -> Float[Array, "T H W"]:
+def class_maps(
+    factors: Factors, activation: Float[Array, "*space K"], classes: Int[Array, " T"]
+) -> Float[Array, "T *space"]:
     """`S_c` of the given classes, before any rectification; NaN for a class that does not exist."""
     return _maps(factors, activation, factors.rows(classes))
 
 
 def orthogonal_maps(
     factors: Factors,
-    activation: Float[Array, "H W K"],
+    activation: Float[Array, "*space K"],
     targets: Int[Array, " T"],
     sets: Int[Array, "T k"],
     *,
     members: Int[Array, " m"] | None,
     eps: float,
     eps_relative: bool,
-) -> Float[Array, "T H W"]:
+) -> Float[Array, "T *space"]:
     """`S_c − β_c S̄_c`, the class map of `operators.mean_orthogonal`'s weights, before any rectification.
 
     Args:
@@ -57,11 +59,14 @@ def orthogonal_maps(
         mean = _of_few(factors, activation, own, (sets[:, :, None] == members).mean(1, dtype=own.dtype), members)
     scale = _product("tk,k->t", own**2, factors.response**2) if eps_relative else 1.0
     share = projection_share(mean.with_own, mean.squared, eps * scale)
-    return _maps(factors, activation, own) - share[:, None, None] * mean.maps
+    share = share.reshape(-1, *(1,) * (activation.ndim - 1))
+    return _maps(factors, activation, own) - share * mean.maps
 
 
-def _maps(factors: Factors, activation: Float[Array, "H W K"], rows: Float[Array, "T K"]) -> Float[Array, "T H W"]:
-    return _product("hwk,tk->thw", at_least_float32(activation) * factors.response, rows)
+def _maps(
+    factors: Factors, activation: Float[Array, "*space K"], rows: Float[Array, "T K"]
+) -> Float[Array, "T *space"]:
+    return _product("...k,tk->t...", at_least_float32(activation) * factors.response, rows)
 
 
 def _of_any(factors: Factors, activation: Array, own: Float[Array, "T K"], sets: Int[Array, "T k"]) -> _Mean:
@@ -82,7 +87,7 @@ def _of_few(
     """Sets of the same few members: everything about these once, then combined by their shares."""
     rows = factors.rows(members)
     scaled = rows * factors.response**2
-    maps = _product("tm,mhw->thw", shares, _maps(factors, activation, rows))
+    maps = _product("tm,m...->t...", shares, _maps(factors, activation, rows))
     with_own = (shares * _product("tk,mk->tm", own, scaled)).sum(1)
     squared = _product("tm,mn,tn->t", shares, _product("mk,nk->mn", rows, scaled), shares)
     return _Mean(maps, with_own, squared)

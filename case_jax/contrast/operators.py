@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from case_jax.imageops import channel_means
 from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.link import probabilities as probabilities_of
 from case_jax.tap.link import shares
@@ -142,7 +143,7 @@ def softmax(view: View, targets: Targets) -> EffectiveWeights:
     probabilities = probabilities_of(view.logits, view.link)
     likeliest = view.logits.argmax()
     others = probabilities.at[likeliest].set(0.0)
-    rest = at_least_float32(view.pull(others)).mean((0, 1))
+    rest = channel_means(at_least_float32(view.pull(others)))
     alpha, alpha_likeliest = view.class_weights(targets), view.class_weights(likeliest[None])[0]
     of_others = alpha - probabilities[likeliest] * alpha_likeliest
     return jnp.where((targets == likeliest)[:, None], others.sum() * alpha, of_others) - rest

@@ -15,7 +15,7 @@ from case_jax.evaluation import Evaluate, Pixels, Subject, count_confusions, pre
 from case_jax.evaluation.confusion import IMAGES
 from case_jax.evaluation.gallery import save_gallery
 from case_jax.front.explaining import TAPPED
-from case_jax.imageops import picture
+from case_jax.imageops import picture, require_pictures
 from case_jax.methods import MapFunction
 from case_jax.models import LoadedModel
 from case_jax.report import write_report
@@ -68,6 +68,7 @@ def evaluate(
         CaseJaxError: for whatever could not run, before any long work.
     """
     require(isinstance(model, TappedModel), "model", type(model).__name__, TAPPED)
+    require_pictures("evaluate's run with its pictures and boxes", len(model.image_shape) - 1)
     chosen = _pixels(model, pixels)
     source = _opened(data, model, limit=limit, seed=seed, exif=exif) if isinstance(data, str | Path) else data
     known = {"model_name": model.name, "class_names": model.class_names} if isinstance(model, LoadedModel) else {}

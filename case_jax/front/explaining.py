@@ -42,7 +42,7 @@ class _Chosen(NamedTuple):
 
 def explain(
     model: TappedModel,
-    image: Float[Array | np.ndarray, "*B H W D"],
+    image: Float[Array | np.ndarray, "*B_space_D"],
     method: str | MapFunction = "case",
     *,
     targets: int | Int[Any, "*BT"] | None = None,
@@ -50,7 +50,7 @@ def explain(
     signed: bool = False,
     seed: int | Int[Any, ""] = 0,
     **options: Any,
-) -> Float[Array, "*BT H W"]:
+) -> Float[Array, "*BT_space"]:
     """A method's maps of an image's classes, in [0, 1] and at the image's size.
 
     The same bits as the long way under `jax.jit`: `finish_maps(method(view, ask(view, targets, contrast)), (H, W))` with
@@ -59,7 +59,8 @@ def explain(
 
     Args:
         model: from `load` or one of the taps.
-        image: a normalised image (H, W, D), as `model.read` gives it, or a batch (B, H, W, D).
+        image: a normalised image (H, W, D), as `model.read` gives it, or a batch (B, H, W, D); for a model of signals (L, D), of volumes
+            (depth, H, W, D), and batches of these.
         method: a name in `METHODS`, or a function `(view, query) -> maps`.
         targets: the predicted class of each image (None), a class, a list of classes, the same for every image, or an array (B, T) with
             a row for each image of a batch (`labels[:, None]` for a class each).
@@ -71,8 +72,9 @@ def explain(
         **options: of the method, for example `masks=500` for RISE.
 
     Returns:
-        Maps in [0, 1] (`signed`: [−1, 1]), (H, W) for None or one class, (T, H, W) for T classes, with a leading batch axis for a batch. All zero where a map is
-        degenerate: constant, not finite, nowhere positive, or of a traced class that does not exist.
+        Maps in [0, 1] (`signed`: [−1, 1]), (H, W) for None or one class, (T, H, W) for T classes, with a leading batch axis for a batch;
+        in signals and volumes with their own spatial axes. All zero where a map is degenerate: constant, not finite, nowhere positive, or
+        of a traced class that does not exist.
 
     Raises:
         CaseJaxError: for an unknown method or option, images of another kind, values from 0 to 255 for a classifier whose preprocessing
@@ -97,32 +99,31 @@ def explain(
         require_seed(seed)
         seed = np.asarray(seed, np.uint32)
     maps = _maps(model, image, asked, sets, seed, method=chosen)
-    return maps[..., 0, :, :] if targets is None or np.ndim(targets) == 0 else maps
+    return maps.squeeze(-len(model.image_shape)) if targets is None or np.ndim(targets) == 0 else maps
 
 
 @partial(parallel.on_one_device, static_argnames="method")
 def _maps(
     model: TappedModel,
-    image: Float[Array, "*B H W D"],
+    image: Float[Array, "*B_space_D"],
     targets: Int[Array, "*BT"] | None,
     sets: ContrastSet | None,
     seed: Int[Array, ""],
     *,
     method: _Chosen,
-) -> Float[Array, "*BT H W"]:
+) -> Float[Array, "*BT_space"]:
     def one(image: Array, targets: Array | None, number: Any) -> Array:
         view = model.view(model.params, image)
         asked = view.logits.argmax()[None] if targets is None else targets
         query = ask(view, asked, sets, key=jax.random.fold_in(jax.random.key(seed), number))
         function = partial(signed_maps, method.function) if method.signed else method.function
         maps = function(view, query, **dict(method.options))
-        accepted = f"one map per target, shape ({len(asked)}, height, width)"
-        proper = maps.ndim == 3 and len(maps) == len(asked)
+        accepted = f"one map per target, shape ({len(asked)}, height, width), with the image's number of spatial axes"
+        proper = maps.ndim == image.ndim and len(maps) == len(asked)
         require(proper, f"method {method.name!r}", f"an output of shape {maps.shape}", accepted)
+        shape = image.shape[:-1]
         return (
-            resize_map(maps, image.shape[:2])
-            if method.mask
-            else finish_maps(maps, image.shape[:2], signed=method.signed)
+            resize_map(maps, shape) if method.mask else finish_maps(maps, shape, space=len(shape), signed=method.signed)
         )
 
     if image.ndim == len(model.image_shape):

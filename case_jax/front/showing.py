@@ -78,7 +78,10 @@ def _answers(model: TappedModel | None, image: Array) -> tuple[Float[Array, " C"
 
 
 def _check(pixels: np.ndarray, maps: np.ndarray, model: TappedModel | None) -> None:
-    accepted = "one image (height, width, channels); of a batch, images[i] with maps[i]"
+    accepted = (
+        "one picture (height, width, channels); of a batch, images[i] with maps[i]; signals and volumes are not drawn: explain returns their "
+        "maps as arrays"
+    )
     require(pixels.ndim == 3, "image", f"shape {pixels.shape}", accepted)
     wanted = "the normalised image that was explained, where a model is given"
     require(model is None or np.issubdtype(pixels.dtype, np.floating), "image", f"dtype {pixels.dtype}", wanted)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from case_jax._checks import CaseJaxError, require, require_number
 from case_jax.contrast.sets import Query
+from case_jax.imageops import require_pictures
 from case_jax.masking.masker import Masker, to_image
 from case_jax.models.weights import flat_state, load_weights, read_weight_file, save_weights
 from case_jax.results import fingerprint
@@ -92,6 +93,7 @@ class TrainedMasker:
 
         Phang, Park, Geras, arXiv 2010.09750.
         """
+        require_pictures("a masker", view.image.ndim - 1)
         if view.stages is None:
             raise CaseJaxError(
                 "model: a masker reads several layers; tap the model with stages=, as tap_classifier does."

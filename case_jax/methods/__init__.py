@@ -42,7 +42,7 @@ from case_jax.methods.softmax_contrast import softmax_contrast
 from case_jax.methods.xgrad_cam import xgrad_cam
 from case_jax.tap.view import Params, TappedModel, View
 
-MapFunction = Callable[[View, Query], Float[Array, "T h w"]]
+MapFunction = Callable[[View, Query], Float[Array, "T *space"]]
 
 
 class Method(NamedTuple):
@@ -132,7 +132,7 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
-def signed_maps(function: MapFunction, view: View, query: Query, **options: Any) -> Float[Array, "T h w"]:
+def signed_maps(function: MapFunction, view: View, query: Query, **options: Any) -> Float[Array, "T *space"]:
     """Evidence for each target less evidence against it: `function(sign=1) − function(sign=−1)`.
 
     Of a class activation map that is the weighted sum of the channels before its rectification.
@@ -155,11 +155,11 @@ def all_class_maps(
     maps: MapFunction,
     model: TappedModel,
     params: Params,
-    image: Float[Array, "Hx Wx 3"],
+    image: Float[Array, "*space D"],
     *,
     contrast: AnyContrast | None = None,
     key: Key[Array, ""] | None = None,
-) -> Float[Array, "C h w"]:
+) -> Float[Array, "C *space"]:
     """The maps of every class of one image from one forward pass.
 
     Args:
@@ -181,12 +181,12 @@ def top_class_maps(
     maps: MapFunction,
     model: TappedModel,
     params: Params,
-    image: Float[Array, "Hx Wx 3"],
+    image: Float[Array, "*space D"],
     *,
     top: int = 2,
     contrast: AnyContrast | None = None,
     key: Key[Array, ""] | None = None,
-) -> Float[Array, "top h w"]:
+) -> Float[Array, "top *space"]:
     """The maps of the model's `top` likeliest classes of one image, likeliest first; arguments as `all_class_maps`.
 
     Raises:

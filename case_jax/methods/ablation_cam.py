@@ -15,7 +15,7 @@ REFERENCE_STEP = 1e7
 
 def ablation_cam(
     view: View, query: Query, *, reference: bool = False, batch: int | None = None
-) -> Float[Array, "T H W"]:
+) -> Float[Array, "T *space"]:
     """Channels weighted with the share of the logit that is lost without them.
 
     `relu(Σ_k w[k] A[..,k])`, `w[k] = (y_c − y_c^k) / y_c`, y_c^k the logit with channel k of A set to zero.
@@ -88,7 +88,7 @@ def _lost_in_closed_form(view: View, head: Head, targets: Array, copies: int) ->
     return jax.lax.map(without, contributions(head.kernel), batch_size=copies)
 
 
-def reference_values(activation: Float[Array, "H W K"]) -> Float[Array, " K"]:
+def reference_values(activation: Float[Array, "*space K"]) -> Float[Array, " K"]:
     """What pytorch-grad-cam 1.5.7 sets each channel to.
 
     Zero, if the least value of the activation is exactly zero. Otherwise, within each batch of 32 channels, the least

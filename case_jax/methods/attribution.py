@@ -16,16 +16,16 @@ from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.relu import replace_relus
 from case_jax.tap.view import View, at_least_float32
 
-Reduce = Callable[[Float[Array, "Hx Wx D"]], Float[Array, "Hx Wx *D"]]
+Reduce = Callable[[Float[Array, "*space D"]], Float[Array, "*space_D"]]
 """A signed attribution of every colour of every pixel to what is kept of it."""
 
 
-def signed(attribution: Float[Array, "*n Hx Wx D"]) -> Float[Array, "*n Hx Wx D"]:
+def signed(attribution: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
     """The attribution as it is."""
     return attribution
 
 
-def strongest(attribution: Float[Array, "*n Hx Wx D"]) -> Float[Array, "*n Hx Wx"]:
+def strongest(attribution: Float[Array, "*n D"]) -> Float[Array, "*n"]:
     """`max_d |a[..,d]|`: for gradients, whose sign says only whether a colour should grow or shrink."""
     return jnp.abs(attribution).max(-1)
 
@@ -50,8 +50,8 @@ def gradients(
     targets: Int[Array, " T"],
     reduce: Reduce,
     *,
-    predict: Callable[[Float[Array, "Hx Wx D"]], Float[Array, " C"]] | None = None,
-) -> Float[Array, "T Hx Wx *D"]:
+    predict: Callable[[Float[Array, "*space D"]], Float[Array, " C"]] | None = None,
+) -> Float[Array, "T *space_D"]:
     """`reduce(∂y_t/∂x)` of each target, at least in float32, from one forward pass of `predict` (by default the classifier)."""
     _, pull = jax.vjp(predict or view.predict, view.image)
     return of_targets(view, targets, lambda row: reduce(at_least_float32(pull(row)[0])))
@@ -59,7 +59,7 @@ def gradients(
 
 def rectified_gradients(
     view: View, targets: Int[Array, " T"], reduce: Reduce, relu: Callable[[Array], Array], *, partial: bool = False
-) -> Float[Array, "T Hx Wx *D"]:
+) -> Float[Array, "T *space_D"]:
     """`gradients` with `relu` in place of each ReLU; zero for a classifier without any, never its plain gradient in silence.
 
     Raises:
@@ -83,12 +83,12 @@ def summed_gradients(
     view: View,
     targets: Int[Array, " T"],
     reduce: Reduce,
-    point: Callable[[Any], Float[Array, "Hx Wx D"]],
+    point: Callable[[Any], Float[Array, "*space D"]],
     inputs: Any,
     weights: Float[np.ndarray, " n"],
     *,
     batch: int,
-) -> Float[Array, "T Hx Wx *D"]:
+) -> Float[Array, "T *space_D"]:
     """`reduce(Σ_i w_i ∂y_t/∂x at point(inputs_i))` of each target.
 
     Points are passed forward once for all the targets that are in memory together, `batch` points and `view.chunk // batch` targets
@@ -118,7 +118,7 @@ def summed_gradients(
     return of_targets(view, targets, of_one, chunk=max(1, view.chunk // batch))
 
 
-def baseline_image(view: View, baseline: Any) -> Float[Array, "Hx Wx D"]:
+def baseline_image(view: View, baseline: Any) -> Float[Array, "*space D"]:
     """The image that stands for nothing: zeros, the data set's mean, unless given.
 
     Raises:

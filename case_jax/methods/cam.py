@@ -15,12 +15,12 @@ from case_jax.tap.view import View, at_least_float32
 CANCELLED = 1e-5
 
 
-def class_maps(activation: Float[Array, "H W K"], weights: Float[Array, "T K"]) -> Float[Array, "T H W"]:
-    """`S_t[h,w] = Σ_k weights[t,k] A[h,w,k]`, before any rectification."""
-    return jnp.einsum("hwk,tk->thw", at_least_float32(activation), weights, precision=jax.lax.Precision.HIGHEST)
+def class_maps(activation: Float[Array, "*space K"], weights: Float[Array, "T K"]) -> Float[Array, "T *space"]:
+    """`S_t[p] = Σ_k weights[t,k] A[p,k]` at every position p, before any rectification."""
+    return jnp.einsum("...k,tk->t...", at_least_float32(activation), weights, precision=jax.lax.Precision.HIGHEST)
 
 
-def evidence(maps: Float[Array, "T H W"], sign: int) -> Float[Array, "T H W"]:
+def evidence(maps: Float[Array, "T *space"], sign: int) -> Float[Array, "T *space"]:
     """`relu(sign · maps)`: what speaks for a class (1), or against it (−1).
 
     Raises:
@@ -33,9 +33,9 @@ def evidence(maps: Float[Array, "T H W"], sign: int) -> Float[Array, "T H W"]:
 
 
 def positive_maps(
-    activation: Float[Array, "H W K"], weights: Float[Array, "T K"], *, sign: int = 1
-) -> Float[Array, "T H W"]:
-    """`relu(sign · Σ_k weights[t,k] A[h,w,k])`; raises as `evidence`."""
+    activation: Float[Array, "*space K"], weights: Float[Array, "T K"], *, sign: int = 1
+) -> Float[Array, "T *space"]:
+    """`relu(sign · Σ_k weights[t,k] A[p,k])`; raises as `evidence`."""
     return evidence(class_maps(activation, weights), sign)
 
 
@@ -56,7 +56,9 @@ def of_existing(view: View, query: Query, values: Float[Array, "T *n"]) -> Float
 
 
 def of_gradients(
-    view: View, query: Query, function: Callable[[Float[Array, "H W K"], Float[Array, "H W K"]], Float[Array, "*n"]]
+    view: View,
+    query: Query,
+    function: Callable[[Float[Array, "*space K"], Float[Array, "*space K"]], Float[Array, "*n"]],
 ) -> Float[Array, "T *n"]:
     """`function(∂y_t/∂A, A)` of each target t, both at least in float32.
 
@@ -109,10 +111,10 @@ def leading_vector(gram: Float[Array, "n n"]) -> Float[Array, " n"]:
     return power[:, jnp.diagonal(power).argmax()]
 
 
-def principal_map(values: Float[Array, "H W K"], dtype: Any) -> Float[Array, "H W"]:
+def principal_map(values: Float[Array, "*space K"], dtype: Any) -> Float[Array, "*space"]:
     """Projection of the positions on the first principal direction of the channels.
 
-    `p = X v`, with X the (HW, K) matrix of the values less each channel's mean, v its first right singular vector. The
+    `p = X v`, with X the (positions, K) matrix of the values less each channel's mean, v its first right singular vector. The
     sign, which the decomposition leaves open, makes p correlate positively with `Σ_k values`; where that sum is the
     same at all positions but for rounding (`cancels`), it makes the value of p furthest from zero positive.
 
@@ -144,7 +146,7 @@ def principal_map(values: Float[Array, "H W K"], dtype: Any) -> Float[Array, "H 
     total = x.sum(-1)
     noise = cancels(total * largest, rows, dtype)
     towards = jnp.where(noise, projection[jnp.abs(projection).argmax()], (projection * total).sum())
-    return (jnp.where(towards < 0, -projection, projection) * largest).reshape(values.shape[:2])
+    return (jnp.where(towards < 0, -projection, projection) * largest).reshape(values.shape[:-1])
 
 
 def copies_at_once(view: View, batch: int | None) -> int:

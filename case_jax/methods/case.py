@@ -13,7 +13,7 @@ from case_jax.tap.view import View
 
 def case(
     view: View, query: Query, *, eps: float = operators.EPS, eps_relative: bool = False, sign: int = 1
-) -> Float[Array, "T H W"]:
+) -> Float[Array, "T *space"]:
     """Grad-CAM without what the class shares with the classes it is confused with.
 
     `relu(Σ_k (α_c − β_c ᾱ_c)[k] A[..,k])`, `ᾱ_c = mean_{j∈N(c)} α_j`, `β_c = ⟨α_c, ᾱ_c⟩ / (‖ᾱ_c‖² + ε)`.

@@ -8,7 +8,7 @@ from case_jax.methods.cam import contrast_of, positive_maps
 from case_jax.tap.view import View
 
 
-def case_span(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T H W"]:
+def case_span(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
     """Grad-CAM without anything that a combination of the contrast classes could say.
 
     `relu(Σ_k (α_c − P α_c)[k] A[..,k])`, with P the projection on `span{α_j : j ∈ N(c)}`.

@@ -10,12 +10,12 @@ from case_jax.tap.view import View
 
 def deconvolution_attribution(
     view: View, targets: Int[Array, " T"], *, partial: bool = False
-) -> Float[Array, "T Hx Wx 3"]:
+) -> Float[Array, "T *space D"]:
     """What comes back at the image, signed, at input resolution; all zero for a network without ReLUs. Otherwise as `deconvolution`."""
     return rectified_gradients(view, targets, signed, deconvolution_relu, partial=partial)
 
 
-def deconvolution(view: View, query: Query, *, partial: bool = False) -> Float[Array, "T Hx Wx"]:
+def deconvolution(view: View, query: Query, *, partial: bool = False) -> Float[Array, "T *space"]:
     """The gradient, rectified on its way back at each ReLU instead of masked by what passed forward.
 
     `max_d |ḡ[..,d]|` over the colour channels d, ḡ the class's gradient under the rule `ḡ_in = relu(ḡ_out)` at every ReLU. Max-pooling

@@ -9,7 +9,7 @@ from case_jax.methods.cam import of_existing, principal_map
 from case_jax.tap.view import View, at_least_float32
 
 
-def eigen_cam(view: View, query: Query) -> Float[Array, "T H W"]:
+def eigen_cam(view: View, query: Query) -> Float[Array, "T *space"]:
     """The first principal component of the activation: where it varies most, whatever the class.
 
     `relu(X v)`, X the (HW, K) matrix of A less each channel's mean, v its first right singular vector, with the sign

@@ -8,10 +8,10 @@ from case_jax.methods.cam import of_gradients, principal_map
 from case_jax.tap.view import View
 
 
-def eigen_grad_cam(view: View, query: Query) -> Float[Array, "T H W"]:
+def eigen_grad_cam(view: View, query: Query) -> Float[Array, "T *space"]:
     """The first principal component of the activation times the gradient: half-blind to the class.
 
-    `relu(X v)`, X the (HW, K) matrix of `g A` less each channel's mean, v its first right singular vector,
+    `relu(X v)`, X the (positions, K) matrix of `g A` less each channel's mean, v its first right singular vector,
     `g = ∂y_c/∂A`, with the sign for which the map correlates positively with `Σ_k g A` (HiResCAM before the relu; where that
     is constant, as in front of a LayerNorm, the sign for which the value furthest from zero is positive). The direction
     of largest variation is as likely one that speaks against the class, which the sign can mend only as a whole.

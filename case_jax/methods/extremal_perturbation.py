@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from case_jax._checks import require, unknown
 from case_jax.contrast.sets import Query
+from case_jax.imageops import require_pictures
 from case_jax.methods.cam import copies_at_once, of_existing
 from case_jax.tap.canonical import canonical_convolutions
 from case_jax.tap.chunking import map_in_chunks
@@ -70,11 +71,12 @@ def extremal_perturbation(
         changes the logit, NaN for a class that the model does not have.
 
     Raises:
-        CaseJaxError: for an unknown variant, no areas, an area outside (0, 1), or steps, lengths or a batch that are not positive.
+        CaseJaxError: for signals and volumes, an unknown variant, no areas, an area outside (0, 1), or steps, lengths or a batch that are not positive.
 
     Fong, Patrick and Vedaldi, Understanding Deep Networks via Extremal Perturbations and Smooth Masks, ICCV 2019 (arXiv
     1910.08485); step for step as `torchray.attribution.extremal_perturbation`, which flips.
     """
+    require_pictures("extremal perturbation", view.image.ndim - 1)
     most, side = copies_at_once(view, batch), min(view.image.shape[:2])
     spacing = max(1, round(side / 32)) if spacing is None else spacing
     sigma = 3.0 * spacing if sigma is None else sigma

@@ -8,7 +8,7 @@ from case_jax.methods.cam import contrast_of, positive_maps
 from case_jax.tap.view import View
 
 
-def finer_cam(view: View, query: Query, *, gamma: float = 1.0, sign: int = 1) -> Float[Array, "T H W"]:
+def finer_cam(view: View, query: Query, *, gamma: float = 1.0, sign: int = 1) -> Float[Array, "T *space"]:
     """Grad-CAM of the difference between the target's logit and those of similar classes.
 
     `relu(Σ_k w[k] A[..,k])`, `w = Σ_j p_j (α_c − γ α_j) / Σ_j p_j` over j ∈ N(c), p by the model's link.

@@ -8,7 +8,7 @@ from case_jax.methods.cam import evidence, positive_maps
 from case_jax.tap.view import View
 
 
-def grad_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T H W"]:
+def grad_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
     """Channels weighted with their mean gradient.
 
     `relu(Σ_k α_c[k] A[..,k])`, `α_c[k] = mean_{hw} ∂y_c/∂A[h,w,k]`.

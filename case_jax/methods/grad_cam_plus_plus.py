@@ -4,13 +4,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from case_jax.contrast.sets import Query
+from case_jax.imageops import space_axes
 from case_jax.methods.cam import of_gradients, positive_maps
 from case_jax.tap.view import View
 
 EPS = 1e-6
 
 
-def grad_cam_plus_plus(view: View, query: Query) -> Float[Array, "T H W"]:
+def grad_cam_plus_plus(view: View, query: Query) -> Float[Array, "T *space"]:
     """Channels weighted with their positive gradients, each position by what it adds.
 
     `relu(Σ_k w[k] A[..,k])`, `w[k] = Σ_{hw} relu(g) a`, `a = g² / (2 g² + g³ Σ_{hw} A + 1e-6)`, `g = ∂y_c/∂A`, a = 0
@@ -32,7 +33,7 @@ def grad_cam_plus_plus(view: View, query: Query) -> Float[Array, "T H W"]:
 
     def weights(gradient: Array, activation: Array) -> Array:
         square = gradient**2
-        share = square / (2 * square + square * gradient * activation.sum((0, 1)) + EPS)
-        return jnp.where(gradient > 0, gradient * share, 0.0).sum((0, 1))
+        share = square / (2 * square + square * gradient * activation.sum(space_axes(activation)) + EPS)
+        return jnp.where(gradient > 0, gradient * share, 0.0).sum(space_axes(gradient))
 
     return positive_maps(view.activation, of_gradients(view, query, weights))

@@ -10,12 +10,12 @@ from case_jax.tap.view import View
 
 def guided_backprop_attribution(
     view: View, targets: Int[Array, " T"], *, partial: bool = False
-) -> Float[Array, "T Hx Wx 3"]:
+) -> Float[Array, "T *space D"]:
     """What comes back at the image, signed, at input resolution; all zero for a network without ReLUs. Otherwise as `guided_backprop`."""
     return rectified_gradients(view, targets, signed, guided_relu, partial=partial)
 
 
-def guided_backprop(view: View, query: Query, *, partial: bool = False) -> Float[Array, "T Hx Wx"]:
+def guided_backprop(view: View, query: Query, *, partial: bool = False) -> Float[Array, "T *space"]:
     """The gradient, with everything negative dropped on its way back through each ReLU.
 
     `max_d |ḡ[..,d]|` over the colour channels d, ḡ the class's gradient under the rule `ḡ_in = 1[in > 0] · relu(ḡ_out)` at every ReLU.

@@ -8,7 +8,7 @@ from case_jax.methods.cam import cancels, evidence, of_gradients
 from case_jax.tap.view import View
 
 
-def hires_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T H W"]:
+def hires_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
     """Every position of every channel weighted with its own gradient.
 
     `relu(Σ_k g[h,w,k] A[h,w,k])`, `g = ∂y_c/∂A`.

@@ -8,13 +8,13 @@ from case_jax.methods.cam import evidence
 from case_jax.tap.view import View, at_least_float32
 
 
-def input_x_gradient_attribution(view: View, targets: Int[Array, " T"]) -> Float[Array, "T Hx Wx 3"]:
+def input_x_gradient_attribution(view: View, targets: Int[Array, " T"]) -> Float[Array, "T *space D"]:
     """`x ⊙ ∂y_c/∂x` of each target, signed, at input resolution."""
     image = at_least_float32(view.image)
     return gradients(view, targets, lambda gradient: image * gradient)
 
 
-def input_x_gradient(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T Hx Wx"]:
+def input_x_gradient(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
     """What each pixel adds to the class's logit, to first order around the image.
 
     `relu(Σ_d (x ⊙ ∂y_c/∂x)[..,d])` over the colour channels d. Zero, the data set's mean, is the pixel that adds nothing. The signed

@@ -63,7 +63,7 @@ def integrated_gradients_attribution(
     rule: Rule = "gausslegendre",
     baseline: Any = None,
     batch: int = 8,
-) -> Float[Array, "T Hx Wx 3"]:
+) -> Float[Array, "T *space D"]:
     """The signed attribution at input resolution; it sums to `f_c(x) − f_c(x₀)` as far as the quadrature is exact.
 
     Arguments, degenerate values and errors as in `integrated_gradients`.
@@ -72,11 +72,11 @@ def integrated_gradients_attribution(
 
 
 def convergence_delta(
-    view: View, targets: Int[Array, " T"], attribution: Float[Array, "T Hx Wx 3"], *, baseline: Any = None
+    view: View, targets: Int[Array, " T"], attribution: Float[Array, "T *space D"], *, baseline: Any = None
 ) -> Float[Array, " T"]:
     """How far an attribution is from complete: `Σ attribution − (f_c(x) − f_c(x₀))` of each target, in logits."""
     change = at_least_float32(view.logits) - at_least_float32(view.predict(baseline_image(view, baseline)))
-    return of_existing(view, Query(targets), attribution.sum((1, 2, 3)) - change[targets])
+    return of_existing(view, Query(targets), attribution.sum(tuple(range(1, attribution.ndim))) - change[targets])
 
 
 def integrated_gradients(
@@ -88,7 +88,7 @@ def integrated_gradients(
     baseline: Any = None,
     batch: int = 8,
     sign: int = 1,
-) -> Float[Array, "T Hx Wx"]:
+) -> Float[Array, "T *space"]:
     """What each pixel adds to the class's logit on the straight way from a baseline to the image.
 
     `relu(Σ_d (x − x₀)[..,d] · ∫₀¹ ∂f_c/∂x (x₀ + α(x − x₀))[..,d] dα)` over the colour channels d. Before the positive part the

@@ -8,7 +8,7 @@ from case_jax.methods.cam import evidence, of_gradients
 from case_jax.tap.view import View
 
 
-def layer_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T H W"]:
+def layer_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
     """Every position of every channel weighted with its own gradient where that is positive.
 
     `relu(Σ_k relu(g[h,w,k]) A[h,w,k])`, `g = ∂y_c/∂A`.

@@ -1,5 +1,9 @@
 """Meaningful perturbation."""
 
+import functools
+import operator
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,15 +12,15 @@ from jaxtyping import Array, Float
 
 from case_jax._checks import require
 from case_jax.contrast.sets import Query
+from case_jax.imageops import along_axes, shortest_side
 from case_jax.methods.cam import copies_at_once, of_existing
 from case_jax.tap.canonical import canonical_convolutions
 from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.link import probabilities
 from case_jax.tap.view import View, at_least_float32
 
-HIGHEST = jax.lax.Precision.HIGHEST
 REFERENCE_SIDE = 224
-"""The image side for which the authors gave lengths in pixels; all of them are scaled with the shorter side."""
+"""The image side for which the authors gave lengths in pixels; all of them are scaled with the shortest side."""
 SPACING, MASK_BLUR, IMAGE_BLUR, JITTER = 8, 5, 10, 4
 
 
@@ -31,7 +35,7 @@ def meaningful_perturbation(
     power: float = 3.0,
     jitter: int | None = None,
     batch: int | None = None,
-) -> Float[Array, "T Hx Wx"]:
+) -> Float[Array, "T *space"]:
     """The smallest, smoothest region that, when blurred, takes away the target's probability.
 
     `min_d  area · Σ|d| + variation · Σ(Δ_h d² + Δ_w d²)^{power/2} + p_c(x ⊙ (1 − D) + blur(x) ⊙ D)`, d ∈ [0, 1] on a coarse grid
@@ -63,8 +67,8 @@ def meaningful_perturbation(
 
     Fong and Vedaldi, Interpretable Explanations of Black Boxes by Meaningful Perturbation, ICCV 2017 (arXiv 1704.03296).
     """
-    most, shape = copies_at_once(view, batch), view.image.shape[:2]
-    unit = min(shape) / REFERENCE_SIDE
+    most, shape = copies_at_once(view, batch), view.image.shape[:-1]
+    unit = shortest_side(view.image) / REFERENCE_SIDE
     shifts = max(1, round(JITTER * unit)) if jitter is None else jitter
     require(steps >= 1, "steps", steps, "a number of updates of at least 1")
     require(learning_rate > 0, "learning_rate", learning_rate, "a positive number")
@@ -73,17 +77,17 @@ def meaningful_perturbation(
     require(power >= 2, "power", power, "an exponent of at least 2")
     require(shifts >= 1, "jitter", shifts, "a number of pixels of at least 1, which is no jitter")
     image = at_least_float32(view.image)
-    blurred = _separable(image, *(_blur(side, IMAGE_BLUR * unit) for side in shape))
+    blurred = _separable(image, [_blur(side, IMAGE_BLUR * unit) for side in shape])
     before = shifts // 2
-    margin = ((before, shifts - 1 - before),) * 2 + ((0, 0),)
+    margin = ((before, shifts - 1 - before),) * len(shape) + ((0, 0),)
     pair = jnp.stack([jnp.pad(a, margin, mode="edge") for a in (image, blurred)])
-    offsets = jnp.asarray(np.random.default_rng(0).integers(0, shifts, (steps, 2)), jnp.int32)
+    offsets = jnp.asarray(np.random.default_rng(0).integers(0, shifts, (steps, len(shape))), jnp.int32)
     first = jnp.int32(0)
     spacing = max(1, round(SPACING * unit))
-    rows, columns = (_spread(side, spacing, MASK_BLUR * unit) for side in shape)
+    spread = [_spread(side, spacing, MASK_BLUR * unit) for side in shape]
 
     def enlarged(d):
-        return _separable(d[..., None], rows, columns)[..., 0]
+        return _separable(d[..., None], spread)[..., 0]
 
     def probability(d, target, offset):
         sharp, soft = jax.lax.dynamic_slice(pair, (first, *offset, first), (2, *image.shape))
@@ -91,9 +95,9 @@ def meaningful_perturbation(
         return probabilities(view.predict(perturbed.astype(view.image.dtype)), view.link)[target]
 
     def regulariser(d):
-        down = jnp.pad(jnp.diff(d, axis=0), ((0, 1), (0, 0)))
-        across = jnp.pad(jnp.diff(d, axis=1), ((0, 0), (0, 1)))
-        return area * jnp.abs(d).sum() + variation * ((down**2 + across**2) ** (power / 2)).sum()
+        steps = (jnp.diff(d, axis=axis) for axis in range(d.ndim))
+        squares = [jnp.pad(step, [(0, int(i == axis)) for i in range(d.ndim)]) ** 2 for axis, step in enumerate(steps)]
+        return area * jnp.abs(d).sum() + variation * (functools.reduce(operator.add, squares) ** (power / 2)).sum()
 
     optimiser = optax.adam(learning_rate)
 
@@ -105,7 +109,7 @@ def meaningful_perturbation(
                 update, state = optimiser.update(towards + jax.grad(regulariser)(d), state)
             return (jnp.clip(d + update, 0, 1), state), None
 
-        d = jnp.zeros((rows.shape[1], columns.shape[1]), image.dtype)
+        d = jnp.zeros([matrix.shape[1] for matrix in spread], image.dtype)
         (d, _), _ = jax.lax.scan(step, (d, optimiser.init(d)), offsets)
         return jnp.clip(enlarged(d), 0, 1)
 
@@ -129,6 +133,6 @@ def _spread(side: int, spacing: int, sigma: float) -> np.ndarray:
     return _blur(side, sigma) @ np.eye(owner[-1] + 1)[owner]
 
 
-def _separable(array: Float[Array, "h w D"], rows: np.ndarray, columns: np.ndarray) -> Float[Array, "H W D"]:
-    matrices = (jnp.asarray(m, array.dtype) for m in (rows, columns))
-    return jnp.einsum("Hh,Ww,hwd->HWd", *matrices, array, precision=HIGHEST)
+def _separable(array: Float[Array, "*space D"], matrices: Sequence[np.ndarray]) -> Float[Array, "*Space D"]:
+    """A matrix applied along each spatial axis."""
+    return jnp.moveaxis(along_axes(jnp.moveaxis(array, -1, 0), matrices), 0, -1)

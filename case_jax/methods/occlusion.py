@@ -1,5 +1,8 @@
 """Occlusion."""
 
+import functools
+import math
+import operator
 from typing import Any
 
 import jax
@@ -9,12 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from case_jax._checks import require
 from case_jax.contrast.sets import Query
+from case_jax.imageops import along_axes
 from case_jax.methods.attribution import baseline_image
 from case_jax.methods.cam import copies_at_once, of_existing
 from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.view import View, at_least_float32
 
-Size = int | tuple[int, int]
+Size = int | tuple[int, ...]
 
 
 def windows(size: int, window: int, stride: int) -> Bool[np.ndarray, "n size"]:
@@ -24,9 +28,12 @@ def windows(size: int, window: int, stride: int) -> Bool[np.ndarray, "n size"]:
     return (pixels >= starts[:, None]) & (pixels < starts[:, None] + window)
 
 
-def _placed(sides: tuple[int, int], window: Size | None, stride: Size | None) -> list[Bool[np.ndarray, "n size"]]:
+def _placed(sides: tuple[int, ...], window: Size | None, stride: Size | None) -> list[Bool[np.ndarray, "n size"]]:
     """The windows along each axis, after the checks."""
     placed = []
+    for name, size in (("window", window), ("stride", stride)):
+        fits = not isinstance(size, tuple) or len(size) == len(sides)
+        require(fits, name, size, f"a number of pixels, or one for each of the image's {len(sides)} axes")
     for axis, side in enumerate(sides):
         across = max(1, side // 8) if window is None else window if isinstance(window, int) else window[axis]
         step = max(1, across // 2) if stride is None else stride if isinstance(stride, int) else stride[axis]
@@ -46,22 +53,22 @@ def occlusion_attribution(
     stride: Size | None = None,
     baseline: Any = None,
     batch: int | None = None,
-) -> Float[Array, "T Hx Wx"]:
+) -> Float[Array, "T *space"]:
     """The signed fall of the logit at input resolution, one number for all colours of a pixel; arguments as in `occlusion`."""
-    height, width = view.image.shape[:2]
-    rows, columns = _placed((height, width), window, stride)
-    filling = baseline_image(view, baseline)
-    tables = jnp.asarray(rows), jnp.asarray(columns)
+    along = _placed(view.image.shape[:-1], window, stride)
+    filling, tables = baseline_image(view, baseline), [jnp.asarray(covered) for covered in along]
+    counts = tuple(len(covered) for covered in along)
 
-    def fall(place: tuple[Array, Array]) -> Float[Array, " T"]:
-        hidden = tables[0][place[0]][:, None] & tables[1][place[1]][None, :]
+    def fall(place: tuple[Array, ...]) -> Float[Array, " T"]:
+        covered = (table[number] for table, number in zip(tables, place, strict=True))
+        hidden = functools.reduce(operator.and_, jnp.meshgrid(*covered, indexing="ij", sparse=True))
         logits = view.predict(jnp.where(hidden[..., None], filling, view.image))
         return at_least_float32(view.logits)[targets] - at_least_float32(logits)[targets]
 
-    places = jnp.unravel_index(jnp.arange(len(rows) * len(columns)), (len(rows), len(columns)))
-    falls = map_in_chunks(fall, places, chunk=copies_at_once(view, batch)).reshape(len(rows), len(columns), -1)
-    shares = (jnp.asarray(table / table.sum(0), falls.dtype) for table in (rows, columns))
-    maps = jnp.einsum("ijt,ih,jw->thw", falls, *shares, precision=jax.lax.Precision.HIGHEST)
+    places = jnp.unravel_index(jnp.arange(math.prod(counts)), counts)
+    falls = map_in_chunks(fall, places, chunk=copies_at_once(view, batch))
+    falls = jnp.moveaxis(falls.reshape(*counts, -1), -1, 0)
+    maps = along_axes(falls, [(covered / covered.sum(0)).T for covered in along])
     return of_existing(view, Query(targets), maps)
 
 
@@ -73,7 +80,7 @@ def occlusion(
     stride: Size | None = None,
     baseline: Any = None,
     batch: int | None = None,
-) -> Float[Array, "T Hx Wx"]:
+) -> Float[Array, "T *space"]:
     """How far the class's logit falls when a window of the image is hidden.
 
     `relu(mean over the windows w that cover the pixel of f_c(x) − f_c(x with w replaced by the baseline))`. A window hides all colours at
@@ -82,9 +89,9 @@ def occlusion(
     Args:
         view: one image's view.
         query: targets (T,); contrast sets and key are not used.
-        window: its side, or height and width, in pixels; by default an eighth of the image's.
-        stride: pixels between neighbouring windows, at most the window's side; by default half of it. Windows that would reach beyond the last
-            row or column are cut off there.
+        window: its side, or one along each axis, in pixels; by default an eighth of the image's.
+        stride: pixels between neighbouring windows, at most the window's side; by default half of it. Windows that would reach beyond the
+            image's end are cut off there.
         baseline: what replaces the pixels, in normalised units: a number, one pixel (3,), or an image; by default 0, the data set's
             mean.
         batch: most windows in memory at once; by default the view's chunk.

@@ -16,7 +16,7 @@ from case_jax.tap.view import View, at_least_float32
 
 def opti_cam(
     view: View, query: Query, *, steps: int = 100, learning_rate: float = 0.1, batch: int | None = None
-) -> Float[Array, "T H W"]:
+) -> Float[Array, "T *space"]:
     """The convex combination of channels that, as a mask on the image, keeps the target's logit highest.
 
     `S_u = Σ_k softmax(u)[k] relu(A[..,k])`, `u* = argmax_u y_c(x ⊙ n(up(S_u)))`: `up` interpolates to the image's size, `n` maps
@@ -47,10 +47,10 @@ def opti_cam(
     optimiser = optax.adam(learning_rate)
 
     def combined(u):
-        return jnp.einsum("hwk,k->hw", positive, jax.nn.softmax(u), precision=jax.lax.Precision.HIGHEST)
+        return jnp.einsum("...k,k->...", positive, jax.nn.softmax(u), precision=jax.lax.Precision.HIGHEST)
 
     def masked_logit(u, target):
-        mask = resize_map(combined(u), image.shape[:2])
+        mask = resize_map(combined(u), image.shape[:-1])
         mask = mask - mask.min()
         top = mask.max()
         mask = mask / jnp.where(top > 0, top, jnp.ones_like(top))

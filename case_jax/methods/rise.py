@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Key
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.contrast.sets import Query
+from case_jax.imageops import along_axes
 from case_jax.methods.cam import copies_at_once, of_existing
 from case_jax.tap.link import probabilities
 from case_jax.tap.view import View, at_least_float32
@@ -16,7 +17,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 def rise(
     view: View, query: Query, *, masks: int = 4000, cells: int = 7, keep: float = 0.5, batch: int | None = None
-) -> Float[Array, "T Hx Wx"]:
+) -> Float[Array, "T *space"]:
     """The mean probability of the target under random masks that leave a pixel visible.
 
     `S_c = Σ_n p_c(x ⊙ m_n) m_n / (masks · keep)`, p by the model's link; what a mask hides becomes the data set's mean. One set of masks
@@ -26,7 +27,7 @@ def rise(
         view: one image's view; the classifier is run on the masked image, the tapped layer is not used.
         query: targets (T,) and the image's key.
         masks: how many; the standard error falls with its square root.
-        cells: cells of a mask along each side of the image.
+        cells: cells of a mask along each axis of the image.
         keep: probability that a cell leaves the image visible.
         batch: masked images in memory at once; by default the model's `chunk`. Maps do not depend on it but for rounding.
 
@@ -47,7 +48,7 @@ def rise(
     require(0 < keep < 1, "keep", keep, "a probability inside (0, 1)")
     most = copies_at_once(view, batch)
     image = at_least_float32(view.image)
-    shape = (image.shape[0], image.shape[1])
+    shape = image.shape[:-1]
     steps = -(-masks // most)
     size = -(-masks // steps)  # batches of one size with the fewest masks too many
     predict = jax.vmap(view.predict)
@@ -60,41 +61,40 @@ def rise(
         logits = predict((image * drawn[..., None]).astype(view.image.dtype))
         scores = probabilities(logits, view.link)[:, query.targets]
         counts = (number < masks)[:, None]
-        total += jnp.einsum("nt,nhw->thw", jnp.where(counts, scores, 0), drawn, precision=HIGHEST)
+        total += jnp.einsum("nt,n...->t...", jnp.where(counts, scores, 0), drawn, precision=HIGHEST)
         low = jnp.minimum(low, jnp.where(counts, scores, jnp.inf).min(0))
         return (total, low, jnp.maximum(high, jnp.where(counts, scores, -jnp.inf).max(0))), None
 
     bounds = jnp.full(len(query.targets), jnp.inf, image.dtype)
     start = (jnp.zeros((len(query.targets), *shape), image.dtype), bounds, -bounds)
     (total, low, high), _ = jax.lax.scan(more, start, jnp.arange(steps) * size)
-    return of_existing(view, query, jnp.where((high == low)[:, None, None], 0, total / (masks * keep)))
+    return of_existing(view, query, jnp.where((high == low).reshape(-1, *(1,) * len(shape)), 0, total / (masks * keep)))
 
 
 def random_mask(
-    key: Key[Array, ""], shape: tuple[int, int], *, cells: int, keep: float, dtype: jnp.dtype
-) -> Float[Array, "Hx Wx"]:
+    key: Key[Array, ""], shape: tuple[int, ...], *, cells: int, keep: float, dtype: jnp.dtype
+) -> Float[Array, "*space"]:
     """A coarse binary grid, interpolated to one cell more than the image and cropped to it at a random place.
 
     Every pixel's expectation is `keep`.
 
     Args:
         key: decides the grid and the place.
-        shape: height and width of the image.
-        cells: cells of the grid along each side.
+        shape: of the image, without its channels.
+        cells: cells of the grid along each axis.
         keep: probability of a one.
         dtype: of the mask.
     """
-    grid_key, row_key, column_key = jax.random.split(key, 3)
-    grid = (jax.random.uniform(grid_key, (cells, cells), jnp.float32) < keep).astype(dtype)
+    grid_key, *places = jax.random.split(key, 1 + len(shape))
+    grid = (jax.random.uniform(grid_key, (cells,) * len(shape), jnp.float32) < keep).astype(dtype)
 
-    def rows_of(side: int, place: Array) -> Array:
+    def cropped(side: int, place: Array) -> Array:
         cell = -(-side // cells)
         offset = jax.random.randint(place, (), 0, cell, jnp.int32)
         matrix = jnp.asarray(_mirrored_interpolation(cells, (cells + 1) * cell), dtype)
         return jax.lax.dynamic_slice_in_dim(matrix, offset, side)
 
-    rows, columns = rows_of(shape[0], row_key), rows_of(shape[1], column_key)
-    return jnp.einsum("Hh,hw,Ww->HW", rows, grid, columns, precision=HIGHEST)
+    return along_axes(grid, [cropped(side, place) for side, place in zip(shape, places, strict=True)])
 
 
 def _mirrored_interpolation(source: int, target: int) -> np.ndarray:

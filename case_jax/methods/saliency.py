@@ -7,12 +7,12 @@ from case_jax.methods.attribution import gradients, signed, strongest
 from case_jax.tap.view import View
 
 
-def saliency_attribution(view: View, targets: Int[Array, " T"]) -> Float[Array, "T Hx Wx 3"]:
+def saliency_attribution(view: View, targets: Int[Array, " T"]) -> Float[Array, "T *space D"]:
     """The gradient `∂y_c/∂x` of each target's logit, signed, at input resolution."""
     return gradients(view, targets, signed)
 
 
-def saliency(view: View, query: Query) -> Float[Array, "T Hx Wx"]:
+def saliency(view: View, query: Query) -> Float[Array, "T *space"]:
     """How strongly the class's logit answers to each pixel.
 
     `max_d |∂y_c/∂x[..,d]|` over the colour channels d.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from case_jax._checks import unknown
 from case_jax.contrast.sets import Query
-from case_jax.imageops import resize_map
+from case_jax.imageops import along_axes, resize_map
 from case_jax.methods.cam import copies_at_once, of_existing, positive_maps
 from case_jax.tap.view import View, at_least_float32
 
@@ -27,17 +27,16 @@ def _corner_to_corner(source: int, target: int) -> np.ndarray:
     return np.maximum(1 - np.abs(position[:, None] - np.arange(source)), 0)
 
 
-def _enlarge(channel: Float[Array, "h w"], shape: tuple[int, ...], align: Align) -> Float[Array, "H W"]:
+def _enlarge(channel: Float[Array, "*space"], shape: tuple[int, ...], align: Align) -> Float[Array, "*space"]:
     """One channel at the image's size."""
     if align == "half-pixel":
         return resize_map(channel, shape)
-    rows, columns = (
-        jnp.asarray(_corner_to_corner(n, m), channel.dtype) for n, m in zip(channel.shape, shape, strict=True)
-    )
-    return jnp.einsum("Hh,hw,Ww->HW", rows, channel, columns, precision=jax.lax.Precision.HIGHEST)
+    return along_axes(channel, [_corner_to_corner(n, m) for n, m in zip(channel.shape, shape, strict=True)])
 
 
-def score_cam(view: View, query: Query, *, align: Align = "corners", batch: int | None = None) -> Float[Array, "T H W"]:
+def score_cam(
+    view: View, query: Query, *, align: Align = "corners", batch: int | None = None
+) -> Float[Array, "T *space"]:
     """Channels weighted with the logit of the image seen through them.
 
     `relu(Σ_k w[k] A[..,k])`, `w = softmax_k(y_c(x ⊙ M_k))`, `M_k = (U_k − min U_k) / (max U_k − min U_k + 1e-8)`, U_k
@@ -49,7 +48,7 @@ def score_cam(view: View, query: Query, *, align: Align = "corners", batch: int 
     Args:
         view: one image's view.
         query: targets (T,); contrast sets and key are not used.
-        align: how channels are enlarged (bilinearly): `corners` maps corner to corner, as pytorch-grad-cam does;
+        align: how channels are enlarged (linearly along each axis): `corners` maps corner to corner, as pytorch-grad-cam does;
             `half-pixel` as this library enlarges maps.
         batch: masked images that pass through the classifier at once; by default the view's chunk.
 
@@ -69,8 +68,8 @@ def score_cam(view: View, query: Query, *, align: Align = "corners", batch: int 
     copies = copies_at_once(view, batch)
     image = at_least_float32(view.image)
 
-    def scores(channel: Float[Array, "H W"]) -> Float[Array, " T"]:
-        enlarged = _enlarge(channel, image.shape[:2], align)
+    def scores(channel: Float[Array, "*space"]) -> Float[Array, " T"]:
+        enlarged = _enlarge(channel, image.shape[:-1], align)
         low, high = enlarged.min(), enlarged.max()
         mask = ((enlarged - low) / (high - low + EPS)).astype(image.dtype)
         return view.predict((image * mask[..., None]).astype(view.image.dtype))[query.targets]

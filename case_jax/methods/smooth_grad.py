@@ -38,14 +38,14 @@ def smooth_grad_attribution(
     samples: int = 50,
     noise: float = 0.15,
     batch: int = 8,
-) -> Float[Array, "T Hx Wx 3"]:
+) -> Float[Array, "T *space D"]:
     """The mean gradient over noisy copies, signed, at input resolution; arguments and errors as in `smooth_grad`."""
     return _smoothed(view, Query(targets, key=key), signed, samples=samples, noise=noise, batch=batch)
 
 
 def smooth_grad(
     view: View, query: Query, *, samples: int = 50, noise: float = 0.15, batch: int = 8
-) -> Float[Array, "T Hx Wx"]:
+) -> Float[Array, "T *space"]:
     """How strongly the class's logit answers to each pixel, averaged over noisy copies of the image.
 
     `max_d |1/n Σ_i ∂f_c/∂x (x + ε_i)[..,d]|` over the colour channels d, `ε_i ~ N(0, σ²)`, `σ = noise · (max x − min x)`. All targets

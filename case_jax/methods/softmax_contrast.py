@@ -8,7 +8,7 @@ from case_jax.methods.cam import positive_maps
 from case_jax.tap.view import View
 
 
-def softmax_contrast(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T H W"]:
+def softmax_contrast(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
     """Channels weighted with the mean gradient of the class's log-probability.
 
     `relu(Σ_k w[k] A[..,k])`, `w = mean_{hw} ∂ log p_c/∂A = α_c − Σ_j p_j α_j`: every class is contrasted with all, each as

@@ -3,13 +3,14 @@
 from jaxtyping import Array, Float
 
 from case_jax.contrast.sets import Query
+from case_jax.imageops import space_axes
 from case_jax.methods.cam import of_gradients, positive_maps
 from case_jax.tap.view import View
 
 EPS = 1e-7
 
 
-def xgrad_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T H W"]:
+def xgrad_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
     """Channels weighted with their gradients, each position by its share of the channel's activation.
 
     `relu(Σ_k w[k] A[..,k])`, `w[k] = Σ_{hw} g A / (Σ_{hw} A + 1e-7)`, `g = ∂y_c/∂A`.
@@ -28,6 +29,7 @@ def xgrad_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T H W
     """
 
     def weights(gradient: Array, activation: Array) -> Array:
-        return (gradient * activation).sum((0, 1)) / (activation.sum((0, 1)) + EPS)
+        positions = space_axes(activation)
+        return (gradient * activation).sum(positions) / (activation.sum(positions) + EPS)
 
     return positive_maps(view.activation, of_gradients(view, query, weights), sign=sign)

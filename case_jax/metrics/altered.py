@@ -11,7 +11,7 @@ from case_jax.tap.view import View
 
 
 def altered_probabilities(
-    view: View, alter: Callable[[Any], Float[Array, "H W D"]], items: Any, target: Int[Array, ""]
+    view: View, alter: Callable[[Any], Float[Array, "*space D"]], items: Any, target: Int[Array, ""]
 ) -> Float[Array, " n"]:
     """The target's probability, by the model's link, for `alter(item)` in place of the image, for each item along the leading axis.
 

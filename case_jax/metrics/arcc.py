@@ -51,12 +51,13 @@ class Arcc(NamedTuple):
     complexity: Float[Array, ""]
 
 
-def coherency(saliency: Float[Array, "H W"], again: Float[Array, "H W"]) -> Float[Array, ""]:
+def coherency(saliency: Float[Array, "*space"], again: Float[Array, "*space"], *, space: int = 2) -> Float[Array, ""]:
     """How well a map agrees with the map of the image seen through it: `(ρ(E(x), E(x ⊙ E(x))) + 1) / 2`, ρ Pearson's correlation.
 
     Args:
         saliency: the finished map E(x).
         again: the finished map of the same class for the image times the map.
+        space: how many axes a map has: 2 for pictures, 1 for signals, 3 for volumes.
 
     Returns:
         0 to 1; NaN where either map is degenerate, where the public code has 0.5.
@@ -66,8 +67,8 @@ def coherency(saliency: Float[Array, "H W"], again: Float[Array, "H W"]) -> Floa
 
     Poppi, Cornia, Baraldi, Cucchiara, Revisiting the Evaluation of Class Activation Mapping for Explainability (arXiv 2104.10252).
     """
-    usable = ~is_degenerate(saliency) & ~is_degenerate(again)
-    return jnp.where(usable, (correlation(saliency, again) + 1) / 2, jnp.nan)
+    usable = ~is_degenerate(saliency, space=space) & ~is_degenerate(again, space=space)
+    return jnp.where(usable, (correlation(saliency, again, space=space) + 1) / 2, jnp.nan)
 
 
 def arcc(

@@ -1,5 +1,7 @@
 """Deletion and insertion: how fast does the class go when a map's top pixels go, and come when they come?"""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
@@ -36,19 +38,19 @@ MEASURES = (
 
 
 def step_counts(steps: int, shape: tuple[int, ...]) -> np.ndarray:
-    """How many of a map's pixels have been altered after 0, 1, …, `steps` equal steps: `⌊i · HW / steps⌋`.
+    """How many of a map's pixels have been altered after 0, 1, …, `steps` equal steps: `⌊i · pixels / steps⌋`.
 
     Raises:
         CaseJaxError: for fewer steps than one, or more than pixels.
     """
-    pixels = shape[0] * shape[1]
+    pixels = math.prod(shape)
     require(1 <= steps <= pixels, "steps", steps, f"a number of steps from 1 to the map's {pixels} pixels")
     return np.arange(steps + 1) * pixels // steps
 
 
 def deletion_curve(
     view: View,
-    saliency: Float[Array, "H W"],
+    saliency: Float[Array, "*space"],
     target: Int[Array, ""],
     *,
     steps: int = 20,
@@ -58,7 +60,7 @@ def deletion_curve(
 ) -> Float[Array, " steps+1"]:
     """The target's probability while a map's top pixels are replaced, from the whole image to none of it.
 
-    `d_i = p_target(x with its n_i highest-ranked pixels replaced)`, n_i = ⌊i · HW / steps⌋. Its `area_under` is the deletion score:
+    `d_i = p_target(x with its n_i highest-ranked pixels replaced)`, n_i = ⌊i · pixels / steps⌋. Its `area_under` is the deletion score:
     low is good.
 
     Args:
@@ -74,7 +76,7 @@ def deletion_curve(
         Probabilities by the model's link, the untouched image's first. A degenerate map ranks by index alone: leave it out.
 
     Raises:
-        CaseJaxError: for steps outside [1, HW], a map of another size than the image, an unknown fill, or a fill without the `black`
+        CaseJaxError: for steps outside [1, pixels], a map of another size than the image, an unknown fill, or a fill without the `black`
             or `key` that it needs.
 
     Petsiuk, Das, Saenko, RISE (arXiv 1806.07421); public code eclique/RISE, `evaluation.py`, to which this is equal up to the
@@ -93,7 +95,7 @@ def deletion_curve(
 
 def insertion_curve(
     view: View,
-    saliency: Float[Array, "H W"],
+    saliency: Float[Array, "*space"],
     target: Int[Array, ""],
     *,
     steps: int = 20,
@@ -103,7 +105,7 @@ def insertion_curve(
 ) -> Float[Array, " steps+1"]:
     """The target's probability while a map's top pixels are put into an empty image, from none to the whole image.
 
-    `s_i = p_target(fill with the n_i highest-ranked pixels of x)`, n_i = ⌊i · HW / steps⌋. Its `area_under` is the insertion score:
+    `s_i = p_target(fill with the n_i highest-ranked pixels of x)`, n_i = ⌊i · pixels / steps⌋. Its `area_under` is the insertion score:
     high is good.
 
     Args:
@@ -139,8 +141,8 @@ def area_under(curve: Float[Array, " n"]) -> Float[Array, ""]:
     return (curve[1:] + curve[:-1]).mean() / 2
 
 
-def _ranked(view: View, saliency: Float[Array, "H W"], steps: int) -> tuple[Int[Array, "H W"], Int[Array, " n"]]:
-    shape = view.image.shape[:2]
+def _ranked(view: View, saliency: Float[Array, "*space"], steps: int) -> tuple[Int[Array, "*space"], Int[Array, " n"]]:
+    shape = view.image.shape[:-1]
     require(
         saliency.shape == shape, "saliency", f"shape {saliency.shape}", f"one finished map of the image's size {shape}"
     )

@@ -19,16 +19,16 @@ class EvidenceShares(NamedTuple):
 
 
 def evidence_regions(
-    regions: Bool[Array, "R H W"], classes: Int[Array, " R"], target: Int[Array, ""]
-) -> Bool[Array, "3 H W"]:
+    regions: Bool[Array, "R *space"], classes: Int[Array, " R"], target: Int[Array, ""]
+) -> Bool[Array, "3 *space"]:
     """The unions of the regions that speak for all candidate classes, for the target, and for another class."""
     kinds = jnp.stack([classes == SHARED, classes == target, (classes >= 0) & (classes != target)])
-    return (regions[None] & kinds[:, :, None, None]).any(1)
+    return (regions[None] & jnp.expand_dims(kinds, tuple(range(2, regions.ndim + 1)))).any(1)
 
 
 def evidence_shares(
-    saliency: Float[Array, "H W"],
-    regions: Bool[Array, "R H W"],
+    saliency: Float[Array, "*space"],
+    regions: Bool[Array, "R *space"],
     classes: Int[Array, " R"],
     target: Int[Array, ""],
 ) -> EvidenceShares:
@@ -48,15 +48,14 @@ def evidence_shares(
     mass = saliency.astype(jnp.float32)
     total = mass.sum()
     known = (classes == target).any() & (total > 0)
-    shares = jnp.where(evidence_regions(regions, classes, target), mass, 0.0).sum((1, 2)) / jnp.where(
-        total > 0, total, 1.0
-    )
+    inside = jnp.where(evidence_regions(regions, classes, target), mass, 0.0).sum(tuple(range(1, regions.ndim)))
+    shares = inside / jnp.where(total > 0, total, 1.0)
     return EvidenceShares(*jnp.where(known, shares, jnp.nan))
 
 
 def points_at_own(
-    saliency: Float[Array, "H W"],
-    regions: Bool[Array, "R H W"],
+    saliency: Float[Array, "*space"],
+    regions: Bool[Array, "R *space"],
     classes: Int[Array, " R"],
     target: Int[Array, ""],
 ) -> Float[Array, ""]:

@@ -19,8 +19,8 @@ REGIONS: tuple[Region, ...] = get_args(Region)
 
 
 def removal_mask(
-    saliency: Float[Array, "H W"], count: int | Int[Array, ""], *, region: Region = "top"
-) -> Bool[Array, "H W"]:
+    saliency: Float[Array, "*space"], count: int | Int[Array, ""], *, region: Region = "top"
+) -> Bool[Array, "*space"]:
     """The pixels that the test removes.
 
     Args:
@@ -34,16 +34,16 @@ def removal_mask(
     """
     if region not in REGIONS:
         raise unknown("region", region, REGIONS)
-    mask = top_mask(saliency, count)
     if region == "top":
-        return mask
-    require(mask.shape[0] == mask.shape[1], "region", f"{region!r} for a map of shape {mask.shape}", "a square map")
-    return mask.T
+        return top_mask(saliency, count)
+    square = saliency.ndim == 2 and saliency.shape[0] == saliency.shape[1]
+    require(square, "region", f"{region!r} for a map of shape {saliency.shape}", "a square map")
+    return top_mask(saliency, count).T
 
 
 def removed_probabilities(
     view: View,
-    saliency: Float[Array, "H W"],
+    saliency: Float[Array, "*space"],
     target: Int[Array, ""],
     *,
     percents: Sequence[float] = PERCENTS,

@@ -5,7 +5,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from case_jax._checks import require
-from case_jax.ranking import correlation
+from case_jax.imageops import require_pictures
+from case_jax.ranking import correlation, require_pair
 
 ORIENTATIONS, BLOCK = 9, 3
 SMALLEST_CELL, CELLS = 4, 14
@@ -37,6 +38,7 @@ def hog(saliency: Float[Array, "H W"], *, cell: int | None = None) -> Float[Arra
 
     Dalal, Triggs, Histograms of oriented gradients for human detection (2005).
     """
+    require_pictures("a histogram of oriented gradients", saliency.ndim)
     cell = cell_side(saliency.shape) if cell is None else cell
     rows, columns = (side // cell for side in saliency.shape)
     given = f"a map of {saliency.shape} with cells of {cell}×{cell} pixels"
@@ -73,7 +75,5 @@ def hog_correlation(first: Float[Array, "H W"], second: Float[Array, "H W"]) -> 
     Raises:
         CaseJaxError: for maps of other shapes, or of fewer than 3×3 cells.
     """
-    accepted = "two maps of one shape (H, W); batch with jax.vmap"
-    same = first.ndim == 2 and first.shape == second.shape
-    require(same, "first, second", f"shapes {first.shape} and {second.shape}", accepted)
+    require_pair(first, second, 2)
     return correlation(hog(first).reshape(1, -1), hog(second).reshape(1, -1))

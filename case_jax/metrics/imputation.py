@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from case_jax._checks import require
-from case_jax.imageops import resize_map
+from case_jax.imageops import require_pictures, resize_map
 from case_jax.tap.head import at_least_float32
 
 EDGES = ((0, 1, 1 / 6), (1, 0, 1 / 6), (1, 1, 1 / 12), (1, -1, 1 / 12))
@@ -48,6 +48,7 @@ def impute(
     Rong, Leemann, Borisov, Kasneci, Kasneci, A Consistent and Efficient Evaluation Strategy for Attribution Methods (arXiv 2202.00449); equal to
     `NoisyLinearImputer` of pytorch-grad-cam, which factorises the matrix, to 1e-5 of the image's range.
     """
+    require_pictures("ROAD's imputation of pixels", image.ndim - 1)
     proper = image.ndim == 3 and removed.shape == image.shape[:2]
     accepted = "one image (H, W, D) and the mask (H, W) of its removed pixels; batch with jax.vmap"
     require(proper, "image, removed", f"shapes {image.shape} and {removed.shape}", accepted)

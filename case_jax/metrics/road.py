@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from case_jax._checks import require
+from case_jax.imageops import require_pictures
 from case_jax.measure import Measure
 from case_jax.metrics.altered import altered_probabilities
 from case_jax.metrics.imputation import impute
@@ -87,6 +88,7 @@ def imputed_probabilities(
     given share is imputed, by the project's tie rule. pytorch-grad-cam imputes everything not below a percentile, so that of a map that
     is half zeros "the least relevant 20%" are those 50%; Quantus reports the accuracy after removal instead of a probability.
     """
+    require_pictures("ROAD's imputation of pixels", view.image.ndim - 1)
     shape = view.image.shape[:2]
     require(
         saliency.shape == shape, "saliency", f"shape {saliency.shape}", f"one finished map of the image's size {shape}"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from case_jax.imageops import crop_resized
+from case_jax.imageops import crop_resized, require_pictures
 from case_jax.tap.link import Link, log_probabilities, of_class
 
 LEAST_AREA = 0.05
@@ -51,6 +51,7 @@ def saliency_metric(
     Dabkowski and Gal, *Real Time Image Saliency for Black Box Classifiers* (NeurIPS 2017), with the enlargement of Phang, Park, Geras
     (arXiv 2010.09750).
     """
+    require_pictures("the saliency metric's box", image.ndim - 1)
     height, width = image.shape[:2]
     top, bottom, left, right = box
     area = jnp.maximum(bottom - top, 0) * jnp.maximum(right - left, 0)

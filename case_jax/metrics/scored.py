@@ -11,7 +11,7 @@ from case_jax.tap.view import View
 class Scored(NamedTuple):
     """One method's finished maps of some of one image's classes, with all that a score may need."""
 
-    maps: Float[Array, "T H W"]
+    maps: Float[Array, "T *space"]
     """At input resolution, in [0, 1]; first the top-1, then the top-2 class, then, where a metric of the run needs one, a class
     drawn at random from all but the top-1."""
     degenerate: Bool[Array, " T"]
@@ -20,12 +20,12 @@ class Scored(NamedTuple):
     targets: Int[Array, " T"]
     probabilities: Float[Array, " T"]
     """Of the targets, in float32 at least."""
-    regions: Bool[Array, "R H W"]
+    regions: Bool[Array, "R *space"]
     """Evidence regions; R = 0 where the data have none."""
     region_classes: Int[Array, " R"]
-    black: Float[Array, " 3"]
+    black: Float[Array, " D"]
     """A black pixel in normalised units."""
     key: Key[Array, ""]
     """This image's random key."""
-    explain: Callable[[Float[Array, "H W 3"]], Float[Array, "H W"]] | None = None
+    explain: Callable[[Float[Array, "*space D"]], Float[Array, "*space"]] | None = None
     """This method's finished map of the top-1 class for another (altered) image; for metrics that say they need it."""

@@ -5,9 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from case_jax._checks import require
 from case_jax.metrics.scored import Scored
-from case_jax.ranking import pixel_count, top_mask
+from case_jax.ranking import pixel_count, require_pair, top_mask
 
 
 class Agreement(NamedTuple):
@@ -21,10 +20,12 @@ class Agreement(NamedTuple):
     """Whether either map has fewer positive pixels than the top holds, so that ties among zeros decide F."""
 
 
-def agreement(first: Float[Array, "H W"], second: Float[Array, "H W"], *, percent: float = 5.0) -> Agreement:
+def agreement(
+    first: Float[Array, "*space"], second: Float[Array, "*space"], *, percent: float = 5.0, space: int = 2
+) -> Agreement:
     """Top-k% agreement of two maps.
 
-    `F = |T₁ ∩ T₂| / n` with `T` the n = ⌊percent/100 · HW⌋ highest-ranked pixels (ties to the lower index);
+    `F = |T₁ ∩ T₂| / n` with `T` the n = ⌊percent/100 · pixels⌋ highest-ranked pixels (ties to the lower index);
     `F⁺ = |T₁⁺ ∩ T₂⁺| / max(|T₁⁺|, |T₂⁺|)` with `T⁺` the positive pixels of T, and 0 where no map has any. F⁺ equals F
     when no zeros lie inside the top.
 
@@ -32,6 +33,7 @@ def agreement(first: Float[Array, "H W"], second: Float[Array, "H W"], *, percen
         first: one finished map.
         second: another of the same image.
         percent: k, in percent of the pixels.
+        space: how many axes a map has: 2 for pictures, 1 for signals, 3 for volumes.
 
     Returns:
         F, F⁺ and whether zeros decided F. Degenerate maps rank nothing: two all-zero maps agree in all their ties (F = 1,
@@ -42,13 +44,7 @@ def agreement(first: Float[Array, "H W"], second: Float[Array, "H W"], *, percen
 
     Williamson, Dwyer, Ji, CASE (arXiv 2506.07327), section on the class-sensitivity diagnostic; F⁺ introduced here.
     """
-    proper = first.ndim == 2 and first.shape == second.shape
-    require(
-        proper,
-        "first, second",
-        f"shapes {first.shape} and {second.shape}",
-        "two maps of one shape (H, W); batch with jax.vmap",
-    )
+    require_pair(first, second, space)
     count = pixel_count(percent, first.shape)
     tops = [top_mask(m, count) for m in (first, second)]
     positive = [t & (m > 0) for t, m in zip(tops, (first, second), strict=True)]
@@ -63,7 +59,7 @@ def agreement(first: Float[Array, "H W"], second: Float[Array, "H W"], *, percen
 
 def sensitivity_columns(scored: Scored, *, percent: float = 5.0) -> dict[str, Array]:
     """The row's columns `F`, `F_plus` and `zeros_in_top`; F and F⁺ are NaN where either map is degenerate."""
-    found = agreement(scored.maps[0], scored.maps[1], percent=percent)
+    found = agreement(scored.maps[0], scored.maps[1], percent=percent, space=scored.maps.ndim - 1)
     unusable = scored.degenerate[:2].any()
     return {
         "F": jnp.where(unusable, jnp.nan, found.F),

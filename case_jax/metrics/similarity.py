@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from case_jax.imageops import ssim
+from case_jax.imageops import require_pictures, ssim
 from case_jax.measure import Measure
 from case_jax.metrics.hog import hog_correlation
 from case_jax.metrics.scored import Scored
@@ -33,6 +33,7 @@ MEASURES = (
 
 def similarity_columns(scored: Scored) -> dict[str, Array]:
     """Columns `spearman` and `ssim` of the maps of the two likeliest classes; NaN where either map is degenerate."""
+    require_pictures("SSIM", scored.maps.ndim - 1)
     first, second = scored.maps[0], scored.maps[1]
     unusable = scored.degenerate[:2].any()
     found = {"spearman": spearman(first, second), "ssim": ssim(first, second)}

@@ -49,7 +49,7 @@ MEASURES = (
 
 def shown_probability(
     view: View,
-    saliency: Float[Array, "H W"],
+    saliency: Float[Array, "*space"],
     target: Int[Array, ""],
     *,
     steps: int = 20,
@@ -59,7 +59,7 @@ def shown_probability(
 ) -> Float[Array, ""]:
     """The target's mean probability over images of which only a map's top pixels are shown.
 
-    `r_c = mean_{i=1..steps} p_c(x ⊙ T_i + fill ⊙ (1 − T_i))`, T_i the ⌊i · HW / steps⌋ highest-ranked pixels of the map for class c. The empty
+    `r_c = mean_{i=1..steps} p_c(x ⊙ T_i + fill ⊙ (1 − T_i))`, T_i the ⌊i · pixels / steps⌋ highest-ranked pixels of the map for class c. The empty
     image is left out, the whole image is the last.
 
     Args:

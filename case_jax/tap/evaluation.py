@@ -14,6 +14,7 @@ from case_jax._checks import CaseJaxError
 from case_jax.tap.needed import Box, Met, needed, whole
 from case_jax.tap.outputs import is_array
 from case_jax.tap.split import tag
+from case_jax.tap.tokens import Tokens
 
 NOTED, CHOSEN = "case_jax.output:", "case_jax.chosen:"
 """Before a module's path: the tag of what it returns, and of the part of it that is tapped."""
@@ -200,14 +201,14 @@ def _without_zeros(leaf: Any) -> Any:
     return jnp.asarray(0.1 * np.cos(np.arange(jnp.size(leaf))).reshape(jnp.shape(leaf)), jnp.result_type(leaf))
 
 
-def require_reached(survey: Survey, path: str, call: int | None, prefix: int, places: Sequence[str]) -> None:
+def require_reached(survey: Survey, path: str, call: int | None, tokens: Tokens | None, places: Sequence[str]) -> None:
     """Raise unless a layer is called once, or often enough, and the logits depend on what is tapped of it.
 
     Args:
         survey: of the network.
         path: the layer's.
         call: which of its calls.
-        prefix: how many tokens stand in front of the map.
+        tokens: how its tokens lie; None for a map.
         places: where it is called, for the message.
 
     Raises:
@@ -224,14 +225,15 @@ def require_reached(survey: Survey, path: str, call: int | None, prefix: int, pl
     if not calls or (call or 0) >= len(calls):
         return
     chosen = calls[call or 0]
-    if depended_on(chosen, prefix):
+    if depended_on(chosen, tokens.prefix if tokens else 0):
         return
-    raise unreached(path, chosen, survey.outputs[: survey.outputs.index(chosen)], prefix)
+    raise unreached(path, chosen, survey.outputs[: survey.outputs.index(chosen)], tokens)
 
 
-def unreached(path: str, chosen: Met, before: Sequence[Met], prefix: int = 0) -> CaseJaxError:
+def unreached(path: str, chosen: Met, before: Sequence[Met], tokens: Tokens | None = None) -> CaseJaxError:
     """The error for a layer on which the logits do not depend."""
-    alike = [met for met in before if _alike(met, chosen) and depended_on(met, prefix)]
+    prefix = tokens.prefix if tokens else 0
+    alike = [met for met in before if _alike(met, chosen, tokens is not None) and depended_on(met, prefix)]
     alike.sort(key=lambda met: met.shape == chosen.shape)  # the nearest last, rather one of as many channels
     only = f" at the {prefix} tokens in front of its grid alone" if chosen.box is not None else ""
     does = f"depend on {path!r}{only}" if only else f"do not depend on {path!r}"
@@ -250,8 +252,8 @@ def depended_on(met: Met, prefix: int) -> bool:
     return met.box is not None and (prefix == 0 or met.box[1][1] > prefix)
 
 
-def _alike(met: Met, chosen: Met) -> bool:
+def _alike(met: Met, chosen: Met, tokens: bool) -> bool:
     """Whether two outputs are tapped in the same way: maps both, or as many tokens."""
     if met.name.startswith(CHOSEN) or len(met.shape) != len(chosen.shape) or met.shape[:1] != chosen.shape[:1]:
         return False
-    return len(met.shape) != 3 or met.shape[1] == chosen.shape[1]
+    return not tokens or met.shape[1] == chosen.shape[1]

@@ -149,7 +149,7 @@ def tap_linen(
     module: nn.Module | Callable[..., Any],
     variables: Any,
     layer: str,
-    image: Float[Array, "H W D"],
+    image: Float[Array, "*space D"],
     *,
     output: Pick = None,
     layer_output: str | int | None = None,
@@ -158,7 +158,7 @@ def tap_linen(
     dense_head: str | None = None,
     head_channels: tuple[int, int] | None = None,
     after: Literal["relu"] | None = None,
-    token_grid: tuple[int, int] | None = None,
+    token_grid: tuple[int, ...] | None = None,
     prefix_tokens: int = 0,
     chunk: int = 64,
     check: bool = True,
@@ -175,7 +175,8 @@ def tap_linen(
     that is the value before the activation; `after="relu"` taps the one behind it, as a hook on PyTorch's `nn.ReLU` does.
 
     Args:
-        module: a classifier that maps (B, H, W, D) to logits (B, C); also `functools.partial` of one, or a method.
+        module: a classifier that maps (B, H, W, D) to logits (B, C), signals (B, L, D) and volumes alike; also `functools.partial` of one, or
+            a method.
         variables: its variables; they become the tapped model's `params`.
         layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped, for example `Block_2.Conv_1`. Of layers that
             `nn.scan` runs over, a number says which: `encoder.layers[-1].norm1`.
@@ -192,7 +193,8 @@ def tap_linen(
             layer of a DenseNet): the first of them, and how many there are.
         after: "relu" taps, instead of the layer's output, the value behind the rectifier that takes it; for networks that
             call the rectifier as a function.
-        token_grid: rows and columns, when the layer's output are tokens, (B, prefix_tokens + rows · columns, K): the last become the map.
+        token_grid: rows and columns (in signals and volumes as many numbers as there are axes), when the layer's output are tokens,
+            (B, prefix_tokens + rows · columns, K): the last become the map.
         prefix_tokens: how many tokens stand in front of those of the grid (a class token, registers).
         chunk: most classes whose gradients are held in memory at once.
         check: False skips what is checked here beyond shapes: evaluation, a path from layer to logits, the grid's aspect ratio,
@@ -231,11 +233,12 @@ def tap_linen(
     require(
         call is None or not numbers, "call", call, "None for a layer inside a loop, which a number in its path chooses"
     )
-    target, places = Tapped(layer, layer_output, call, token_grid and Tokens(token_grid, prefix_tokens, check)), []
+    tokens = None if token_grid is None else Tokens(tuple(token_grid), prefix_tokens, check)
+    target, places = Tapped(layer, layer_output, call, tokens), []
     if check:
         survey = surveyed(_network(run, variables, known, target, output, places), image)
         if not numbers:
-            require_reached(survey, layer, call, prefix_tokens, places)
+            require_reached(survey, layer, call, target.tokens, places)
     inside = target._replace(layer=tapped_path)
 
     def apply(variables: Any, x: Array) -> Array:

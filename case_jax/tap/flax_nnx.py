@@ -177,7 +177,7 @@ def _watch(sub: Any, path: str, note: Note, target: Tapped, places: list[str]) -
 def tap_nnx(
     module: nnx.Module | Callable[..., Any],
     layer: str,
-    image: Float[Array, "H W D"],
+    image: Float[Array, "*space D"],
     *,
     output: Pick = None,
     layer_output: str | int | None = None,
@@ -186,7 +186,7 @@ def tap_nnx(
     dense_head: str | None = None,
     head_channels: tuple[int, int] | None = None,
     after: Literal["relu"] | None = None,
-    token_grid: tuple[int, int] | None = None,
+    token_grid: tuple[int, ...] | None = None,
     prefix_tokens: int = 0,
     stages: Sequence[str] = (),
     chunk: int = 64,
@@ -204,7 +204,8 @@ def tap_nnx(
     that is the value before the activation; `after="relu"` taps the one behind it, as a hook on PyTorch's `nn.ReLU` does.
 
     Args:
-        module: a classifier that maps (B, H, W, D) to logits (B, C); also `functools.partial` of one, `nnx.jit` of one, or a method.
+        module: a classifier that maps (B, H, W, D) to logits (B, C), signals (B, L, D) and volumes alike; also `functools.partial` of one,
+            `nnx.jit` of one, or a method.
         layer: dotted path of the sub-module whose output, (B, h, w, K), is tapped. Of layers that `nnx.scan` runs over, a number says
             which: `encoder.layers[-1].norm1`.
         image: one normalised image (H, W, D); fixes the shapes and checks the closed form.
@@ -220,7 +221,8 @@ def tap_nnx(
             layer of a DenseNet): the first of them, and how many there are.
         after: "relu" taps, instead of the layer's output, the value behind the rectifier that takes it; for networks that
             call the rectifier as a function.
-        token_grid: rows and columns, when the layer's output are tokens, (B, prefix_tokens + rows · columns, K): the last become the map.
+        token_grid: rows and columns (in signals and volumes as many numbers as there are axes), when the layer's output are tokens,
+            (B, prefix_tokens + rows · columns, K): the last become the map.
         prefix_tokens: how many tokens stand in front of those of the grid (a class token, registers).
         stages: paths of further layers whose maps a method may ask for (`View.stages`), the highest resolution first.
         chunk: most classes whose gradients are held in memory at once.
@@ -263,13 +265,14 @@ def tap_nnx(
     require(
         call is None or not numbers, "call", call, "None for a layer inside a loop, which a number in its path chooses"
     )
-    target = Tapped(layer, layer_output, call, token_grid and Tokens(token_grid, prefix_tokens, check))
+    tokens = None if token_grid is None else Tokens(tuple(token_grid), prefix_tokens, check)
+    target = Tapped(layer, layer_output, call, tokens)
     parts, places = _Parts(invoked), []
     if check:
         with told_of_channels(image):
             survey = surveyed(_network(parts, invoked, target, output, places), image)
         if not numbers:
-            require_reached(survey, layer, call, prefix_tokens, places)
+            require_reached(survey, layer, call, target.tokens, places)
     inside = target._replace(layer=path)
 
     def apply(params: Any, x: Array) -> Array:

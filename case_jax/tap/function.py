@@ -18,10 +18,10 @@ from case_jax.tap.view import TappedModel, tapped
 
 
 def tap_function(
-    function: Callable[[Any, Float[Array, "H W D"]], Any],
+    function: Callable[[Any, Float[Array, "*space D"]], Any],
     params: Any,
     layer: str,
-    image: Float[Array, "H W D"],
+    image: Float[Array, "*space D"],
     *,
     output: Pick = None,
     head_kernel: Callable[[Any], Float[Array, "F M"]] | None = None,

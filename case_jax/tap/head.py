@@ -1,5 +1,6 @@
 """The closed form of class weights: a tail that acts on each channel alone up to a first dense layer."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +43,7 @@ class HeadInputs:
     total: int
     """How many are in front of the head."""
 
-    def __call__(self, activation: Float[Array, "H W K"]) -> Float[Array, "P K"]:
+    def __call__(self, activation: Float[Array, "*space K"]) -> Float[Array, "P K"]:
         """P features of each channel."""
         features = split(self.tail, HEAD_INPUT)(activation)[0].reshape(-1, self.total)
         return features[:, self.first : self.first + self.count]
@@ -55,7 +56,7 @@ class Head(NamedTuple):
     channel k of the activation alone.
     """
 
-    inputs: Callable[[Float[Array, "H W K"]], Float[Array, "P K"]]
+    inputs: Callable[[Float[Array, "*space K"]], Float[Array, "P K"]]
     """The features x in front of the dense layer, P of each channel: 1 behind a global average pool."""
     kernel: Float[Array, "P K M"]
     output: Float[Array, " M"]
@@ -87,7 +88,7 @@ def as_used(kernel: Array, dtype: Any) -> Array:
 
 def head_of(
     tail: Tail,
-    activation: Float[Array, "H W K"],
+    activation: Float[Array, "*space K"],
     logits: Float[Array, " C"],
     kernel: Float[Array, "F M"],
     *,
@@ -111,12 +112,12 @@ def head_of(
     return Head(HeadInputs(tail, first, count, total), blocks, output, rest)
 
 
-def response(head: Head, activation: Float[Array, "H W K"]) -> Float[Array, "P K"]:
-    """`Σ_{hw} ∂x[p,k]/∂A[h,w,k] / (HW)` for all channels from one forward-mode pass: a uniform shift of every channel by one.
+def response(head: Head, activation: Float[Array, "*space K"]) -> Float[Array, "P K"]:
+    """`Σ_s ∂x[p,k]/∂A[s,k] / S` over the S places, for all channels from one forward-mode pass: a uniform shift of every channel by one.
 
     Where something in front of the head has a gradient of its own, from a backward pass for each of the P features.
     """
-    size = activation.shape[0] * activation.shape[1]
+    size = math.prod(activation.shape[:-1])
     if not only_backwards(head.inputs, activation):
         _, d = jax.jvp(head.inputs, (activation,), (jnp.ones_like(activation),))
         return at_least_float32(d) / size
@@ -124,12 +125,12 @@ def response(head: Head, activation: Float[Array, "H W K"]) -> Float[Array, "P K
 
     def of_feature(position: Array) -> Array:
         row = jnp.zeros_like(features).at[position].set(1)  # channels do not mix, so one pass serves them all
-        return at_least_float32(pull(row)[0]).sum((0, 1)) / size
+        return at_least_float32(pull(row)[0]).sum(tuple(range(activation.ndim - 1))) / size
 
     return map_in_chunks(of_feature, jnp.arange(len(features)), chunk=CHUNK)
 
 
-def _shifts(head: Head, activation: Float[Array, "H W K"]) -> Float[Array, "K M"]:
+def _shifts(head: Head, activation: Float[Array, "*space K"]) -> Float[Array, "K M"]:
     """How z answers a uniform shift of each channel."""
     kernel = at_least_float32(head.kernel)
     return jnp.einsum("pkm,pk->km", kernel, response(head, activation), precision=jax.lax.Precision.HIGHEST)
@@ -149,14 +150,14 @@ class Factors(NamedTuple):
         return jnp.where(exists[:, None], self.columns[classes], jnp.nan)
 
 
-def factors(head: Head | None, activation: Float[Array, "H W K"]) -> Factors | None:
+def factors(head: Head | None, activation: Float[Array, "*space K"]) -> Factors | None:
     """The factors of class weights where the head's output are the logits and it sees one number per channel; else None."""
     if head is None or head.rest is not None or len(head.kernel) != 1:
         return None
     return Factors(at_least_float32(head.kernel[0]).T, response(head, activation)[0])
 
 
-def closed_form(head: Head, activation: Float[Array, "H W K"]) -> Weights:
+def closed_form(head: Head, activation: Float[Array, "*space K"]) -> Weights:
     """Weights of any classes: `α_c[k] = Σ_p Σ_m ∂y_c/∂z[m] · kernel[p,k,m] · d[p,k] / (HW)`.
 
     `d[p,k] = Σ_{hw} ∂x[p,k]/∂A[h,w,k]`, see `response`. Where z are the logits, `∂y_c/∂z` is a unit vector, and the kernel's column c
@@ -182,7 +183,7 @@ def _through_rest(
     return jnp.einsum("nm,km->nk", gradients, shifts, precision=jax.lax.Precision.HIGHEST)
 
 
-def all_weights(head: Head, activation: Float[Array, "H W K"], num_classes: int) -> Float[Array, "C K"]:
+def all_weights(head: Head, activation: Float[Array, "*space K"], num_classes: int) -> Float[Array, "C K"]:
     """`closed_form` for all classes at once: what follows the head is passed forwards or backwards, whichever is fewer and possible."""
     if head.rest is None or activation.shape[-1] >= num_classes or only_backwards(head.rest, head.output):
         return closed_form(head, activation)(jnp.arange(num_classes))

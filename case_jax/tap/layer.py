@@ -1,6 +1,7 @@
 """What an adapter puts around the tapped layer's output, and around a pass through a network."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ class Tapped(NamedTuple):
             CaseJaxError: for an output that is not one array, several rows for one image, or tokens that the grid does not fit.
         """
 
-        def tagged(value: jax.Array) -> jax.Array:
+        def changing(value: jax.Array) -> jax.Array:
             require(
                 value.ndim >= 1 and value.shape[0] == 1,
                 "layer",
@@ -45,28 +46,33 @@ class Tapped(NamedTuple):
             if self.tokens is None:
                 require_no_tokens(value.shape, image_shape, self.layer)
                 return tag(value[0], LAYER + self.layer)[None]
-            prefix, (height, width) = self.tokens.prefix, self.tokens.grid
+            prefix, grid = self.tokens.prefix, self.tokens.grid
             self.tokens.require_fit(value.shape, image_shape, self.layer)
-            grid = tag(value[0, prefix:].reshape(height, width, -1), LAYER + self.layer)
-            return jnp.concatenate([value[:, :prefix], grid.reshape(1, height * width, -1)], axis=1)
+            tagged = tag(value[0, prefix:].reshape(*grid, -1), LAYER + self.layer)
+            return jnp.concatenate([value[:, :prefix], tagged.reshape(1, math.prod(grid), -1)], axis=1)
 
-        return changed(output, self.output, tagged, self.layer)
+        return changed(output, self.output, changing, self.layer)
 
 
 @contextlib.contextmanager
 def told_of_channels(image: Any) -> Iterator[None]:
-    """Whatever a network raises inside the context, where the image has its channels first, is an error that says so."""
+    """Whatever a network raises inside the context, where the image has its channels first or no picture's axes, is an error that says so."""
     try:
         yield
     except CaseJaxError:
         raise
     except Exception as error:
         shape = jnp.shape(image)
-        if len(shape) != 3 or shape[0] not in CHANNELS or shape[2] in CHANNELS:
+        given = f"image: got shape {shape}, dtype {jnp.result_type(image)}; accepted: one normalised floating-point image of shape"
+        if len(shape) > 1 and shape[0] in CHANNELS and shape[-1] not in CHANNELS:
+            raise CaseJaxError(
+                f"{given} {(*shape[1:], shape[0])}, channels last: jnp.moveaxis(image, 0, -1)."
+            ) from error
+        if len(shape) == 3:
             raise
         raise CaseJaxError(
-            f"image: got shape {shape}, dtype {jnp.result_type(image)}; accepted: one normalised floating-point image of shape "
-            f"{(*shape[1:], shape[0])}, channels last: jnp.moveaxis(image, 0, -1)."
+            f"{given} (height, width, channels), where the network takes pictures, without a batch axis and with one of channels also where "
+            f"there is one: image[..., None]. The network raised {type(error).__name__}: {error}"
         ) from error
 
 

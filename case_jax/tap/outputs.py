@@ -105,7 +105,7 @@ def logits_of(output: Any, pick: Pick, count: int = 1) -> Float[Array, "B C"]:
         len(found.shape) <= 2,
         "model",
         f"an output of shape {tuple(found.shape[1:])} for one image",
-        "a classifier that returns one vector of logits per image; of an output with positions take a vector of scores, for example "
+        "a classifier that returns one vector of logits per image, which is given without a batch axis; of an output with positions take a vector of scores, for example "
         "output=lambda y: y[:, 2:5, 3:7].mean((1, 2))",
     )
     return found

@@ -1,5 +1,6 @@
 """What one forward pass of one image gives: logits, activation and, on demand, class weights."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require
+from case_jax.imageops import channel_means
 from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.depthwise import fast_depthwise
 from case_jax.tap.head import (
@@ -66,7 +68,7 @@ class PulledBack:
     def __call__(self, classes: Int[Array, " n"]) -> Float[Array, "n K"]:
         """`α` of the given classes; zero for a class that does not exist."""
         rows = jax.nn.one_hot(classes, len(self.logits), dtype=self.logits.dtype)
-        return map_in_chunks(lambda row: at_least_float32(self.pull(row)).mean((0, 1)), rows, chunk=self.chunk)
+        return map_in_chunks(lambda row: channel_means(at_least_float32(self.pull(row))), rows, chunk=self.chunk)
 
 
 @partial(register_dataclass, data_fields=LEAVES, meta_fields=("chunk", "link"))
@@ -74,20 +76,21 @@ class PulledBack:
 class View:
     """One image as the classifier sees it.
 
-    With `y = tail(A)`, the channel weights of class c are `α_c[k] = mean_{hw} ∂y_c/∂A[h,w,k]`.
+    With `y = tail(A)`, the channel weights of class c are `α_c[k] = mean_{hw} ∂y_c/∂A[h,w,k]`. In all formulas h, w stand for however many
+    spatial axes there are: one in signals, three in volumes.
 
     A pytree, its functions too: `jax.jit(model.view)` returns one, and a compiled function takes it. `jax.vmap(model.view)` gives the views
     of a batch; its leaves hold the parameters once per image, so for many images make a view and use it inside one mapped function.
     """
 
-    image: Float[Array, "Hx Wx 3"]
+    image: Float[Array, "*space D"]
     logits: Float[Array, " C"]
-    activation: Float[Array, "H W K"]
+    activation: Float[Array, "*space K"]
     tail: Tail
     """The classifier after the layer: activation to logits."""
-    predict: Callable[[Float[Array, "Hx Wx 3"]], Float[Array, " C"]]
+    predict: Callable[[Float[Array, "*space D"]], Float[Array, " C"]]
     """The whole classifier: normalised image to logits."""
-    pull: Callable[[Float[Array, " C"]], Float[Array, "H W K"]]
+    pull: Callable[[Float[Array, " C"]], Float[Array, "*space K"]]
     """Gradient of `⟨cotangent, y⟩` with respect to the activation."""
     class_weights: Weights
     """`α` of the given classes."""
@@ -95,7 +98,7 @@ class View:
     """The first dense layer, where no channels mix before it and the model declares so; else None."""
     chunk: int
     """Most classes, channels or altered copies of the image that a method holds in memory at once."""
-    stages: Callable[[], tuple[Float[Array, "h w k"], ...]] | None = None
+    stages: Callable[[], tuple[Float[Array, "*space k"], ...]] | None = None
     """Maps of further layers, the highest resolution first; None where the model was tapped without."""
     link: Link = "softmax"
     """How logits become probabilities."""
@@ -118,14 +121,14 @@ class TappedModel:
     the parameters, so that a compiled function takes the whole model as an argument.
     """
 
-    apply: Callable[[Params, Float[Array, "Hx Wx 3"]], Float[Array, " C"]]
+    apply: Callable[[Params, Float[Array, "*space D"]], Float[Array, " C"]]
     """One normalised image to logits, with the layer's output tagged `tag`."""
     params: Params
     layer: str
     tag: str
     num_classes: int
     image_shape: tuple[int, ...]
-    activation_shape: tuple[int, int, int]
+    activation_shape: tuple[int, ...]
     activation_dtype: Any
     head_kernel: Callable[[Params], Float[Array, "F M"]] | None = None
     """The kernel of the first dense layer when all between layer and it acts on each channel alone; else None."""
@@ -135,7 +138,7 @@ class TappedModel:
     """Whether the head's output are the logits."""
     chunk: int = 64
     """Most classes (or channels) that one pullback holds in memory at once."""
-    stages: Callable[[Params, Float[Array, "Hx Wx 3"]], tuple[Float[Array, "h w k"], ...]] | None = None
+    stages: Callable[[Params, Float[Array, "*space D"]], tuple[Float[Array, "*space k"], ...]] | None = None
     """Maps of further layers, the highest resolution first."""
     precision: str = "float32"
     """Of its passes, see `at_precision`."""
@@ -155,7 +158,7 @@ class TappedModel:
         shape = "×".join(map(str, self.activation_shape))
         return f"layer={self.layer!r}, {self.num_classes} classes, {shape}"
 
-    def view(self, params: Params, image: Float[Array, "Hx Wx 3"]) -> View:
+    def view(self, params: Params, image: Float[Array, "*space D"]) -> View:
         """One forward pass; only the part after the layer is differentiated.
 
         Args:
@@ -169,7 +172,7 @@ class TappedModel:
             CaseJaxError: when the image is not a single one, channels last.
         """
         require(
-            jnp.ndim(image) == 3
+            jnp.ndim(image) == len(self.image_shape)
             and jnp.shape(image)[-1] == self.image_shape[-1]
             and jnp.issubdtype(jnp.result_type(image), jnp.floating),
             "image",
@@ -194,14 +197,14 @@ class TappedModel:
         kernel = self.head_kernel(params)
         return head_of(tail, activation, logits, kernel, channels=self.head_channels, last=self.head_is_last)
 
-    def view_all(self, params: Params, image: Float[Array, "Hx Wx 3"]) -> View:
+    def view_all(self, params: Params, image: Float[Array, "*space D"]) -> View:
         """As `view`, with the weights of all classes computed at once and looked up afterwards.
 
         Closed form where the head is declared; otherwise reverse mode over classes or forward mode over channels,
         whichever is fewer, in chunks of `chunk`; always reverse mode where a `jax.custom_vjp` lies behind the layer.
         """
         view = self.view(params, image)
-        height, width, channels = view.activation.shape
+        *space, channels = view.activation.shape
         if view.head is not None:
             if view.head.rest is None:
                 return view
@@ -211,7 +214,7 @@ class TappedModel:
             view = replace(view, logits=logits)  # the same numbers; the tail is then evaluated once
 
             def shifted(unit):
-                return at_least_float32(push(jnp.broadcast_to(unit, view.activation.shape))) / (height * width)
+                return at_least_float32(push(jnp.broadcast_to(unit, view.activation.shape))) / math.prod(space)
 
             units = jnp.eye(channels, dtype=view.activation.dtype)
             table = map_in_chunks(shifted, units, chunk=self.chunk).T
@@ -252,15 +255,16 @@ def tapped(
     `check=False` leaves out the comparison of a declared head's closed form with the pullback.
 
     Raises:
-        CaseJaxError: for an image of other rank than (H, W, channels), logits that are not one vector, an activation that is
-            not one (H, W, K) map, a chunk below 1, outputs that are not what `link` declares, or a declared head whose closed form is not the pullback.
+        CaseJaxError: for an image without spatial axes, logits that are not one vector, an activation of another number of spatial axes than
+            the image, a chunk below 1, outputs that are not what `link` declares, or a declared head whose closed form is not the pullback.
     """
     require(chunk >= 1, "chunk", chunk, "a number of classes of at least 1")
     require(
-        jnp.ndim(image) == 3 and jnp.issubdtype(jnp.result_type(image), jnp.floating),
+        jnp.ndim(image) >= 2 and jnp.issubdtype(jnp.result_type(image), jnp.floating),
         "image",
         f"shape {jnp.shape(image)}, dtype {jnp.result_type(image)}",
-        "one normalised floating-point image of shape (height, width, channels), without a batch axis",
+        "one normalised floating-point image of shape (height, width, channels), without a batch axis; a signal (length, channels) or volume "
+        "(depth, height, width, channels)",
     )
     apply, stages = fast_depthwise(apply), None if stages is None else fast_depthwise(stages)
     with told_of_channels(image):
@@ -268,16 +272,16 @@ def tapped(
     require(
         logits.ndim == 1,
         "model",
-        f"an output of shape {logits.shape} for one image",
-        "a classifier that returns one vector of logits per image",
+        f"an output of shape {logits.shape} for one image of shape {jnp.shape(image)}",
+        "a classifier that returns one vector of logits per image, which is given without a batch axis and with its channels last",
     )
     require(
-        activation.ndim == 3,
+        activation.ndim == jnp.ndim(image),
         "layer",
-        f"{layer!r} with an output of shape {activation.shape} for one image",
-        "a layer whose output is a map of shape (height, width, channels)",
+        f"{layer!r} with an output of shape {activation.shape} for one image of shape {jnp.shape(image)}",
+        "a layer whose output is a map with the image's spatial axes and then channels, (height, width, channels) in a picture",
     )
-    shape = (int(activation.shape[0]), int(activation.shape[1]), int(activation.shape[2]))
+    shape = tuple(int(side) for side in activation.shape)
     program = jax.make_jaxpr(apply)(params, image)
     met = tags(program.jaxpr)
     last = HEAD_OUTPUT not in met
