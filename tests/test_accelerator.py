@@ -53,6 +53,7 @@ def wheel_of(package, folder):
             archive.write(file, file.relative_to(origin.parent))
 
 
+@pytest.mark.slow
 def test_everything_runs_with_the_packages_of_a_plain_machine(tmp_path):
     for package in PACKED:
         wheel_of(package, tmp_path)

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from experiments.benchmarks import data, depthwise, loading, networks, sweep
 
 
@@ -30,6 +32,7 @@ def test_preparing_decoding_and_reading_again(tmp_path):
     assert json.loads((tmp_path / "data.json").read_text()) == result
 
 
+@pytest.mark.slow
 def test_counting_all_pairs_of_classes(tmp_path):
     result = sweep.main(sweep.Config(quick=True, out=tmp_path / "sweep.json"))
     assert [row["top"] for row in result["steps"]] == [0, 20, 1000]
@@ -39,6 +42,7 @@ def test_counting_all_pairs_of_classes(tmp_path):
     assert json.loads((tmp_path / "sweep.json").read_text()) == result
 
 
+@pytest.mark.slow
 def test_depthwise_convolutions_both_ways(tmp_path):
     result = depthwise.main(depthwise.Config(quick=True, out=tmp_path / "depthwise.json"))
     assert len(result["depthwise"]) == 4

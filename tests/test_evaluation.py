@@ -203,12 +203,14 @@ def test_a_run_told_to_stop_keeps_the_batch_in_hand(prepared, unbroken, tmp_path
     folder, settings = RunFolder(tmp_path / "run"), {"tile": 4, "part": 40}
     heard = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
+    at_first = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
         with pytest.raises(ends):
             run(prepared(Signalled(37, number, 22), **settings), folder)
         assert heard == (["SIGTERM"] if number is signal.SIGTERM else [])
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, at_first)
     assert (
         f"stopped by {number.name}; all that was computed is kept, and the same command resumes"
         in capsys.readouterr().err

@@ -63,7 +63,7 @@ def test_ten_kills_and_the_rows_of_an_unbroken_run(environment, unbroken, tmp_pa
         if kill % 2 and parts(folder) < PARTS - 3:  # right after a part was written
             wait_for_parts(started, folder, parts(folder) + 1)
         else:  # at any moment
-            time.sleep(rng.uniform(0, 5))
+            time.sleep(rng.uniform(0, 2))
         asks = kill % 3 == 1
         started[0].send_signal(signal.SIGTERM if asks else signal.SIGKILL)
         status, errors = end(started, 60)
