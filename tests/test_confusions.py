@@ -502,7 +502,9 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", [c if c == "evaluate" else pytest.param(c, marks=pytest.mark.slow) for c in COMMANDS]
+)
 def test_every_command_counts_once_in_its_folder(shell, countings, tmp_path, command):
     words = (command, *COMMANDS[command], "--contrast", "confusion:2", "--contrast-limit", 50, "--out", "run")
     for _ in range(2):
