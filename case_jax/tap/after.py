@@ -11,8 +11,9 @@ from jaxtyping import Array
 from case_jax._checks import require
 from case_jax.tap.gates import RESHAPING, gates
 from case_jax.tap.layer import Tapped
+from case_jax.tap.loops import out_of_loops
 from case_jax.tap.outputs import changed
-from case_jax.tap.split import CALLS, evaluate, in_a_loop, inner_jaxprs, read, require_once, tag, tags
+from case_jax.tap.split import CALLS, LAYER, evaluate, in_a_loop, inner_jaxprs, read, require_once, tag, tags
 
 BEFORE = "case_jax.before:"
 """Before a module's path this is the tag of its output where another value is tapped."""
@@ -26,6 +27,23 @@ def require_after(after: str | None) -> None:
 def tag_before(output: Any, tapped: Tapped) -> Any:
     """Mark what is tapped of a layer's output, for `after_relu` to find."""
     return changed(output, tapped.output, lambda value: tag(value, BEFORE + tapped.layer), tapped.layer)
+
+
+def mark(output: Any, tapped: Tapped, after: str | None, image_shape: Sequence[int]) -> Any:
+    """Mark what is tapped of a layer's output, or, with `after`, what the rectifier takes; `at_its_place` then completes the function."""
+    return tapped.tag(output, image_shape) if after is None else tag_before(output, tapped)
+
+
+def at_its_place(function: Callable[..., Array], tapped: Tapped, after: str | None) -> Callable[..., Array]:
+    """The same function with the layer's tag where it belongs: in one iteration of the loops around it, behind its rectifier.
+
+    Args:
+        function: the layer's output marked by `mark`, under its path without numbers of iterations.
+        tapped: the layer, its path as given.
+        after: "relu", or None.
+    """
+    function = out_of_loops(function, tapped.layer, LAYER if after is None else BEFORE)
+    return function if after is None else after_relu(function, tapped)
 
 
 def after_relu(function: Callable[..., Array], tapped: Tapped) -> Callable[..., Array]:

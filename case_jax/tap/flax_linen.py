@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
 from case_jax._checks import CaseJaxError, require, unknown
-from case_jax.tap.after import BEFORE, after_relu, require_after, tag_before
+from case_jax.tap.after import at_its_place, mark, require_after
 from case_jax.tap.calling import (
     Called,
     called,
@@ -23,12 +23,11 @@ from case_jax.tap.calling import (
 )
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, as_used, one_head
-from case_jax.tap.layer import Tapped, told_of_channels
+from case_jax.tap.layer import Tapped, tapped_value, told_of_channels
 from case_jax.tap.link import Link
-from case_jax.tap.loops import iterations, out_of_loops
+from case_jax.tap.loops import iterations
 from case_jax.tap.outputs import Pick, changed, logits_of
 from case_jax.tap.split import LAYER, tag
-from case_jax.tap.tokens import Tokens
 from case_jax.tap.view import TappedModel, tapped
 
 OF_APPLY = ("rngs", "mutable", "capture_intermediates", "method")
@@ -230,11 +229,10 @@ def tap_linen(
     if head is not None:
         given = f"{head!r}, a {type(known[head]).__name__}"
         require(isinstance(known[head], nn.Dense), "linear_head" if linear_head else "dense_head", given, "an nn.Dense")
-    require(
-        call is None or not numbers, "call", call, "None for a layer inside a loop, which a number in its path chooses"
+    target = tapped_value(
+        layer, output=layer_output, call=call, token_grid=token_grid, prefix_tokens=prefix_tokens, check=check
     )
-    tokens = None if token_grid is None else Tokens(tuple(token_grid), prefix_tokens, check)
-    target, places = Tapped(layer, layer_output, call, tokens), []
+    places: list[str] = []
     if check:
         survey = surveyed(_network(run, variables, known, target, output, places), image)
         if not numbers:
@@ -258,14 +256,9 @@ def tap_linen(
             calls.append(path)
             if call is not None and len(calls) != call + 1:
                 return out
-            if (
-                numbers and layer_output is None and isinstance(out, tuple)
-            ):  # what nn.scan carries on, and what it stacks
-                return tagged(out[0]), *out[1:]
-            return tagged(out)
-
-        def tagged(out: Any) -> Any:
-            return inside.tag(out, x.shape) if after is None else tag_before(out, inside)
+            if numbers and layer_output is None and isinstance(out, tuple):
+                return mark(out[0], inside, after, x.shape), *out[1:]  # what nn.scan carries on, and what it stacks
+            return mark(out, inside, after, x.shape)
 
         with nn.intercept_methods(intercept):
             logits = logits_of(run(variables, run.random, x[None])[0], output)[0]
@@ -278,9 +271,8 @@ def tap_linen(
             found = found[part]
         return as_used(found["kernel"], known[head].dtype)  # type: ignore[index,attr-defined]
 
-    apply = out_of_loops(apply, layer, LAYER if after is None else BEFORE)
     return tapped(
-        apply if after is None else after_relu(apply, target),
+        at_its_place(apply, target, after),
         variables,
         image,
         layer=layer if after is None else f"{layer}, relu",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from case_jax._checks import require, unknown
-from case_jax.tap.after import BEFORE, after_relu, require_after, tag_before
+from case_jax.tap.after import at_its_place, mark, require_after
 from case_jax.tap.calling import (
     Called,
     called,
@@ -25,12 +25,11 @@ from case_jax.tap.calling import (
 )
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, as_used, one_head
-from case_jax.tap.layer import Tapped, told_of_channels
+from case_jax.tap.layer import Tapped, tapped_value, told_of_channels
 from case_jax.tap.link import Link
-from case_jax.tap.loops import iterations, out_of_loops
+from case_jax.tap.loops import iterations
 from case_jax.tap.outputs import Pick, changed, logits_of
 from case_jax.tap.split import LAYER, tag
-from case_jax.tap.tokens import Tokens
 from case_jax.tap.view import TappedModel, tapped
 
 if TYPE_CHECKING:
@@ -262,11 +261,9 @@ def tap_nnx(
         require(
             isinstance(known[head], nnx.Linear), "linear_head" if linear_head else "dense_head", given, "an nnx.Linear"
         )
-    require(
-        call is None or not numbers, "call", call, "None for a layer inside a loop, which a number in its path chooses"
+    target = tapped_value(
+        layer, output=layer_output, call=call, token_grid=token_grid, prefix_tokens=prefix_tokens, check=check
     )
-    tokens = None if token_grid is None else Tokens(tuple(token_grid), prefix_tokens, check)
-    target = Tapped(layer, layer_output, call, tokens)
     parts, places = _Parts(invoked), []
     if check:
         with told_of_channels(image):
@@ -285,7 +282,7 @@ def tap_nnx(
             calls.append(path)
             if call is not None and len(calls) != call + 1:
                 return out
-            return inside.tag(out, x.shape) if after is None else tag_before(out, inside)
+            return mark(out, inside, after, x.shape)
 
         _retype(subs[path], tagged)
         if head is not None:
@@ -308,9 +305,8 @@ def tap_nnx(
         copy, run = parts.together(params, parts.random)
         return tuple(found[0] for found in _recorded(copy, stages, lambda: run(x[None]))[1])
 
-    apply = out_of_loops(apply, layer, LAYER if after is None else BEFORE)
     return tapped(
-        apply if after is None else after_relu(apply, target),
+        at_its_place(apply, target, after),
         parts.params,
         image,
         layer=layer if after is None else f"{layer}, relu",

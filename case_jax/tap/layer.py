@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from case_jax._checks import CaseJaxError, require
+from case_jax.tap.loops import iterations
 from case_jax.tap.outputs import changed
 from case_jax.tap.split import LAYER, tag
 from case_jax.tap.tokens import Tokens, require_no_tokens
@@ -52,6 +53,27 @@ class Tapped(NamedTuple):
             return jnp.concatenate([value[:, :prefix], tagged.reshape(1, math.prod(grid), -1)], axis=1)
 
         return changed(output, self.output, changing, self.layer)
+
+
+def tapped_value(
+    layer: str,
+    *,
+    output: str | int | None,
+    call: int | None,
+    token_grid: Sequence[int] | None,
+    prefix_tokens: int,
+    check: bool,
+) -> Tapped:
+    """Which value of a network is tapped, by the arguments of the adapters.
+
+    Raises:
+        CaseJaxError: for a call of a layer inside a loop, or tokens that cannot be.
+    """
+    numbers = iterations(layer)[1]
+    accepted = "None for a layer inside a loop, which a number in its path chooses"
+    require(call is None or not numbers, "call", call, accepted)
+    tokens = None if token_grid is None else Tokens(tuple(token_grid), prefix_tokens, check)
+    return Tapped(layer, output, call, tokens)
 
 
 @contextlib.contextmanager
