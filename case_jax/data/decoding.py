@@ -36,9 +36,8 @@ def decoded(
     """An opened image as RGB (or grey) of 8 bits.
 
     Transparent pixels are laid over white, unless they are to be dropped: then the colour counts that the file has below them, often
-    black, as in torchvision. 16-bit grey is scaled by the smallest of 8, 10, 12, 14 and 16 bits that holds its values (by 16 where both bytes of every value
-    are equal). Of frames and
-    pages the first is taken. CMYK is converted by PIL's formula. TIFF is turned by PIL itself, whatever `exif` says.
+    black, as in torchvision. 16-bit grey is scaled by the smallest of 8, 10, 12, 14 and 16 bits that holds its values (by 16 where both bytes
+    of every value are equal). Of frames and pages the first is taken. CMYK is converted by PIL's formula. TIFF is turned by PIL itself, whatever `exif` says.
 
     Raises:
         ValueError: for numbers without a known range (32-bit integers, floating point), and for 16-bit colours that use 14 bits or

@@ -14,17 +14,15 @@ from case_jax.contrast.asking import ask
 from case_jax.contrast.sets import Against, ContrastSet
 from case_jax.evaluation.maps import (
     Pixels,
-    finished,
     finite_logits,
     image_key,
-    raw_maps,
-    reasons_of,
+    maps_of_method,
     shown_probabilities,
     view_for_targets,
 )
 from case_jax.evaluation.why import Why
 from case_jax.imageops import normalise_image, resize_map
-from case_jax.methods import MapFunction, described, require_signed, signed_maps
+from case_jax.methods import MapFunction, require_signed
 from case_jax.source import Example
 from case_jax.tap.view import TappedModel
 
@@ -97,18 +95,14 @@ def explain_images(
     @parallel.on_one_device
     def maps(params: Any, image: Array, image_id: Array) -> tuple[Any, ...]:
         view = view_for_targets(model, params, normalise_image(image, *pixels))
-        chosen, shape, finite = asked(view.logits), image.shape[:2], finite_logits(view)
+        chosen, finite = asked(view.logits), finite_logits(view)
         query = ask(view, chosen, sets, key=image_key(seed, image_id))
-        raw, rest = [], []
-        for name, method in methods.items():
-            of = (lambda view, query, method=method: signed_maps(method, view, query)) if signed else method
-            raw.append(raw_maps(name, of, view, query))
-            both = finished(raw[-1], shape, finite, rescaled=not described(name, method).mask, signed=signed)
-            rest.append((*both, reasons_of(raw[-1], both[1], finite, jnp.ones(len(chosen), bool))))
-        found, degenerate, reasons = map(jnp.stack, zip(*rest, strict=True))
-        enlarged = jnp.stack([resize_map(one, shape) for one in raw])
+        each = [maps_of_method(name, method, view, query, finite, signed=signed) for name, method in methods.items()]
+        raw, *rest = zip(*each, strict=True)
+        found, degenerate, reasons = map(jnp.stack, rest)
+        enlarged = jnp.stack([resize_map(one, image.shape[:2]) for one in raw])
         p = shown_probabilities(view.logits, view.link)[chosen]
-        return chosen, p, found, degenerate, reasons, tuple(raw), enlarged
+        return chosen, p, found, degenerate, reasons, raw, enlarged
 
     def explained(example: Example) -> Explanation:
         found = jax.tree.map(np.asarray, maps(model.params, jnp.asarray(example.image), example.image_id))

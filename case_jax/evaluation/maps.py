@@ -1,6 +1,7 @@
 """One image to the finished maps of every method: what all studies share, traced inside their steps."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from case_jax._checks import require
 from case_jax.contrast.asking import ask
 from case_jax.contrast.sets import ContrastSet, Query
 from case_jax.imageops import finish_maps, is_degenerate, resize_map
-from case_jax.methods import MapFunction, described
+from case_jax.methods import MapFunction, described, signed_maps
 from case_jax.reasons import Reason
 from case_jax.tap.link import Link, probabilities
 from case_jax.tap.view import Params, TappedModel, View, at_least_float32
@@ -60,21 +61,28 @@ def maps_and_reasons(
     question: Question, view: View, targets: Int[Array, " T"], key: Key[Array, ""]
 ) -> tuple[Array, Array, Array]:
     """As `maps_of_view`, and why they are degenerate, by the codes of `Reason` (M, T), as far as maps tell."""
-    query, shape, finite = ask(view, targets, question.contrast, key=key), view.image.shape[:2], finite_logits(view)
-    exists = (targets >= 0) & (targets < len(view.logits))
-    found = []
-    for name, method in question.methods.items():
-        raw = raw_maps(name, method, view, query)
-        maps, degenerate = finished(raw, shape, finite, rescaled=not described(name, method).mask)
-        found.append((maps, degenerate, reasons_of(raw, degenerate, finite, exists)))
+    query, finite = ask(view, targets, question.contrast, key=key), finite_logits(view)
+    found = [maps_of_method(name, method, view, query, finite)[1:] for name, method in question.methods.items()]
     maps, degenerate, reasons = map(jnp.stack, zip(*found, strict=True))
     return maps, degenerate, reasons
 
 
-def reasons_of(
+def maps_of_method(
+    name: str, method: MapFunction, view: View, query: Query, finite: Bool[Array, ""], *, signed: bool = False
+) -> tuple[Array, Array, Array, Array]:
+    """One method's raw maps (T, h, w); finished ones (T, H, W), which are degenerate (T,), and why, by the codes of `Reason` (T,)."""
+    exists = (query.targets >= 0) & (query.targets < len(view.logits))
+    of = partial(signed_maps, method) if signed else method
+    raw = raw_maps(name, of, view, query)
+    shape, rescaled = view.image.shape[:2], not described(name, method).mask
+    maps, degenerate = finished(raw, shape, finite, rescaled=rescaled, signed=signed)
+    return raw, maps, degenerate, _reasons(raw, degenerate, finite, exists)
+
+
+def _reasons(
     raw: Float[Array, "T h w"], degenerate: Bool[Array, " T"], finite: Bool[Array, ""], exists: Bool[Array, " T"]
 ) -> Int[Array, " T"]:
-    """Why maps are degenerate, by the codes of `Reason`, as far as they tell; `NONE` for those that are not."""
+    """Why maps are degenerate, as far as they tell; `NONE` for those that are not."""
     known = jnp.isfinite(raw).all((-2, -1)) & finite
     positive = (raw > 0).any((-2, -1))
     told = jnp.where(positive, Reason.CONSTANT.value, Reason.NOT_POSITIVE.value)
