@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from case_jax._checks import CaseJaxError
-from case_jax.measure import Measure
+from case_jax.metric_column import MetricColumn
 
 THETAS = (0.5, 0.7)
 ALPHA = 0.05
@@ -189,24 +189,24 @@ def _evidence(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]
     return out | {"n_pointing": len(points), **named}
 
 
-def usable_rows(rows: pd.DataFrame, measure: Measure) -> pd.Series:
-    """Which rows enter a measure: those whose maps it needs are usable, of the images that it is about, and whose number is known."""
-    usable = rows[measure.column].notna()
-    if measure.correct:
+def usable_rows(rows: pd.DataFrame, column: MetricColumn) -> pd.Series:
+    """Which rows enter a column: those whose maps it needs are usable, of the images that it is about, and whose number is known."""
+    usable = rows[column.name].notna()
+    if column.correct:
         usable &= correct_rows(rows)
-    if measure.maps == "both":
+    if column.maps == "both":
         usable &= both_usable(rows)
-    if measure.maps in ("first", "first and random"):
+    if column.maps in ("first", "first and random"):
         usable &= ~rows["degenerate_1"]
-    if measure.maps == "first and random":
+    if column.maps == "first and random":
         usable &= ~rows["degenerate_random"]
     return usable
 
 
-def _measured(rows: pd.DataFrame, measure: Measure, resamples: int, seed: int) -> dict[str, float]:
-    values = rows.loc[usable_rows(rows, measure), measure.column].to_numpy(np.float64)
-    found = bootstrap(values, measure.statistic, resamples=resamples, seed=seed)
-    return {f"n_{measure.column}": len(values), **_named(measure.column, found, measure.statistic)}
+def _measured(rows: pd.DataFrame, column: MetricColumn, resamples: int, seed: int) -> dict[str, float]:
+    values = rows.loc[usable_rows(rows, column), column.name].to_numpy(np.float64)
+    found = bootstrap(values, column.statistic, resamples=resamples, seed=seed)
+    return {f"n_{column.name}": len(values), **_named(column.name, found, column.statistic)}
 
 
 def ranked(table: pd.DataFrame, better: Mapping[str, str]) -> pd.DataFrame:
@@ -263,7 +263,7 @@ def summarise(
     rows: pd.DataFrame,
     *,
     thetas: Sequence[float] = THETAS,
-    measures: Sequence[Measure] = (),
+    columns: Sequence[MetricColumn] = (),
     reference: str = "case",
     resamples: int = 2000,
     seed: int = 0,
@@ -276,7 +276,7 @@ def summarise(
     Args:
         rows: a run's rows, see `RunFolder.rows`.
         thetas: thresholds of the class-sensitivity test.
-        measures: further columns of the rows, as the run's metrics describe them; those that the rows lack are passed over.
+        columns: further columns of the rows, as the run's metrics describe them; those that the rows lack are passed over.
         reference: the method that fidelity is compared with.
         resamples: bootstrap samples per interval.
         seed: of the resampling.
@@ -305,9 +305,9 @@ def summarise(
             entry |= _fidelity(group, resamples, seed)
         if "mass_own" in rows:
             entry |= _evidence(group, resamples, seed)
-        for measure in measures:
-            if measure.column in rows:
-                entry |= _measured(group, measure, resamples, seed)
+        for column in columns:
+            if column.name in rows:
+                entry |= _measured(group, column, resamples, seed)
         table[name] = entry
     frame = pd.DataFrame.from_dict(table, orient="index")
     frame.index.name = "method"

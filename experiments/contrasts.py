@@ -19,7 +19,7 @@ from case_jax import METHODS
 from case_jax.methods import MapFunction
 from case_jax.stats import ranked, summarise
 from experiments.claim import Answer, Finding, Table, from_shell, heat, keep, percent
-from experiments.subjects import Where, asked, subjects
+from experiments.networks import Where, asked, subjects
 
 OPERATORS = {"case": "mean-orthogonal (CASE)", "case_span": "span-orthogonal", "finer_cam": "difference (Finer-CAM)"}
 FREE = {"grad_cam": "none (Grad-CAM)", "softmax_contrast": "softmax"}

@@ -32,7 +32,7 @@ from experiments import masking
 from experiments.benchmarks.timing import interleaved
 from experiments.claim import Answer, Finding, Table, from_shell, heat, keep, percent
 from experiments.families import SHIPPED
-from experiments.subjects import Subject, Where, asked_by_name, only
+from experiments.networks import Subject, Where, asked_by_name, only
 
 SLOW = tuple(name for name, entry in METHODS.items() if entry.slow)
 FAST = tuple(name for name, entry in METHODS.items() if not entry.slow)

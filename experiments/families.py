@@ -22,7 +22,7 @@ from case_jax.models.convnext import ConvNeXt
 from case_jax.models.densenet import DenseNet
 from case_jax.models.digit_resnet import DigitResNet
 from case_jax.models.entries import ModelEntry
-from case_jax.models.parts import Identity, conv
+from case_jax.models.layers import Identity, conv
 from case_jax.models.resnet import Bottleneck, ResNet
 from case_jax.models.vgg import VGG
 from case_jax.results import RunFolder

@@ -22,12 +22,12 @@ from case_jax import METHODS
 from case_jax._checks import require
 from case_jax.imageops import Fill
 from case_jax.methods import MapFunction
-from case_jax.metrics import METRICS, PERCENTS, Metric, Scored
+from case_jax.metrics import METRICS, PERCENTS, Metric, MetricInputs
 from case_jax.metrics.fidelity import Region, fidelity_columns
 from case_jax.stats import RANK_DECIMALS, bootstrap, correct_rows, drops, paired_tests
 from experiments.claim import Answer, Finding, Table, from_shell, heat, keep, percent
+from experiments.networks import Where, subjects
 from experiments.sensitivity import CAMS, CONTROLS, methods
-from experiments.subjects import Where, subjects
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "mean": {"fill": "mean"},
@@ -51,7 +51,7 @@ class Config:
 
 
 def protocol_columns(
-    scored: Scored,
+    inputs: MetricInputs,
     *,
     protocol: str = "mean",
     fill: Fill = "mean",
@@ -59,7 +59,7 @@ def protocol_columns(
     percents: tuple[float, ...] = FEW,
 ) -> dict[str, Array]:
     """The fidelity test's columns under another name."""
-    found = fidelity_columns(scored, percents=percents, fill=fill, region=region)
+    found = fidelity_columns(inputs, percents=percents, fill=fill, region=region)
     return {f"{protocol}:{name}": value for name, value in found.items()}
 
 

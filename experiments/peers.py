@@ -28,7 +28,7 @@ from experiments.benchmarks.torch_peers import digit_network
 from experiments.claim import Answer, Finding, Gain, Table, from_shell, judged, keep
 from experiments.families import SHIPPED
 from experiments.fidelity import kendall
-from experiments.subjects import Subject, Where, asked_by_name, only
+from experiments.networks import Subject, Where, asked_by_name, only
 
 PEERS = {
     "grad_cam": "GradCAM", "hires_cam": "HiResCAM", "grad_cam_plus_plus": "GradCAMPlusPlus", "xgrad_cam": "XGradCAM",

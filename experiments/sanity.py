@@ -22,7 +22,7 @@ from case_jax.results import RunFolder
 from case_jax.training.loop import CURVES, read_curves
 from experiments.claim import Answer, Finding, Table, from_shell, keep
 from experiments.families import SHIPPED, Training, small_network, training_of
-from experiments.subjects import Where, asked_by_name, only
+from experiments.networks import Where, asked_by_name, only
 
 TESTED = (
     "grad_cam", "layer_cam", "eigen_grad_cam", "case", "finer_cam", "softmax_contrast", "guided_backprop", "saliency", "input_x_gradient",

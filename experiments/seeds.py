@@ -25,14 +25,14 @@ from case_jax._checks import require
 from case_jax.data import open_source
 from case_jax.evaluation.batches import select
 from case_jax.imageops import normalise_image
-from case_jax.metrics import METRICS, Metric, Scored
+from case_jax.metrics import METRICS, Metric, MetricInputs
 from case_jax.report.figures import COLOURS, PERCENT, plain_style
 from case_jax.source import UnreadableImageError
 from case_jax.stats import THETAS, both_usable, summarise
 from experiments.cifar100 import fine_tuned
 from experiments.claim import Answer, Finding, Table, from_shell, judged, keep, percent, unpaired_gain
+from experiments.networks import Subject, Where, correct, subjects, weights_of
 from experiments.sensitivity import methods
-from experiments.subjects import Subject, Where, correct, subjects, weights_of
 
 FAMILIES_TESTED = ("ResNet", "VGG", "DenseNet", "ConvNeXt")
 DENSE = "DenseNet"
@@ -59,13 +59,13 @@ class Config:
     out: Path = Path("experiments/results/seeds")
 
 
-def channel_columns(scored: Scored) -> dict[str, Array]:
+def channel_columns(inputs: MetricInputs) -> dict[str, Array]:
     """`jaccard`: of the top tenth of the channels of the two likeliest classes; `active`: share of the channels that hold 90% of the likeliest's.
 
     A channel's part in a class is `|α_c[k] · mean_{hw} A[h,w,k]|`.
     """
-    view = scored.view
-    parts = jnp.abs(view.class_weights(scored.targets[:2]) * view.activation.mean((0, 1)))
+    view = inputs.view
+    parts = jnp.abs(view.class_weights(inputs.targets[:2]) * view.activation.mean((0, 1)))
     count = max(1, round(SHARE * parts.shape[1]))
     tops = jnp.zeros(parts.shape, bool).at[jnp.arange(2)[:, None], jax.lax.top_k(parts, count)[1]].set(True)
     falling = -jnp.sort(-parts[0])

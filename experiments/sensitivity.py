@@ -18,7 +18,7 @@ from case_jax import METHODS
 from case_jax.methods import MapFunction
 from case_jax.stats import RANK_DECIMALS, THETAS, summarise
 from experiments.claim import Answer, Finding, Table, from_shell, heat, keep, percent
-from experiments.subjects import Subject, Where, asked, correct, subjects
+from experiments.networks import Subject, Where, asked, correct, subjects
 
 CAMS = (
     "grad_cam", "hires_cam", "grad_cam_plus_plus", "xgrad_cam", "layer_cam", "eigen_cam", "eigen_grad_cam", "ablation_cam",

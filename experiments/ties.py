@@ -19,11 +19,11 @@ import tyro
 from jaxtyping import Array, Float, Key
 
 from case_jax import METRICS
-from case_jax.metrics import Metric, Scored, agreement
+from case_jax.metrics import Metric, MetricInputs, agreement
 from case_jax.stats import THETAS, below, both_usable, holm
 from experiments.claim import Answer, Finding, Table, from_shell, keep, percent
+from experiments.networks import Where, subjects
 from experiments.sensitivity import methods
-from experiments.subjects import Where, subjects
 
 PERCENTS = (5, 20, 40)
 RULES = {
@@ -53,7 +53,7 @@ def randomly_ranked(saliency: Float[Array, "H W"], key: Key[Array, ""]) -> Float
     return ranks.reshape(saliency.shape)
 
 
-def tie_columns(scored: Scored, *, percents: tuple[float, ...] = PERCENTS) -> dict[str, Array]:
+def tie_columns(scored: MetricInputs, *, percents: tuple[float, ...] = PERCENTS) -> dict[str, Array]:
     """`RULE_PERCENT`: F under each rule; `zeros_PERCENT`: whether zeros are in the top of either map. NaN where either is degenerate."""
     first, second = scored.maps[0], scored.maps[1]
     anyhow = [randomly_ranked(m, jax.random.fold_in(scored.key, i)) for i, m in enumerate((first, second))]

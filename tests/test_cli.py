@@ -355,7 +355,7 @@ def test_precision_reaches_mosaics_and_drawings(shell, tmp_path, monkeypatch):
         asked.append(precision)
         return at_precision(model, precision)
 
-    monkeypatch.setattr("case_jax.cli.ready.at_precision", spied)
+    monkeypatch.setattr("case_jax.cli.setup.at_precision", spied)
     words = ("--methods", "grad_cam", "--precision", "bf16", "--out", "run")
     status, _, err = shell("grid-pointing", *words, "--mosaics", 1, "--limit", 60, "--no-difull")
     assert status == 0, err

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from PIL import Image
 from random_weights import write_random_weights
 
-from case_jax.cli.ready import Model, default_contrast
+from case_jax.cli.setup import Model, default_contrast
 from case_jax.models import MODELS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -464,7 +464,7 @@ WORDS = ("--limit", 8, "--methods", "case", "--metrics", "sensitivity", "--tile"
 
 
 def test_a_plan_counts_nothing_and_says_what_a_run_will(shell, monkeypatch, tmp_path):
-    monkeypatch.setattr("case_jax.cli.ready.count_confusions", lambda *a, **k: pytest.fail("counted"))
+    monkeypatch.setattr("case_jax.cli.setup.count_confusions", lambda *a, **k: pytest.fail("counted"))
     status, out, err = shell("evaluate", "--plan", *WORDS, "--crops", "crops")
     assert status == 0, err
     assert "not counted by a plan, which takes a stand-in for confusion:5 of the same shape" in out

@@ -22,8 +22,8 @@ from case_jax.evaluation.confusion import count_confusions
 from case_jax.evaluation.maps import Question
 from case_jax.evaluation.studies.evaluate import make_step, other_class
 from case_jax.imageops import finish_maps, normalise_image
-from case_jax.measure import Measure
 from case_jax.methods import top_class_maps
+from case_jax.metric_column import MetricColumn
 from case_jax.metrics import METRICS, Metric, agreement, removed_probabilities
 from case_jax.models import load_classifier, tap_classifier
 from case_jax.report import write_report
@@ -467,7 +467,7 @@ OWN = {
     "brightness": Metric(
         brightness,
         "how bright is it?",
-        (Measure("brightness", "brightness", "mean of the map; low = sparse", better="low", percent=False),),
+        (MetricColumn("brightness", "brightness", "mean of the map; low = sparse", better="low", percent=False),),
         random_class=True,
     ),
     "blank": Metric(blank, "what is left?", explains=True),

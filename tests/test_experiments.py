@@ -20,7 +20,7 @@ from random_weights import write_random_weights
 from scipy import stats as scipy_stats
 
 from case_jax.data import DigitScenes, prepare_cifar100
-from case_jax.metrics import Scored
+from case_jax.metrics import MetricInputs
 from case_jax.models import Classifier, tap_classifier
 from experiments import all as everything
 from experiments import contrasts, crossover, fidelity, masking, sanity, seeds, sensitivity, ties
@@ -39,7 +39,7 @@ from experiments.claim import (
     unpaired_gain,
 )
 from experiments.families import FAMILIES, SHIPPED
-from experiments.subjects import Where, subjects
+from experiments.networks import Where, subjects
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ def test_small_networks_are_tapped_like_the_large_ones(name):
 
 def scored(first, second, key=0):
     maps = jnp.stack([jnp.asarray(m, jnp.float32) for m in (first, second)])
-    return Scored(maps, jnp.zeros(2, bool), None, jnp.arange(2), None, None, None, None, jax.random.key(key))
+    return MetricInputs(maps, jnp.zeros(2, bool), None, jnp.arange(2), None, None, None, None, jax.random.key(key))
 
 
 def ties_of(*arguments, **options):
@@ -404,7 +404,7 @@ def test_fidelity(small, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_sanity(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.subjects.QUICK_IMAGES", 8)
+    monkeypatch.setattr("experiments.networks.QUICK_IMAGES", 8)
     sanity.main(sanity.Config(small, tmp_path / "out"))
     table = pd.read_csv(tmp_path / "out" / "sanity.csv").set_index("method")
     assert set(table.index) == set(sanity.TESTED[:4])

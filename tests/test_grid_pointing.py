@@ -19,7 +19,7 @@ from case_jax.contrast.choice import ContrastChoice
 from case_jax.data import CachedCrops, DigitScenes
 from case_jax.evaluation import GridPointing, Pixels
 from case_jax.evaluation.engine import Job
-from case_jax.evaluation.gallery import REGIONS, save_gallery
+from case_jax.evaluation.kept_gallery import REGIONS, save_gallery
 from case_jax.evaluation.studies.disconnected import disconnected
 from case_jax.evaluation.studies.grid_pointing import DIFULL, GRIDPG, of_mosaics, other_cells, tap_at_mosaic_size
 from case_jax.evaluation.studies.mosaics import Mosaics, confident_images, draw_mosaics, least_confidence

@@ -14,7 +14,7 @@ import case_jax as cj
 from case_jax.contrast import operators, table
 from case_jax.data import CachedCrops, ImageFolder
 from case_jax.evaluation import Pixels, count_confusions
-from case_jax.evaluation.gallery import save_gallery
+from case_jax.evaluation.kept_gallery import save_gallery
 from case_jax.evaluation.studies.mosaics import confident_images
 from case_jax.imageops import crop_resized
 from case_jax.methods import meaningful_perturbation, rise

@@ -9,7 +9,7 @@ import pytest
 
 from case_jax import METRICS, CaseJaxError, agreement, tag, tap_function
 from case_jax.imageops import FILLS, filling
-from case_jax.metrics import PERCENTS, Scored, evidence_shares, metric, points_at_own, removed_probabilities
+from case_jax.metrics import PERCENTS, MetricInputs, evidence_shares, metric, points_at_own, removed_probabilities
 from case_jax.metrics.evidence import evidence_columns
 from case_jax.metrics.fidelity import column, fidelity_columns, removal_mask
 from case_jax.ranking import top_mask
@@ -46,7 +46,7 @@ def scored_by(model):
         targets = jax.lax.top_k(view.logits, len(maps))[1]
         regions = jnp.asarray([patch(0, 0, 4, (12, 12)), patch(6, 0, 4, (12, 12)), patch(0, 6, 4, (12, 12))])
         classes = jnp.stack([jnp.int32(SHARED), targets[0], targets[1]])
-        return Scored(
+        return MetricInputs(
             maps,
             jnp.zeros(len(maps), bool),
             view,
@@ -343,7 +343,7 @@ def test_perfect_maps_have_perfect_columns(toy, toy_images):
     view = toy.view(toy.params, toy_images[0])
     fine = jnp.zeros(2, bool)
     truth = (REGIONS, SPEAKS_FOR)
-    scored = Scored(maps, fine, view, jnp.asarray([3, 8]), jnp.ones(2), *truth, jnp.zeros(3), jax.random.key(0))
+    scored = MetricInputs(maps, fine, view, jnp.asarray([3, 8]), jnp.ones(2), *truth, jnp.zeros(3), jax.random.key(0))
     columns = {k: float(v) for k, v in evidence_columns(scored, percent=4).items()}  # 16 pixels: the patch itself
     assert columns == {
         f"{part}_{kind}": float(kind == "own") for part in ("mass", "top") for kind in ("shared", "own", "other")

@@ -12,7 +12,7 @@ from scipy import stats
 from case_jax import METRICS, CaseJaxError, ask, finish_maps, softmax_contrast, tag, tap_function
 from case_jax.imageops import rescale_map, ssim
 from case_jax.metrics import (
-    Scored,
+    MetricInputs,
     arcc,
     area_under,
     coherency,
@@ -449,7 +449,7 @@ def scored_of(model, maps, image, key, degenerate=None):
     fine = jnp.zeros(3, bool) if degenerate is None else degenerate
     nothing = (jnp.zeros((0, *image.shape[:2]), bool), jnp.zeros(0, jnp.int32))
     p = jax.nn.softmax(at_least_float32(view.logits))[targets]
-    return Scored(maps, fine, view, targets, p, *nothing, -jnp.ones(3), key, explained(model, targets[0]))
+    return MetricInputs(maps, fine, view, targets, p, *nothing, -jnp.ones(3), key, explained(model, targets[0]))
 
 
 def options_of(name):
@@ -477,7 +477,7 @@ def test_columns_are_finite_scalars_described_and_equal_under_jit_and_vmap(colum
     maps = jnp.stack([jnp.roll(jnp.asarray(stored["maps"]), i, 0) for i in range(3)])
     images, keys = jnp.asarray(stored["images"]), jax.random.split(jax.random.key(0), 3)
     batched, alone = many(maps, images, keys, fine), one(maps[0], images[0], keys[0], fine)
-    assert {m.column for m in METRICS[name].measures} == set(batched) == set(alone)
+    assert {m.name for m in METRICS[name].described} == set(batched) == set(alone)
     for column, values in batched.items():
         assert values.shape == (3,)
         assert bool(jnp.isfinite(values).all())

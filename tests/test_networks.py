@@ -8,7 +8,7 @@ from flax import nnx
 
 from case_jax import CaseJaxError, tap_nnx
 from case_jax.models import convnext, densenet, resnet, vgg, vit
-from case_jax.models.parts import AvgPool, MaxPool
+from case_jax.models.layers import AvgPool, MaxPool
 from case_jax.models.torch_names import MapLinear, from_torch, network_sizes
 from case_jax.models.vgg import AdaptiveAvgPool
 from case_jax.models.weights import abstract

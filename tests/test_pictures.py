@@ -13,7 +13,7 @@ from studies import count_pairs, evaluation
 import case_jax as cj
 from case_jax.data import CachedCrops, ImageFolder, crop_encoded, crop_opened, decoding, preprocess
 from case_jax.evaluation import Pixels, run
-from case_jax.evaluation.gallery import save_gallery
+from case_jax.evaluation.kept_gallery import save_gallery
 from case_jax.front.evaluating import _opened
 from case_jax.imageops import picture
 from case_jax.results import RunFolder

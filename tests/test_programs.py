@@ -14,7 +14,7 @@ from case_jax.contrast.choice import choose_contrast
 from case_jax.evaluation import Pixels, run
 from case_jax.evaluation.confusion import count_confusions
 from case_jax.evaluation.explain import explain_images
-from case_jax.evaluation.gallery import save_gallery
+from case_jax.evaluation.kept_gallery import save_gallery
 from case_jax.evaluation.studies.mosaics import confident_images
 from case_jax.methods import saliency
 from case_jax.results import RunFolder

@@ -15,7 +15,7 @@ from case_jax import evaluate as evaluate_call
 from case_jax.imageops import blur, is_degenerate, resize_map, ssim
 from case_jax.methods import all_class_maps, extremal_perturbation
 from case_jax.methods.rise import random_mask
-from case_jax.metrics import METRICS, Scored, impute
+from case_jax.metrics import METRICS, MetricInputs, impute
 from case_jax.metrics.fidelity import removal_mask
 from case_jax.metrics.grid_pointing import cell_shares
 from case_jax.metrics.hog import hog
@@ -84,7 +84,7 @@ def scored_of(model, image, kernel, maps, regions):
     black, key = jnp.asarray([-2.0, -1.0, -0.5]), jax.random.key(1)
     chosen = jax.nn.softmax(view.logits)[targets]
     of = jnp.asarray([3, 0, -1])
-    return Scored(maps, is_degenerate(maps, space=image.ndim - 1), view, targets, chosen, regions, of, black, key)
+    return MetricInputs(maps, is_degenerate(maps, space=image.ndim - 1), view, targets, chosen, regions, of, black, key)
 
 
 def test_a_line_in_a_volume_has_the_scores_of_a_signal():

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from case_jax import CaseJaxError, stats
-from case_jax.measure import Measure
+from case_jax.metric_column import MetricColumn
 
 
 def test_wilcoxon_equals_the_reference(golden):
@@ -149,7 +149,7 @@ def test_a_constant_difference_has_a_signed_rank_test():
     assert pairs.loc[0, "p_w"] < 1e-4
 
 
-# --- measures and ranks -----------------------------------------------------------------------------------------------------
+# --- columns and ranks -----------------------------------------------------------------------------------------------------
 
 
 def with_scores(count: int = 20) -> pd.DataFrame:
@@ -175,8 +175,8 @@ def with_scores(count: int = 20) -> pd.DataFrame:
     ],
 )
 def test_a_measure_counts_the_rows_it_is_about(maps, correct, left_out):
-    measure = Measure("extra", "Extra", "a number", maps=maps, correct=correct)
-    table = stats.summarise(with_scores(), measures=[measure, measure._replace(column="absent")]).table
+    column = MetricColumn("extra", "Extra", "a number", maps=maps, correct=correct)
+    table = stats.summarise(with_scores(), columns=[column, column._replace(name="absent")]).table
     kept = [i for i in range(20) if i not in left_out]
     assert table["n_extra"].tolist() == [len(kept)] * 2
     assert table.loc["grad_cam", "extra_mean"] == pytest.approx(np.mean(kept))
@@ -188,8 +188,8 @@ def test_a_measure_counts_the_rows_it_is_about(maps, correct, left_out):
 def test_a_measure_may_be_a_median():
     found = with_scores()
     found.loc[found["image_id"] == 19, "extra"] = 1e6
-    measure = Measure("extra", "Extra", "a number", statistic="median", maps="any")
-    assert stats.summarise(found, measures=[measure]).table.loc["grad_cam", "extra_median"] == 10
+    column = MetricColumn("extra", "Extra", "a number", statistic="median", maps="any")
+    assert stats.summarise(found, columns=[column]).table.loc["grad_cam", "extra_median"] == 10
 
 
 def test_ranks_by_hand():

@@ -13,11 +13,11 @@ from case_jax._checks import require
 from case_jax.cli.commands import report
 from case_jax.cli.devices import Devices
 from case_jax.cli.processes import Processes, together
-from case_jax.cli.ready import Model, Names, Ready, make_ready, require_outside, run_folder, say
+from case_jax.cli.setup import Model, Names, Setup, require_outside, run_folder, say, set_up
 from case_jax.data import Exif
 from case_jax.evaluation.cost import Cost, counting, described, measure
 from case_jax.evaluation.engine import Job, TiledStudy, prepare, run
-from case_jax.evaluation.gallery import LIKELIEST, save_gallery
+from case_jax.evaluation.kept_gallery import LIKELIEST, save_gallery
 from case_jax.evaluation.studies.pairs import PairsJob
 from case_jax.evaluation.subject import Subject
 from case_jax.methods import MapFunction
@@ -75,10 +75,10 @@ class Common:
             "memory": memory,
         }
 
-    def subject(self, ready: Ready, methods: dict[str, MapFunction], *words: object) -> tuple[Subject, RunFolder]:
+    def subject(self, setup: Setup, methods: dict[str, MapFunction], *words: object) -> tuple[Subject, RunFolder]:
         """What is studied, and the run folder, which is the one asked for or named after the words, data, model and limit."""
-        ready = ready._replace(exif=self.exif)
-        source = ready.open(self.data, limit=self.limit, seed=self.seed)
+        setup = setup._replace(exif=self.exif)
+        source = setup.open(self.data, limit=self.limit, seed=self.seed)
         folder = run_folder(self.out, words[0], source.name, self.model.model, *words[1:], self.limit)
         require_outside(folder.path, source)
         if not self.plan:
@@ -86,13 +86,13 @@ class Common:
         settings = {"evaluated": source, "seed": self.seed, "stall": self.devices.stall, "planning": self.plan}
         subject = Subject(
             source,
-            ready.model,
-            partial(ready.contrast, folder.path, **settings),
-            ready.pixels,
+            setup.model,
+            partial(setup.contrast, folder.path, **settings),
+            setup.pixels,
             methods,
             seed=self.seed,
             model_name=self.model.model,
-            class_names=ready.classifier.class_names,
+            class_names=setup.classifier.class_names,
         )
         return subject, folder
 
@@ -103,7 +103,7 @@ Asked = tuple[TiledStudy, Subject]
 
 def run_study(
     common: Common,
-    asked: Callable[[Ready, Subject], Asked],
+    asked: Callable[[Setup, Subject], Asked],
     name: str,
     *words: object,
     methods: dict[str, MapFunction] | None = None,
@@ -124,9 +124,9 @@ def run_study(
     common.check()
     methods = common.model.methods(common.methods) if methods is None else methods
     with together(common.processes) as first, common.devices.mapped():
-        ready = make_ready(common.model, common.crops, methods)
-        subject, folder = common.subject(ready, methods, name, *words)
-        study, subject = asked(ready, subject)
+        setup = set_up(common.model, common.crops, methods)
+        subject, folder = common.subject(setup, methods, name, *words)
+        study, subject = asked(setup, subject)
         job = prepare(study, subject, **common.how() | ({} if limited else {"limit": None}))
         if common.plan:
             print_cost(measure(job), job)

@@ -1,7 +1,7 @@
 """`case-jax evaluate`: the tests, from the shell."""
 
 from case_jax.cli.common import CommonArgs, run_study
-from case_jax.cli.ready import Names
+from case_jax.cli.setup import Names
 from case_jax.evaluation.studies.evaluate import Evaluate
 from case_jax.metrics import PERCENTS
 
@@ -37,4 +37,4 @@ def evaluate(
     chosen = common.model.methods(common.methods, scored=True)
     scored = common.model.metrics(metrics, chosen)
     study = Evaluate(tuple(scored), scored, agreement_percent, fidelity_percents, fill)
-    run_study(common, lambda ready, subject: (study, subject), "evaluate", methods=chosen)
+    run_study(common, lambda setup, subject: (study, subject), "evaluate", methods=chosen)

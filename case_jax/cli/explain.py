@@ -10,7 +10,7 @@ import tyro
 from PIL import Image
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.cli.ready import Model, Names, files_in, make_ready, say
+from case_jax.cli.setup import Model, Names, files_in, say, set_up
 from case_jax.contrast import against as contrasted_with
 from case_jax.data import DigitScenes, Exif, read_crop
 from case_jax.evaluation.explain import explain_images
@@ -99,24 +99,24 @@ def explain(
         require_suffix(save_maps)
         require_writable(save_maps.parent)
     images = files_in(images)
-    ready = make_ready(model, methods=chosen)
-    names = ready.classifier.class_names
+    setup = set_up(model, methods=chosen)
+    names = setup.classifier.class_names
     asked, others = classes_called("targets", targets, names), classes_called("against", against, names)
-    sets = contrasted_with(others, ready.model.num_classes) if others else None
+    sets = contrasted_with(others, setup.model.num_classes) if others else None
     if sets is not None:
         sets.require_others(np.asarray(asked, int))
-    photographs = read_photographs(images, ready.classifier.preprocessing, exif)
+    photographs = read_photographs(images, setup.classifier.preprocessing, exif)
     require_writable(out)
     rather = f"\nrather than {', '.join(names[c] for c in others)}" if others else ""
     titles = [t + rather * described(n, chosen[n]).contrastive for n, t in titles_of(chosen).items()]
     written: set[Path] = set()
     explained = explain_images(
         [photograph.example for photograph in photographs],
-        ready.model,
+        setup.model,
         chosen,
-        contrast=lambda: ready.contrast(None, seed=seed).sets if sets is None else sets,
-        pixels=ready.pixels,
-        top=min(TOP, ready.model.num_classes - len(others)) if top is None else top,
+        contrast=lambda: setup.contrast(None, seed=seed).sets if sets is None else sets,
+        pixels=setup.pixels,
+        top=min(TOP, setup.model.num_classes - len(others)) if top is None else top,
         targets=asked or None,
         signed=signed,
         seed=seed,
@@ -138,7 +138,7 @@ def explain(
         if save_maps is not None:
             file = save_maps if len(images) == 1 else save_maps.with_name(f"{save_maps.stem}-{stem}{save_maps.suffix}")
             geometry = {
-                "layer": ready.model.layer,
+                "layer": setup.model.layer,
                 "against": [names[c] for c in others],
                 "photograph_size": [whole.height, whole.width],
                 "crop_in_photograph": dict(zip(("top", "bottom", "left", "right"), box, strict=True)),

@@ -1,8 +1,8 @@
 """`case-jax grid-pointing`: the grid pointing game from the shell."""
 
 from case_jax.cli.common import Asked, CommonArgs, run_study
-from case_jax.cli.ready import Ready
-from case_jax.evaluation.gallery import REGIONS
+from case_jax.cli.setup import Setup
+from case_jax.evaluation.kept_gallery import REGIONS
 from case_jax.evaluation.studies.grid_pointing import OTHER_CELLS, GridPointing, of_mosaics
 from case_jax.evaluation.studies.mosaics import require_confidence
 from case_jax.evaluation.subject import Subject
@@ -43,12 +43,12 @@ def grid_pointing(
     if confidence is not None:
         require_confidence(confidence)
 
-    def asked(ready: Ready, subject: Subject) -> Asked:
+    def asked(setup: Setup, subject: Subject) -> Asked:
         if common.model.contrast == OTHER_CELLS.name:
             subject = subject._replace(contrast=OTHER_CELLS)
         drawn = of_mosaics(
             subject,
-            ready.tap,
+            setup.tap,
             n=n,
             mosaics=mosaics,
             confidence=confidence,

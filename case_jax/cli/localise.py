@@ -34,7 +34,7 @@ def localise(
     """
     study = Localise(target, truth, thresholds, reference_box)
 
-    def asked(ready, subject):
+    def asked(setup, subject):
         require_located(subject.source, truth)
         return study, subject
 

@@ -6,7 +6,7 @@ from case_jax._checks import require
 from case_jax.cli.commands import report
 from case_jax.cli.common import CommonArgs, print_cost
 from case_jax.cli.processes import together
-from case_jax.cli.ready import make_ready, say
+from case_jax.cli.setup import say, set_up
 from case_jax.evaluation.cost import measure_pairs
 from case_jax.evaluation.studies.pairs import MEMORY, SAVE_SECONDS, PairAgreement, prepare_pairs, run_pairs
 from case_jax.evaluation.studies.superclasses import read_hierarchy
@@ -52,10 +52,10 @@ def pairs(
     memory = MEMORY if common.memory is None else int(common.memory * 1e9)
     study = PairAgreement(top, agreement_percent, memory, class_shards)
     with together(common.processes) as first, common.devices.mapped():
-        ready = make_ready(common.model, common.crops, chosen)
+        setup = set_up(common.model, common.crops, chosen)
         if hierarchy is not None:
-            read_hierarchy(hierarchy, ready.classifier.class_names)
-        subject, folder = common.subject(ready, chosen, "pairs", f"top{top}" if top else None)
+            read_hierarchy(hierarchy, setup.classifier.class_names)
+        subject, folder = common.subject(setup, chosen, "pairs", f"top{top}" if top else None)
         tile = common.tile if isinstance(common.tile, int) else None
         job = prepare_pairs(study, subject, limit=common.limit, tile=tile)
         if common.plan:

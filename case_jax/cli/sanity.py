@@ -6,7 +6,7 @@ from typing import Literal
 
 from case_jax._checks import require
 from case_jax.cli.common import Asked, CommonArgs, run_study
-from case_jax.cli.ready import Names, Ready
+from case_jax.cli.setup import Names, Setup
 from case_jax.evaluation.studies.sanity import Sanity
 from case_jax.evaluation.studies.sanity_step import LABELS
 from case_jax.evaluation.subject import Subject
@@ -49,20 +49,20 @@ def sanity(
     require(LABELS not in kinds or shuffled_weights is not None, "kinds", LABELS, "labels with --shuffled-weights FILE")
     seed, limit = common.seed, common.limit
 
-    def asked(ready: Ready, subject: Subject) -> Asked:
-        own = ready.model.params
-        untrained = permuted(own, seed=seed) if redraw == "permute" else initial_params(ready.classifier, seed=seed)
-        shuffled = None if shuffled_weights is None else _params_of(shuffled_weights, ready)
+    def asked(setup: Setup, subject: Subject) -> Asked:
+        own = setup.model.params
+        untrained = permuted(own, seed=seed) if redraw == "permute" else initial_params(setup.classifier, seed=seed)
+        shuffled = None if shuffled_weights is None else _params_of(shuffled_weights, setup)
         return Sanity(untrained, shuffled, kinds or None, depth), subject
 
     run_study(dataclasses.replace(common, limit=LIMIT if limit is None else limit), asked, "sanity", gallery=None)
 
 
-def _params_of(weights: Path, ready: Ready) -> Params:
+def _params_of(weights: Path, setup: Setup) -> Params:
     """The parameters of another classifier of the same network."""
     from flax import nnx
 
-    other = load_classifier(ready.choice.model, weights=weights)
-    given, classes = len(other.class_names), ready.model.num_classes
+    other = load_classifier(setup.choice.model, weights=weights)
+    given, classes = len(other.class_names), setup.model.num_classes
     require(given == classes, "shuffled_weights", f"{weights} for {given} classes", f"{classes}, as the classifier has")
     return nnx.split(other.module, nnx.RngState, ...)[2]

@@ -13,7 +13,7 @@ from case_jax._checks import require, require_number, require_seed
 from case_jax.cli.devices import Devices
 from case_jax.cli.numerics import require_right_numbers
 from case_jax.cli.processes import Processes, together
-from case_jax.cli.ready import require_outside, run_folder, say
+from case_jax.cli.setup import require_outside, run_folder, say
 from case_jax.data import open_source
 from case_jax.evaluation.batches import select
 from case_jax.evaluation.folders import session

@@ -13,7 +13,7 @@ from case_jax.contrast.choice import AnyContrast, Confusions
 from case_jax.data import Exif, ImageFolder, open_source
 from case_jax.evaluation import Evaluate, Pixels, Subject, count_confusions, prepare, run
 from case_jax.evaluation.confusion import IMAGES
-from case_jax.evaluation.gallery import save_gallery
+from case_jax.evaluation.kept_gallery import save_gallery
 from case_jax.front.explaining import TAPPED
 from case_jax.imageops import picture, require_pictures
 from case_jax.methods import MapFunction

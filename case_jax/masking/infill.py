@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 from case_jax import parallel
 from case_jax._checks import require, unknown
 from case_jax.imageops import blur, normalise_image, resize_map
-from case_jax.models.parts import MaxPool
+from case_jax.models.layers import MaxPool
 from case_jax.training import Batch, Keys, Network, Task, Variables
 from case_jax.training.optimise import updated
 

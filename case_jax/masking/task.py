@@ -26,7 +26,7 @@ from case_jax.masking.losses import (
     total_variation,
 )
 from case_jax.masking.masker import WIDTH, Masker, binary_concrete, to_image
-from case_jax.tap.canonical import canonical_convolutions
+from case_jax.tap.cpu_convolutions import cpu_convolutions
 from case_jax.training import Batch, Network, Task, Variables
 from case_jax.training.loop import Keys
 from case_jax.training.optimise import updated
@@ -339,8 +339,8 @@ def _gradients(made_of: Ingredients, asked: Any, state: MaskerState, past: Array
     former = jax.tree.map(lambda h: h[place], state.history)
     return jax.lax.cond(
         past,
-        canonical_convolutions(lambda: asked(state.masker, former, train=False)),
-        canonical_convolutions(lambda: asked(state.masker, state.classifier, train=True)),
+        cpu_convolutions(lambda: asked(state.masker, former, train=False)),
+        cpu_convolutions(lambda: asked(state.masker, state.classifier, train=True)),
     )
 
 

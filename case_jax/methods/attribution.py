@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 from case_jax._checks import CaseJaxError, require
 from case_jax.contrast.sets import Query
 from case_jax.methods.cam import of_existing
-from case_jax.tap.canonical import canonical_convolutions
 from case_jax.tap.chunking import map_in_chunks
+from case_jax.tap.cpu_convolutions import cpu_convolutions
 from case_jax.tap.relu import replace_relus
 from case_jax.tap.view import View, at_least_float32
 
@@ -113,7 +113,7 @@ def summed_gradients(
         if odd:
             total, _ = add(total, jax.tree.map(lambda a: a[:odd], entries))
         pieces = jax.tree.map(lambda a: a[odd:].reshape(-1, batch, *a.shape[1:]), entries)
-        return reduce(jax.lax.scan(canonical_convolutions(add), total, pieces)[0])
+        return reduce(jax.lax.scan(cpu_convolutions(add), total, pieces)[0])
 
     return of_targets(view, targets, of_one, chunk=max(1, view.chunk // batch))
 

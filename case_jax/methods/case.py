@@ -5,7 +5,7 @@ import math
 from jaxtyping import Array, Float
 
 from case_jax._checks import require
-from case_jax.contrast import class_space, operators
+from case_jax.contrast import linear_head, operators
 from case_jax.contrast.sets import Query
 from case_jax.methods.cam import contrast_of, evidence, positive_maps
 from case_jax.tap.view import View
@@ -39,7 +39,7 @@ def case(
     if factors is None:
         weights = operators.mean_orthogonal(view, *asked, eps=eps, eps_relative=eps_relative)
         return positive_maps(view.activation, weights, sign=sign)
-    maps = class_space.orthogonal_maps(
+    maps = linear_head.orthogonal_maps(
         factors, view.activation, *asked, members=query.members, eps=eps, eps_relative=eps_relative
     )
     return evidence(maps, sign)

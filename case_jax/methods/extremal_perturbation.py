@@ -13,8 +13,8 @@ from case_jax._checks import require, unknown
 from case_jax.contrast.sets import Query
 from case_jax.imageops import require_pictures
 from case_jax.methods.cam import copies_at_once, of_existing
-from case_jax.tap.canonical import canonical_convolutions
 from case_jax.tap.chunking import map_in_chunks
+from case_jax.tap.cpu_convolutions import cpu_convolutions
 from case_jax.tap.view import View, at_least_float32
 
 Variant = Literal["preserve", "delete", "dual"]
@@ -206,7 +206,7 @@ def optimise(
     Returns:
         The last heights, or all zeros where the reward never had a slope.
     """
-    gradient = canonical_convolutions(jax.grad(reward))
+    gradient = cpu_convolutions(jax.grad(reward))
 
     def step(carry, now):
         heights, velocity, answered = carry

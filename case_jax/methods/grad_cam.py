@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float
 
-from case_jax.contrast import class_space, operators
+from case_jax.contrast import linear_head, operators
 from case_jax.contrast.sets import Query
 from case_jax.methods.cam import evidence, positive_maps
 from case_jax.tap.view import View
@@ -25,5 +25,5 @@ def grad_cam(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *spa
     """
     factors = view.factors()
     if factors is not None:
-        return evidence(class_space.class_maps(factors, view.activation, query.targets), sign)
+        return evidence(linear_head.class_maps(factors, view.activation, query.targets), sign)
     return positive_maps(view.activation, operators.none(view, query.targets), sign=sign)

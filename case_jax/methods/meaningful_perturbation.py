@@ -14,8 +14,8 @@ from case_jax._checks import require
 from case_jax.contrast.sets import Query
 from case_jax.imageops import along_axes, shortest_side
 from case_jax.methods.cam import copies_at_once, of_existing
-from case_jax.tap.canonical import canonical_convolutions
 from case_jax.tap.chunking import map_in_chunks
+from case_jax.tap.cpu_convolutions import cpu_convolutions
 from case_jax.tap.link import probabilities
 from case_jax.tap.view import View, at_least_float32
 
@@ -104,7 +104,7 @@ def meaningful_perturbation(
     def region(target):
         def step(carry, offset):
             d, state = carry
-            towards = canonical_convolutions(jax.grad(probability))(d, target, offset).astype(d.dtype)
+            towards = cpu_convolutions(jax.grad(probability))(d, target, offset).astype(d.dtype)
             with jax.numpy_dtype_promotion("standard"):  # optax raises a float to its integer count
                 update, state = optimiser.update(towards + jax.grad(regulariser)(d), state)
             return (jnp.clip(d + update, 0, 1), state), None

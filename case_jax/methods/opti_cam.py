@@ -9,8 +9,8 @@ from case_jax._checks import require
 from case_jax.contrast.sets import Query
 from case_jax.imageops import resize_map
 from case_jax.methods.cam import copies_at_once, of_existing
-from case_jax.tap.canonical import canonical_convolutions
 from case_jax.tap.chunking import map_in_chunks
+from case_jax.tap.cpu_convolutions import cpu_convolutions
 from case_jax.tap.view import View, at_least_float32
 
 
@@ -58,7 +58,7 @@ def opti_cam(
         return at_least_float32(view.predict(masked))[target]
 
     def best_map(target):
-        value_and_gradient = canonical_convolutions(jax.value_and_grad(lambda u: masked_logit(u, target)))
+        value_and_gradient = cpu_convolutions(jax.value_and_grad(lambda u: masked_logit(u, target)))
 
         def step(carry, _):
             u, state, best, best_value = carry

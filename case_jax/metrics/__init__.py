@@ -6,23 +6,23 @@ from typing import NamedTuple
 from jaxtyping import Array
 
 from case_jax._checks import unknown
-from case_jax.measure import Measure
-from case_jax.metrics.arcc import MEASURES as ARCC_MEASURES
+from case_jax.metric_column import MetricColumn
+from case_jax.metrics.arcc import COLUMNS as ARCC_COLUMNS
 from case_jax.metrics.arcc import Arcc, arcc, arcc_columns, coherency
-from case_jax.metrics.deletion_insertion import MEASURES as DELETION_INSERTION_MEASURES
+from case_jax.metrics.deletion_insertion import COLUMNS as DELETION_INSERTION_COLUMNS
 from case_jax.metrics.deletion_insertion import area_under, deletion_curve, deletion_insertion_columns, insertion_curve
 from case_jax.metrics.evidence import evidence_columns, evidence_shares, points_at_own
 from case_jax.metrics.fidelity import PERCENTS, fidelity_columns, removed_probabilities
 from case_jax.metrics.imputation import impute
-from case_jax.metrics.random_logit import MEASURES as RANDOM_LOGIT_MEASURES
+from case_jax.metrics.inputs import MetricInputs
+from case_jax.metrics.random_logit import COLUMNS as RANDOM_LOGIT_COLUMNS
 from case_jax.metrics.random_logit import random_logit_columns
-from case_jax.metrics.road import MEASURES as ROAD_MEASURES
+from case_jax.metrics.road import COLUMNS as ROAD_COLUMNS
 from case_jax.metrics.road import Imputed, imputed_probabilities, road_columns
-from case_jax.metrics.scored import Scored
 from case_jax.metrics.sensitivity import Agreement, agreement, sensitivity_columns
-from case_jax.metrics.similarity import MEASURES as SIMILARITY_MEASURES
+from case_jax.metrics.similarity import COLUMNS as SIMILARITY_COLUMNS
 from case_jax.metrics.similarity import similarity_columns
-from case_jax.metrics.soundness import MEASURES as SOUNDNESS_MEASURES
+from case_jax.metrics.soundness import COLUMNS as SOUNDNESS_COLUMNS
 from case_jax.metrics.soundness import completeness, shown_probability, soundness, soundness_columns
 
 
@@ -30,14 +30,14 @@ class Metric(NamedTuple):
     """A metric and what it asks."""
 
     columns: Callable[..., dict[str, Array]]
-    """`Scored` and keyword options to scalar columns, whose names no other metric uses."""
+    """`MetricInputs` and keyword options to scalar columns, whose names no other metric uses."""
     question: str
-    measures: tuple[Measure, ...] = ()
+    described: tuple[MetricColumn, ...] = ()
     """How its columns are summed up and shown."""
     random_class: bool = False
     """Whether it needs the map of a random class beside those of the two likeliest."""
     explains: bool = False
-    """Whether it needs `Scored.explain`, the method itself, to be asked about altered images."""
+    """Whether it needs `MetricInputs.explain`, the method itself, to be asked about altered images."""
     probability: bool = False
     """Whether it is made of probabilities, so that it refuses a model without (link `identity`)."""
     slow: bool = False
@@ -53,32 +53,32 @@ METRICS: dict[str, Metric] = {
     ),
     "evidence": Metric(evidence_columns, "does the map lie on the evidence of its own class, where that is known?"),
     "similarity": Metric(
-        similarity_columns, "how alike are the maps of the two likeliest classes, over all pixels?", SIMILARITY_MEASURES
+        similarity_columns, "how alike are the maps of the two likeliest classes, over all pixels?", SIMILARITY_COLUMNS
     ),
     "random_logit": Metric(
         random_logit_columns,
         "does the map change when the method is asked about a random other class?",
-        RANDOM_LOGIT_MEASURES,
+        RANDOM_LOGIT_COLUMNS,
         random_class=True,
     ),
     "deletion_insertion": Metric(
         deletion_insertion_columns,
         "how fast does the predicted class go when the map's top pixels go, and come when they come?",
-        DELETION_INSERTION_MEASURES,
+        DELETION_INSERTION_COLUMNS,
         probability=True,
         slow=True,
     ),
     "road": Metric(
         road_columns,
         "do the map's top pixels matter more than its lowest when removed pixels are imputed from their neighbours?",
-        ROAD_MEASURES,
+        ROAD_COLUMNS,
         probability=True,
         slow=True,
     ),
     "soundness": Metric(
         soundness_columns,
         "does the map's region hold its class, and does no map conjure up a class that is not there?",
-        SOUNDNESS_MEASURES,
+        SOUNDNESS_COLUMNS,
         random_class=True,
         probability=True,
         slow=True,
@@ -86,7 +86,7 @@ METRICS: dict[str, Metric] = {
     "arcc": Metric(
         arcc_columns,
         "is the map faithful, coherent and simple at once?",
-        ARCC_MEASURES,
+        ARCC_COLUMNS,
         explains=True,
         probability=True,
         slow=True,
@@ -111,9 +111,9 @@ __all__ = [
     "Agreement",
     "Arcc",
     "Imputed",
-    "Measure",
     "Metric",
-    "Scored",
+    "MetricColumn",
+    "MetricInputs",
     "agreement",
     "arcc",
     "area_under",

@@ -8,14 +8,14 @@ from jaxtyping import Array, Float, Int, Key
 
 from case_jax._checks import CaseJaxError
 from case_jax.imageops import is_degenerate
-from case_jax.measure import Measure
+from case_jax.metric_column import MetricColumn
+from case_jax.metrics.inputs import MetricInputs
 from case_jax.metrics.road import ROAD_PERCENTS, imputed_probabilities
-from case_jax.metrics.scored import Scored
 from case_jax.ranking import correlation
 from case_jax.tap.view import View
 
-MEASURES = (
-    Measure(
+COLUMNS = (
+    MetricColumn(
         "arcc",
         "ARCC",
         "harmonic mean of ROAD (twice it, 0 where negative), coherency and 1 − complexity; high: faithful, coherent and simple at once",
@@ -23,7 +23,7 @@ MEASURES = (
         correct=True,
         percent=False,
     ),
-    Measure(
+    MetricColumn(
         "coherency",
         "coherency",
         "correlation, from 0 to 1, of the map with the method's map of the image seen through it; high: the map explains itself",
@@ -31,7 +31,7 @@ MEASURES = (
         correct=True,
         percent=False,
     ),
-    Measure(
+    MetricColumn(
         "complexity",
         "complexity",
         "mean of the map, from 0 to 1; low: it marks little",
@@ -118,14 +118,16 @@ def arcc(
     return Arcc(whole, road, coherent, complexity)
 
 
-def arcc_columns(scored: Scored, *, percents: Sequence[float] = ROAD_PERCENTS, noise: float = 0.01) -> dict[str, Array]:
-    """Columns `arcc`, `coherency` and `complexity` of the top-1 map; needs `Scored.explain`."""
-    if scored.explain is None:
+def arcc_columns(
+    inputs: MetricInputs, *, percents: Sequence[float] = ROAD_PERCENTS, noise: float = 0.01
+) -> dict[str, Array]:
+    """Columns `arcc`, `coherency` and `complexity` of the top-1 map; needs `MetricInputs.explain`."""
+    if inputs.explain is None:
         raise CaseJaxError(
             "explain: None was given; ARCC needs the method itself, an image to the top-1 class's finished map."
         )
     found = arcc(
-        scored.view, scored.maps[0], scored.targets[0], scored.explain, percents=percents, noise=noise, key=scored.key
+        inputs.view, inputs.maps[0], inputs.targets[0], inputs.explain, percents=percents, noise=noise, key=inputs.key
     )
     columns = {"arcc": found.arcc, "coherency": found.coherency, "complexity": found.complexity}
-    return {name: jnp.where(scored.degenerate[0], jnp.nan, value) for name, value in columns.items()}
+    return {name: jnp.where(inputs.degenerate[0], jnp.nan, value) for name, value in columns.items()}

@@ -8,15 +8,15 @@ from jaxtyping import Array, Float, Int, Key
 
 from case_jax._checks import require
 from case_jax.imageops import Fill, filling
-from case_jax.measure import Measure
-from case_jax.metrics.altered import altered_probabilities
-from case_jax.metrics.scored import Scored
+from case_jax.metric_column import MetricColumn
+from case_jax.metrics.inputs import MetricInputs
+from case_jax.metrics.perturb import perturbed_probabilities
 from case_jax.ranking import places
 from case_jax.tap.link import probability
 from case_jax.tap.view import View
 
-MEASURES = (
-    Measure(
+COLUMNS = (
+    MetricColumn(
         "deletion_auc",
         "deletion AUC",
         "mean probability of the predicted class while the map's top pixels are removed, first to last; low: what the map "
@@ -25,7 +25,7 @@ MEASURES = (
         correct=True,
         percent=False,
     ),
-    Measure(
+    MetricColumn(
         "insertion_auc",
         "insertion AUC",
         "mean probability of the predicted class while the map's top pixels are added to a blurred image, first to last; "
@@ -89,7 +89,7 @@ def deletion_curve(
     def deleted(count):
         return jnp.where((place < count)[..., None], other, view.image)
 
-    left = altered_probabilities(view, deleted, counts[1:], target)
+    left = perturbed_probabilities(view, deleted, counts[1:], target)
     return jnp.concatenate([probability(view.logits, target, view.link)[None], left])
 
 
@@ -132,7 +132,7 @@ def insertion_curve(
     def inserted(count):
         return jnp.where((place < count)[..., None], view.image, other)
 
-    shown = altered_probabilities(view, inserted, counts[:-1], target)
+    shown = perturbed_probabilities(view, inserted, counts[:-1], target)
     return jnp.concatenate([shown, probability(view.logits, target, view.link)[None]])
 
 
@@ -150,11 +150,11 @@ def _ranked(view: View, saliency: Float[Array, "*space"], steps: int) -> tuple[I
 
 
 def deletion_insertion_columns(
-    scored: Scored, *, steps: int = 20, fill: Fill = "mean", start: Fill = "blur"
+    inputs: MetricInputs, *, steps: int = 20, fill: Fill = "mean", start: Fill = "blur"
 ) -> dict[str, Array]:
     """Columns `deletion_auc` (removed pixels become `fill`) and `insertion_auc` (the image starts as `start`) of the top-1 map."""
-    state = (scored.view, scored.maps[0], scored.targets[0])
-    deletion = deletion_curve(*state, steps=steps, fill=fill, black=scored.black, key=scored.key)
-    insertion = insertion_curve(*state, steps=steps, fill=start, black=scored.black, key=scored.key)
+    state = (inputs.view, inputs.maps[0], inputs.targets[0])
+    deletion = deletion_curve(*state, steps=steps, fill=fill, black=inputs.black, key=inputs.key)
+    insertion = insertion_curve(*state, steps=steps, fill=start, black=inputs.black, key=inputs.key)
     found = {"deletion_auc": area_under(deletion), "insertion_auc": area_under(insertion)}
-    return {name: jnp.where(scored.degenerate[0], jnp.nan, value) for name, value in found.items()}
+    return {name: jnp.where(inputs.degenerate[0], jnp.nan, value) for name, value in found.items()}

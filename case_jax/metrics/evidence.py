@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from case_jax.metrics.scored import Scored
+from case_jax.metrics.inputs import MetricInputs
 from case_jax.ranking import pixel_count, top_mask
 from case_jax.source import SHARED
 
@@ -64,18 +64,18 @@ def points_at_own(
     return jnp.where((classes == target).any(), hit.astype(jnp.float32), jnp.nan)
 
 
-def evidence_columns(scored: Scored, *, percent: float = 5.0) -> dict[str, Array]:
+def evidence_columns(inputs: MetricInputs, *, percent: float = 5.0) -> dict[str, Array]:
     """Columns `mass_*` and `top_*` (shares of the top-1 map and of its top pixels) and `points_1`, `points_2`."""
-    if scored.regions.shape[0] == 0:
+    if inputs.regions.shape[0] == 0:
         return {}
-    truth = (scored.regions, scored.region_classes)
-    first, second = scored.maps[0], scored.maps[1]
+    truth = (inputs.regions, inputs.region_classes)
+    first, second = inputs.maps[0], inputs.maps[1]
     top = top_mask(first, pixel_count(percent, first.shape))
-    mass = evidence_shares(first, *truth, scored.targets[0])
-    tops = evidence_shares(top, *truth, scored.targets[0])
+    mass = evidence_shares(first, *truth, inputs.targets[0])
+    tops = evidence_shares(top, *truth, inputs.targets[0])
     of_first = {f"mass_{name}": value for name, value in mass._asdict().items()}
     of_first |= {f"top_{name}": value for name, value in tops._asdict().items()}
-    of_first["points_1"] = points_at_own(first, *truth, scored.targets[0])
-    columns = {name: jnp.where(scored.degenerate[0], jnp.nan, value) for name, value in of_first.items()}
-    points = points_at_own(second, *truth, scored.targets[1])
-    return columns | {"points_2": jnp.where(scored.degenerate[1], jnp.nan, points)}
+    of_first["points_1"] = points_at_own(first, *truth, inputs.targets[0])
+    columns = {name: jnp.where(inputs.degenerate[0], jnp.nan, value) for name, value in of_first.items()}
+    points = points_at_own(second, *truth, inputs.targets[1])
+    return columns | {"points_2": jnp.where(inputs.degenerate[1], jnp.nan, points)}

@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from case_jax._checks import require, unknown
 from case_jax.imageops import Fill, filling
-from case_jax.metrics.altered import altered_probabilities
-from case_jax.metrics.scored import Scored
+from case_jax.metrics.inputs import MetricInputs
+from case_jax.metrics.perturb import perturbed_probabilities
 from case_jax.ranking import pixel_count, top_mask
 from case_jax.tap.view import View
 
@@ -78,7 +78,7 @@ def removed_probabilities(
     def without(count):
         return jnp.where(removal_mask(saliency, count, region=region)[..., None], other, image)
 
-    return altered_probabilities(view, without, counts, target)
+    return perturbed_probabilities(view, without, counts, target)
 
 
 def column(percent: float) -> str:
@@ -87,18 +87,18 @@ def column(percent: float) -> str:
 
 
 def fidelity_columns(
-    scored: Scored, *, percents: Sequence[float] = PERCENTS, fill: Fill = "mean", region: Region = "top"
+    inputs: MetricInputs, *, percents: Sequence[float] = PERCENTS, fill: Fill = "mean", region: Region = "top"
 ) -> dict[str, Array]:
     """One column `p_removed_<percent>` for each percentage: the top-1 class's probability after the removal."""
     left = removed_probabilities(
-        scored.view,
-        scored.maps[0],
-        scored.targets[0],
+        inputs.view,
+        inputs.maps[0],
+        inputs.targets[0],
         percents=percents,
         fill=fill,
         region=region,
-        black=scored.black,
-        key=scored.key,
+        black=inputs.black,
+        key=inputs.key,
     )
-    left = jnp.where(scored.degenerate[0], jnp.nan, left)
+    left = jnp.where(inputs.degenerate[0], jnp.nan, left)
     return {column(percent): left[i] for i, percent in enumerate(percents)}

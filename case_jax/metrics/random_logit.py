@@ -4,11 +4,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from case_jax.imageops import ssim
-from case_jax.measure import Measure
-from case_jax.metrics.scored import Scored
+from case_jax.metric_column import MetricColumn
+from case_jax.metrics.inputs import MetricInputs
 
-MEASURES = (
-    Measure(
+COLUMNS = (
+    MetricColumn(
         "ssim_random",
         "SSIM, top-1 and a random class",
         "structural similarity of the maps of the likeliest and of a random other class (the random-logit test); low is "
@@ -20,7 +20,7 @@ MEASURES = (
 )
 
 
-def random_logit_columns(scored: Scored) -> dict[str, Array]:
+def random_logit_columns(inputs: MetricInputs) -> dict[str, Array]:
     """Column `ssim_random`: `ssim` of the top-1 map and the map of a random other class; NaN where either is degenerate.
 
     `s = SSIM(E(x, c₁), E(x, c'))`, c' uniform over all classes but the top-1, drawn by the image's key and so the same for every
@@ -28,5 +28,5 @@ def random_logit_columns(scored: Scored) -> dict[str, Array]:
     `RandomLogit` flattens both maps to a line, slides a uniform window of 7 along it and scales by the range of the pair; its
     numbers cannot be compared with these.
     """
-    unusable = scored.degenerate[0] | scored.degenerate[2]
-    return {"ssim_random": jnp.where(unusable, jnp.nan, ssim(scored.maps[0], scored.maps[2]))}
+    unusable = inputs.degenerate[0] | inputs.degenerate[2]
+    return {"ssim_random": jnp.where(unusable, jnp.nan, ssim(inputs.maps[0], inputs.maps[2]))}

@@ -8,17 +8,17 @@ from jaxtyping import Array, Float, Int, Key
 
 from case_jax._checks import require
 from case_jax.imageops import require_pictures
-from case_jax.measure import Measure
-from case_jax.metrics.altered import altered_probabilities
+from case_jax.metric_column import MetricColumn
 from case_jax.metrics.imputation import impute
-from case_jax.metrics.scored import Scored
+from case_jax.metrics.inputs import MetricInputs
+from case_jax.metrics.perturb import perturbed_probabilities
 from case_jax.ranking import pixel_count, places
 from case_jax.tap.view import View
 
 ROAD_PERCENTS = (20, 40, 60, 80)
 
-MEASURES = (
-    Measure(
+COLUMNS = (
+    MetricColumn(
         "road",
         "ROAD",
         "half the difference between the mean drops of probability when the most and when the least relevant pixels are imputed; "
@@ -27,7 +27,7 @@ MEASURES = (
         correct=True,
         percent=False,
     ),
-    Measure(
+    MetricColumn(
         "road_drop_morf",
         "ROAD drop, most relevant first",
         "mean drop of the predicted class's probability when the map's top pixels are imputed; high: they were needed",
@@ -35,7 +35,7 @@ MEASURES = (
         correct=True,
         percent=False,
     ),
-    Measure(
+    MetricColumn(
         "road_drop_lerf",
         "ROAD drop, least relevant first",
         "mean drop of the predicted class's probability when the map's lowest pixels are imputed; low: they were not needed",
@@ -108,15 +108,17 @@ def imputed_probabilities(
         return impute(view.image, (place >= low) & (place < high), noise=noise, key=key)
 
     bounds = (jnp.concatenate([0 * counts, pixels - counts]), jnp.concatenate([counts, 0 * counts + pixels]))
-    found = altered_probabilities(view, imputed, bounds, target)
+    found = perturbed_probabilities(view, imputed, bounds, target)
     return Imputed(found[: len(numbers)], found[len(numbers) :])
 
 
-def road_columns(scored: Scored, *, percents: Sequence[float] = ROAD_PERCENTS, noise: float = 0.01) -> dict[str, Array]:
+def road_columns(
+    inputs: MetricInputs, *, percents: Sequence[float] = ROAD_PERCENTS, noise: float = 0.01
+) -> dict[str, Array]:
     """Columns `road_drop_morf` and `road_drop_lerf`, mean `p − p'` of the top-1 class, and `road`, half their difference."""
     found = imputed_probabilities(
-        scored.view, scored.maps[0], scored.targets[0], percents=percents, noise=noise, key=scored.key
+        inputs.view, inputs.maps[0], inputs.targets[0], percents=percents, noise=noise, key=inputs.key
     )
-    morf, lerf = (scored.probabilities[0] - side.mean() for side in found)
+    morf, lerf = (inputs.probabilities[0] - side.mean() for side in found)
     columns = {"road_drop_morf": morf, "road_drop_lerf": lerf, "road": (morf - lerf) / 2}
-    return {name: jnp.where(scored.degenerate[0], jnp.nan, value) for name, value in columns.items()}
+    return {name: jnp.where(inputs.degenerate[0], jnp.nan, value) for name, value in columns.items()}

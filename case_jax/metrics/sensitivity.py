@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from case_jax.metrics.scored import Scored
+from case_jax.metrics.inputs import MetricInputs
 from case_jax.ranking import pixel_count, require_pair, top_mask
 
 
@@ -57,10 +57,10 @@ def agreement(
     )
 
 
-def sensitivity_columns(scored: Scored, *, percent: float = 5.0) -> dict[str, Array]:
+def sensitivity_columns(inputs: MetricInputs, *, percent: float = 5.0) -> dict[str, Array]:
     """The row's columns `F`, `F_plus` and `zeros_in_top`; F and F⁺ are NaN where either map is degenerate."""
-    found = agreement(scored.maps[0], scored.maps[1], percent=percent, space=scored.maps.ndim - 1)
-    unusable = scored.degenerate[:2].any()
+    found = agreement(inputs.maps[0], inputs.maps[1], percent=percent, space=inputs.maps.ndim - 1)
+    unusable = inputs.degenerate[:2].any()
     return {
         "F": jnp.where(unusable, jnp.nan, found.F),
         "F_plus": jnp.where(unusable, jnp.nan, found.F_plus),

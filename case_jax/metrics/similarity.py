@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from case_jax.imageops import require_pictures, ssim
-from case_jax.measure import Measure
+from case_jax.metric_column import MetricColumn
 from case_jax.metrics.hog import hog_correlation
-from case_jax.metrics.scored import Scored
+from case_jax.metrics.inputs import MetricInputs
 from case_jax.ranking import spearman
 
-MEASURES = (
-    Measure(
+COLUMNS = (
+    MetricColumn(
         "spearman",
         "Spearman ρ, top-1 and top-2",
         "rank correlation of the maps of the two likeliest classes; low is class-sensitive, 1 is one map for both",
@@ -20,7 +20,7 @@ MEASURES = (
         maps="both",
         percent=False,
     ),
-    Measure(
+    MetricColumn(
         "ssim",
         "SSIM, top-1 and top-2",
         "structural similarity of the maps of the two likeliest classes; low is class-sensitive, 1 is one map for both",
@@ -31,11 +31,11 @@ MEASURES = (
 )
 
 
-def similarity_columns(scored: Scored) -> dict[str, Array]:
+def similarity_columns(inputs: MetricInputs) -> dict[str, Array]:
     """Columns `spearman` and `ssim` of the maps of the two likeliest classes; NaN where either map is degenerate."""
-    require_pictures("SSIM", scored.maps.ndim - 1)
-    first, second = scored.maps[0], scored.maps[1]
-    unusable = scored.degenerate[:2].any()
+    require_pictures("SSIM", inputs.maps.ndim - 1)
+    first, second = inputs.maps[0], inputs.maps[1]
+    unusable = inputs.degenerate[:2].any()
     found = {"spearman": spearman(first, second), "ssim": ssim(first, second)}
     return {name: jnp.where(unusable, jnp.nan, value) for name, value in found.items()}
 

@@ -6,20 +6,20 @@ from jaxtyping import Array, Float, Int, Key
 
 from case_jax._checks import require
 from case_jax.imageops import Fill
-from case_jax.measure import Measure
+from case_jax.metric_column import MetricColumn
 from case_jax.metrics.deletion_insertion import insertion_curve
-from case_jax.metrics.scored import Scored
+from case_jax.metrics.inputs import MetricInputs
 from case_jax.tap.view import View
 
-MEASURES = (
-    Measure(
+COLUMNS = (
+    MetricColumn(
         "completeness",
         "completeness",
         "how much of the predicted class's probability an image keeps of which only the map's top pixels are shown; 1 is all of it",
         better="high",
         percent=False,
     ),
-    Measure(
+    MetricColumn(
         "soundness",
         "soundness, random class",
         "1 where showing only the top pixels of the map for a random wrong class does not raise that class's probability, less "
@@ -28,7 +28,7 @@ MEASURES = (
         maps="any",
         percent=False,
     ),
-    Measure(
+    MetricColumn(
         "soundness_2",
         "soundness, top-2",
         "as soundness, for the second likeliest class",
@@ -36,7 +36,7 @@ MEASURES = (
         maps="any",
         percent=False,
     ),
-    Measure(
+    MetricColumn(
         "raised",
         "rise of a random class",
         "mean probability of a random wrong class while only its map's top pixels are shown, minus its probability in the whole image; low is sound",
@@ -129,21 +129,23 @@ def _require_floor(floor: float) -> None:
     require(0 <= floor < 1, "floor", floor, "a probability in [0, 1)")
 
 
-def soundness_columns(scored: Scored, *, steps: int = 20, fill: Fill = "mean", floor: float = 0.1) -> dict[str, Array]:
+def soundness_columns(
+    inputs: MetricInputs, *, steps: int = 20, fill: Fill = "mean", floor: float = 0.1
+) -> dict[str, Array]:
     """Columns `completeness` (top-1), `soundness` and `raised` (random wrong class), `soundness_2` (top-2); NaN where the map is degenerate.
 
     `raised = r_c' − p_c'`, unclipped, for the random class c'.
     """
 
     def shown(asked):
-        return shown_probability(scored.view, *asked, steps=steps, fill=fill, black=scored.black, key=scored.key)
+        return shown_probability(inputs.view, *asked, steps=steps, fill=fill, black=inputs.black, key=inputs.key)
 
-    first, second, other = jax.lax.map(shown, (scored.maps[:3], scored.targets[:3]))
-    p = scored.probabilities
+    first, second, other = jax.lax.map(shown, (inputs.maps[:3], inputs.targets[:3]))
+    p = inputs.probabilities
     found = {
         "completeness": (0, completeness(first, p[0], floor=floor)),
         "soundness": (2, soundness(other, p[2], floor=floor)),
         "soundness_2": (1, soundness(second, p[1], floor=floor)),
         "raised": (2, other - p[2]),
     }
-    return {name: jnp.where(scored.degenerate[i], jnp.nan, value) for name, (i, value) in found.items()}
+    return {name: jnp.where(inputs.degenerate[i], jnp.nan, value) for name, (i, value) in found.items()}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from case_jax.models.parts import AvgPool, Chain, MaxPool, ReLU, batch_norm, conv, require_size
+from case_jax.models.layers import AvgPool, Chain, MaxPool, ReLU, batch_norm, conv, require_size
 from case_jax.models.torch_names import Family, Layout, Shape, numbered, shape_of
 
 

@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from case_jax.models.parts import Chain, MaxPool, ReLU, batch_norm, conv
+from case_jax.models.layers import Chain, MaxPool, ReLU, batch_norm, conv
 from case_jax.models.torch_names import Family, Layout, Shape, numbered, shape_of
 
 

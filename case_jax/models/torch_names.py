@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from case_jax._checks import CaseJaxError
-from case_jax.models.parts import LayerNorm
+from case_jax.models.layers import LayerNorm
 
 Shape = tuple[int, ...]
 Convert = Callable[[np.ndarray], np.ndarray]

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from case_jax._checks import CaseJaxError
-from case_jax.models.parts import Chain, MaxPool, ReLU, batch_norm, conv, require_size
+from case_jax.models.layers import Chain, MaxPool, ReLU, batch_norm, conv, require_size
 from case_jax.models.torch_names import Family, Layout, MapLinear, Shape, shape_of
 
 WINDOW = (7, 7)

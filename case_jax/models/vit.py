@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.models.parts import GELU, Chain, Identity, LayerNorm, conv
+from case_jax.models.layers import GELU, Chain, Identity, LayerNorm, conv
 from case_jax.models.torch_names import Family, Layout, Shape, numbered, shape_of
 from case_jax.tap.view import at_least_float32
 

@@ -7,8 +7,9 @@ import pandas as pd
 
 from case_jax import stats
 from case_jax.reasons import Reason
-from case_jax.report.drawings import draw
+from case_jax.report.evaluate_figures import draw
 from case_jax.report.figures import plain_style, rendered
+from case_jax.report.formatting import percent
 from case_jax.report.loading import Method, Numbers, Run, load_run, numbers_of
 from case_jax.report.page import Drawing, Page, Section
 from case_jax.report.scores import Scored, two_scores
@@ -17,13 +18,12 @@ from case_jax.report.tables import (
     MainTable,
     columns,
     main_table,
-    measure_columns,
+    metric_columns,
     pairs_table,
     plain_table,
     rank_table,
     ranked_first,
 )
-from case_jax.report.words import percent
 from case_jax.stats import Interval, Summary
 
 INTERVALS = "Shares in percent; intervals are 95% bootstrap intervals over images."
@@ -36,9 +36,9 @@ def page_of(path: Path) -> tuple[Run, Page]:
         CaseJaxError: when it has no rows yet, or one of its files is missing or damaged.
     """
     run = load_run(path)
-    summary = stats.summarise(run.rows, measures=[m for described in run.measures.values() for m in described])
+    summary = stats.summarise(run.rows, columns=[m for described in run.metric_columns.values() for m in described])
     numbers, k = numbers_of(summary.table), run.config["metrics"].get("sensitivity", {}).get("percent", 5.0)
-    shown, further = columns(stats.THETAS, k, stats.DROP_PERCENT), measure_columns(run.measures)
+    shown, further = columns(stats.THETAS, k, stats.DROP_PERCENT), metric_columns(run.metric_columns)
     criteria = {c.needs: c.better for c in [*shown, *further] if c.better and c.needs in summary.table}
     judged = [m.name for m in run.methods if not m.control and m.name in summary.table.index]
     ranks = stats.ranked(summary.table.loc[judged], criteria)

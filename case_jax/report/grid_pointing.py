@@ -13,11 +13,11 @@ from matplotlib.patches import Rectangle
 
 from case_jax import stats
 from case_jax.report.figures import plain_style, rendered
+from case_jax.report.formatting import percent
 from case_jax.report.loading import Gallery, Method, Run, load_run
 from case_jax.report.page import Drawing, Page, Section
 from case_jax.report.scores import Scored, two_scores
 from case_jax.report.tables import MainTable, plain_table, ranked_first
-from case_jax.report.words import percent
 from case_jax.stats import Interval
 
 METHODS_PER_FIGURE = 8

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, UInt8
 
 from case_jax._checks import CaseJaxError
-from case_jax.measure import Measure
+from case_jax.metric_column import MetricColumn
 from case_jax.results import RunFolder
 
 Numbers = dict[str, dict[str, Any]]
@@ -59,7 +59,7 @@ class Run(NamedTuple):
     excluded: list[dict[str, Any]]
     methods: list[Method]
     gallery: Gallery | None
-    measures: dict[str, list[Measure]]
+    metric_columns: dict[str, list[MetricColumn]]
     """What metrics describe themselves, by the name of the metric."""
     changed: Mapping[str, int] = {}
     """How many images had to be changed to be shown, by what was done to them."""
@@ -135,7 +135,9 @@ def load_run(path: str | Path, *, done: int | None = None) -> Run:
         gallery = _gallery(folder.path / "gallery.npz")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CaseJaxError(f"run: {folder.path} cannot be read ({error}); run the same command again.") from error
-    described = {name: [Measure(**facts) for facts in found] for name, found in config.get("measures", {}).items()}
+    described = {
+        name: [MetricColumn(**facts) for facts in found] for name, found in config.get("metric_columns", {}).items()
+    }
     done = rows["image_id"].nunique() if done is None else done
     excluded, changed = folder.excluded(), folder.changed()
     return Run(

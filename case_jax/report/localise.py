@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from case_jax import stats
-from case_jax.report.drawings import galleries
+from case_jax.report.evaluate_figures import galleries
 from case_jax.report.figures import plain_style, rendered
+from case_jax.report.formatting import percent, signed
 from case_jax.report.loading import Method, Run, load_run
 from case_jax.report.page import Drawing, Page, Section
 from case_jax.report.scores import Scored, two_scores
 from case_jax.report.tables import MainTable, plain_table, ranked_first
-from case_jax.report.words import percent, signed
 from case_jax.results import RunFolder
 from case_jax.stats import Interval
 

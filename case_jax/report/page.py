@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jinja2
 
 from case_jax.files import write_atomically
+from case_jax.report.formatting import counted, listed
 from case_jax.report.loading import Run
 from case_jax.report.tables import MainTable, markdown, title_of
-from case_jax.report.words import counted, listed
 
 CLASSES_SHOWN, CONTRASTS_SHOWN, NAMES_SHOWN = 1000, 12, 200
 

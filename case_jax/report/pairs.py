@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from case_jax.report.figures import plain_style, rendered
+from case_jax.report.formatting import percent
 from case_jax.report.heat_map import Groups, heat_map, superclass_map
 from case_jax.report.loading import Method, Run, load_run
 from case_jax.report.page import Drawing, Page, Section
 from case_jax.report.tables import MainTable, plain_table, ranked_first
-from case_jax.report.words import percent
 
 HIERARCHY = "hierarchy.csv"
 

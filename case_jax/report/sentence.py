@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from case_jax.report.formatting import counted, listed, p_value, percent
 from case_jax.report.loading import Method, Numbers
-from case_jax.report.words import counted, listed, p_value, percent
 from case_jax.stats import UNLABELLED, WRONG
 
 FEW = 20

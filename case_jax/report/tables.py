@@ -6,9 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from case_jax.measure import Measure
+from case_jax.metric_column import MetricColumn
+from case_jax.report.formatting import interval, p_value, plain_interval, signed
 from case_jax.report.loading import Method, Numbers
-from case_jax.report.words import interval, p_value, plain_interval, signed
 
 Row = Mapping[str, Any]
 """One method's numbers."""
@@ -105,26 +105,26 @@ def columns(thetas: Sequence[float], percent_of_pixels: float, removed: float) -
     ]  # fmt: skip
 
 
-def measure_columns(measures: Mapping[str, Sequence[Measure]]) -> list[Column]:
+def metric_columns(described: Mapping[str, Sequence[MetricColumn]]) -> list[Column]:
     """A column for each number that a metric describes itself, grouped by metric."""
     return [
         Column(
             group.replace("_", " "),
             f"{m.title} [95%]",
-            f"{m.column}_{m.statistic}",
-            _measure_cell(m),
+            f"{m.name}_{m.statistic}",
+            _metric_cell(m),
             f"{m.note[:1].upper()}{m.note[1:]}.",
             m.better,
         )
-        for group, described in measures.items()
-        for m in described
+        for group, found in described.items()
+        for m in found
     ]
 
 
-def _measure_cell(measure: Measure) -> Callable[[Row], str]:
-    if measure.percent:
-        return _interval_of(measure.column, measure.statistic)
-    return lambda row: plain_interval(*(row[f"{measure.column}_{part}"] for part in (measure.statistic, "low", "high")))
+def _metric_cell(column: MetricColumn) -> Callable[[Row], str]:
+    if column.percent:
+        return _interval_of(column.name, column.statistic)
+    return lambda row: plain_interval(*(row[f"{column.name}_{part}"] for part in (column.statistic, "low", "high")))
 
 
 def rank_table(ranks: pd.DataFrame, shown: Iterable[Column], methods: Sequence[Method]) -> MainTable:

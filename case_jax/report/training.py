@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from case_jax._checks import CaseJaxError
 from case_jax.files import write_atomically
 from case_jax.report.figures import COLOURS, plain_style, rendered
+from case_jax.report.formatting import counted, signed
 from case_jax.report.loading import sessions_of
 from case_jax.report.page import Drawing, rerun_facts, template
-from case_jax.report.words import counted, signed
 from case_jax.results import RunFolder
 
 WHAT = {"masker": "masking model", "classifier": "classifier", "infiller": "hole-filling network"}

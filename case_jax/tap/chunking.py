@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from case_jax.tap.canonical import canonical_convolutions
+from case_jax.tap.cpu_convolutions import cpu_convolutions
 
 
 def map_in_chunks(function: Callable[[Any], Any], inputs: Any, *, chunk: int) -> Any:
@@ -19,4 +19,4 @@ def map_in_chunks(function: Callable[[Any], Any], inputs: Any, *, chunk: int) ->
     count = len(jax.tree.leaves(inputs)[0])
     if count <= chunk:
         return jax.vmap(function)(inputs)
-    return jax.lax.map(canonical_convolutions(function), inputs, batch_size=chunk)
+    return jax.lax.map(cpu_convolutions(function), inputs, batch_size=chunk)

@@ -30,7 +30,7 @@ from case_jax.evaluation.subject import Subject, quick
 from case_jax.evaluation.why import Why
 from case_jax.imageops import FILLS, finish_maps, normalise_image
 from case_jax.methods import MapFunction
-from case_jax.metrics import METRICS, PERCENTS, Metric, Scored, metric
+from case_jax.metrics import METRICS, PERCENTS, Metric, MetricInputs, metric
 from case_jax.ranking import pixel_count
 from case_jax.tap.link import require_probabilities
 from case_jax.tap.view import Params, TappedModel, View
@@ -100,8 +100,8 @@ class Evaluate:
             for name, found in chosen.items()
             if METRICS.get(name) is not found
         }
-        measures = {name: [m._asdict() for m in found.measures] for name, found in chosen.items() if found.measures}
-        return {"metrics": self._all_options(), "own_metrics": own, "measures": measures}
+        described = {name: [m._asdict() for m in found.described] for name, found in chosen.items() if found.described}
+        return {"metrics": self._all_options(), "own_metrics": own, "metric_columns": described}
 
     def _chosen(self) -> dict[str, Metric]:
         return dict(self.metrics) if isinstance(self.metrics, Mapping) else {n: metric(n) for n in self.metrics}
@@ -178,11 +178,13 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
         black, noise = question.pixels.black(), jax.random.fold_in(key, NOISE)
         again = jax.random.fold_in(key, AGAIN)  # a random map that is drawn anew is another map
 
-        def scored(maps: Array, degenerate: Array) -> Scored:
-            return Scored(maps, degenerate, view, found.targets, found.probabilities, regions, classes, black, noise)
+        def inputs(maps: Array, degenerate: Array) -> MetricInputs:
+            return MetricInputs(
+                maps, degenerate, view, found.targets, found.probabilities, regions, classes, black, noise
+            )
 
         def score(method: tuple[Array, Array]) -> dict[str, Array]:
-            return _columns(scored(*method), plain, options)
+            return _columns(inputs(*method), plain, options)
 
         def score_explaining(number: int, method: MapFunction) -> dict[str, Array]:
             def explain(altered: Float[Array, "H W D"]) -> Float[Array, "H W"]:
@@ -190,7 +192,7 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
                 maps = method(other, ask(other, found.targets[:1], question.contrast, key=again))
                 return finish_maps(maps, altered.shape[:2])[0]
 
-            known = scored(found.maps[number], found.degenerate[number])._replace(explain=explain)
+            known = inputs(found.maps[number], found.degenerate[number])._replace(explain=explain)
             return _columns(known, explaining, options)
 
         again_scored = [score_explaining(i, method) for i, method in enumerate(question.methods.values())]
@@ -219,11 +221,11 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
     return step
 
 
-def _columns(scored: Scored, metrics: Mapping[str, Metric], options: Options) -> dict[str, Array]:
+def _columns(inputs: MetricInputs, metrics: Mapping[str, Metric], options: Options) -> dict[str, Array]:
     """The columns of these metrics for one map."""
     columns: dict[str, Array] = {}
     for name, known in metrics.items():
-        found = known.columns(scored, **options.get(name, {}))
+        found = known.columns(inputs, **options.get(name, {}))
         twice = sorted(columns.keys() & found.keys())
         require(
             not twice,

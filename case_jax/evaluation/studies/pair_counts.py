@@ -22,7 +22,7 @@ from case_jax.imageops import normalise_image
 from case_jax.methods import MapFunction
 from case_jax.parallel import Share, Step
 from case_jax.ranking import shared_pixels, top_words
-from case_jax.tap.canonical import canonical_convolutions
+from case_jax.tap.cpu_convolutions import cpu_convolutions
 from case_jax.tap.view import Params, TappedModel, View
 
 
@@ -168,7 +168,7 @@ def _maps(view: View, query: Query, name: str, method: MapFunction, pairs: Pairs
         raw = raw_maps(name, method, view, _rows(query, places))
         return _top(raw, view.image.shape[:2], finite_logits(view), pairs.pixels)
 
-    return _in_chunks(canonical_convolutions(of_some), len(maps), pairs.asked)
+    return _in_chunks(cpu_convolutions(of_some), len(maps), pairs.asked)
 
 
 def _tops(raw: Float[Array, "B t h w"], shape: tuple[int, ...], finite: Bool[Array, " B"], pairs: Pairs) -> Tops:

@@ -115,7 +115,7 @@ def _require_all_alone(argument: str, names: Names) -> None:
     require(ALL not in names or len(names) == 1, argument, " ".join(names), f"{ALL!r} alone, or names")
 
 
-class Ready(NamedTuple):
+class Setup(NamedTuple):
     """A loaded and tapped classifier, and how its images are read."""
 
     choice: Model
@@ -180,7 +180,7 @@ class Ready(NamedTuple):
     def _to_count_on(self, limit: int, evaluated: Source | None, seed: int) -> Source:
         """The labelled images of which at most so many are counted, none of them evaluated."""
         where, classes = self.choice.contrast_data or self.classifier.entry.contrast_data, self.model.num_classes
-        assert where is not None, "make_ready has checked it"
+        assert where is not None, "set_up has checked it"
         source = self.open(where, limit=max(limit, IMAGES), seed=seed)
         if evaluated is not None:
             require_other_images(evaluated, source.fingerprint, source.name)
@@ -228,7 +228,7 @@ def require_contrast_data(choice: Model) -> None:
         )
 
 
-def make_ready(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFunction] | None = None) -> Ready:
+def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFunction] | None = None) -> Setup:
     """Load and tap the chosen classifier; says which weights and preprocessing it has, and the contrast where none was chosen.
 
     Raises:
@@ -248,7 +248,7 @@ def make_ready(choice: Model, crops: Path | None = None, methods: Mapping[str, M
     if choice.contrast is None:
         choice = dataclasses.replace(choice, contrast=default_contrast(choice, model.num_classes))
         say(f"contrast: {choice.contrast}, by default")
-    return Ready(choice, classifier, model, Pixels(facts.mean, facts.std), crops)
+    return Setup(choice, classifier, model, Pixels(facts.mean, facts.std), crops)
 
 
 def _tapped(choice: Model, classifier: Classifier, image: Array) -> TappedModel:

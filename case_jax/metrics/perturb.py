@@ -1,4 +1,4 @@
-"""What the classifier says of altered copies of an image."""
+"""The classifier's probability for perturbed copies of an image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from case_jax.tap.link import probability, require_classes, require_probabilitie
 from case_jax.tap.view import View
 
 
-def altered_probabilities(
+def perturbed_probabilities(
     view: View, alter: Callable[[Any], Float[Array, "*space D"]], items: Any, target: Int[Array, ""]
 ) -> Float[Array, " n"]:
     """The target's probability, by the model's link, for `alter(item)` in place of the image, for each item along the leading axis.

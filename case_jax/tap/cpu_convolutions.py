@@ -11,7 +11,7 @@ from jax.extend.core.primitives import conv_general_dilated_p
 from case_jax.tap.split import CALLS, evaluate, inner_jaxprs, read
 
 
-def canonical_convolutions(function: Callable) -> Callable:
+def cpu_convolutions(function: Callable) -> Callable:
     """The same function with every convolution in the layout that XLA's CPU back end runs fast.
 
     The gradient of a convolution is a convolution with its kernel's channels swapped. On CPU XLA rewrites such layouts to

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from case_jax.tap.canonical import canonical_convolutions
+from case_jax.tap.cpu_convolutions import cpu_convolutions
 
 IMAGE = jnp.asarray(np.random.default_rng(0).normal(size=(9, 8, 4)), jnp.float32)
 
@@ -44,7 +44,7 @@ KINDS = {
 def test_gradients_are_the_same_in_a_loop_and_outside(kind):
     gradient = jax.value_and_grad(KINDS[kind])
     expected = gradient(IMAGE)
-    changed = canonical_convolutions(gradient)
+    changed = cpu_convolutions(gradient)
     looped = jax.jit(lambda x: jax.lax.scan(lambda carry, _: (carry, changed(carry)), x, length=2)[1])(IMAGE)
     for found in (changed(IMAGE), jax.jit(changed)(IMAGE), jax.tree.map(lambda a: a[1], looped)):
         assert jax.tree.structure(found) == jax.tree.structure(expected)
@@ -54,7 +54,7 @@ def test_gradients_are_the_same_in_a_loop_and_outside(kind):
 def test_a_batch_of_gradients_is_the_same():
     images = jnp.stack([IMAGE, 2 * IMAGE, -IMAGE])
     gradient = jax.grad(network(strides=(2, 2)))
-    found = jax.jit(jax.vmap(canonical_convolutions(gradient)))(images)
+    found = jax.jit(jax.vmap(cpu_convolutions(gradient)))(images)
     np.testing.assert_allclose(found, jax.vmap(gradient)(images), rtol=2e-5, atol=1e-5)
 
 
@@ -68,4 +68,4 @@ def test_the_swapped_layout_is_written_as_a_transpose():
         ]
 
     assert "[b, 0, 1, f]x[0, 1, o, i]->[b, 0, 1, f]" in layouts(jax.grad(network()))
-    assert set(layouts(canonical_convolutions(jax.grad(network())))) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
+    assert set(layouts(cpu_convolutions(jax.grad(network())))) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}

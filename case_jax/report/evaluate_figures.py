@@ -17,10 +17,10 @@ from case_jax.report.figures import (
     plain_style,
     rendered,
 )
+from case_jax.report.formatting import percent
 from case_jax.report.gallery import gallery_figure
 from case_jax.report.loading import Numbers, Run
 from case_jax.report.page import Drawing
-from case_jax.report.words import percent
 from case_jax.source import NOBODY
 
 METHODS_PER_GALLERY = 8

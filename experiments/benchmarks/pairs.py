@@ -1,7 +1,7 @@
 """What a sweep over all pairs of 1,000 classes costs, and whether its memory stays within the setting.
 
 Question   How much dearer than a forward pass is counting all pairs? Are bits counted or multiplied? Is memory what was asked for?
-Command    python -m experiments.benchmarks.sweep [--quick] [--out FILE.json]
+Command    python -m experiments.benchmarks.pairs [--quick] [--out FILE.json]
 Cost       about ten minutes on 2 CPU cores; weights are random, which changes no time
 Expected   temporary memory of counting at most the setting and a few packed masks; products faster than counted bits
 """

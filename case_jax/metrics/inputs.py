@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from case_jax.tap.view import View
 
 
-class Scored(NamedTuple):
+class MetricInputs(NamedTuple):
     """One method's finished maps of some of one image's classes, with all that a score may need."""
 
     maps: Float[Array, "T *space"]

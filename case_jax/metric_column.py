@@ -3,19 +3,19 @@
 from typing import Literal, NamedTuple
 
 
-class Measure(NamedTuple):
+class MetricColumn(NamedTuple):
     """One column of a metric's rows, and what a reader of a table must know about it.
 
     Descriptions travel with the configuration of a run, so a metric of one's own is summed up, ranked and explained like the
     others.
     """
 
-    column: str
+    name: str
     title: str
     note: str
     """What the number says, in a sentence; say in it which direction is good, and why."""
     better: Literal["high", "low", ""] = ""
-    """Which end is good; empty where neither is, and the measure is then not ranked."""
+    """Which end is good; empty where neither is, and the column is then not ranked."""
     statistic: Literal["mean", "median"] = "mean"
     maps: Literal["first", "both", "first and random", "any"] = "first"
     """Which maps must be usable for a row to count: that of the likeliest class, of both likeliest, of the likeliest and a random
