@@ -59,7 +59,7 @@ def standard_error(errors: Float[np.ndarray, " n"], sharing: Sharing) -> float:
     Returns:
         The standard error; NaN for fewer than two clusters.
     """
-    count = sharing.count() if len(errors) else 0
+    count = sharing.number() if len(errors) else 0
     if count < 2:
         return np.nan
     variance = max(sharing.pair_sum(errors), float((errors**2).sum())) / len(errors) ** 2
@@ -136,5 +136,5 @@ INTERVALS = {"mean": mean_interval, "median": median_interval}
 
 def quantile(sharing: Sharing, level: float) -> float:
     """Student's t that an interval of this level reaches to; NaN for fewer than two clusters."""
-    count = sharing.count()
+    count = sharing.number()
     return float(stats.t.ppf((1 + level) / 2, count - 1)) if count > 1 else np.nan

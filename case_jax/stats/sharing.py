@@ -4,7 +4,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 
 from case_jax._checks import require
@@ -23,9 +23,11 @@ class Sharing(NamedTuple):
     signs: Float[np.ndarray, " groups"]
     """1 for a group that shares an odd number of ids, −1 for an even number."""
 
-    def among(self, kept: Bool[np.ndarray, " n"]) -> "Sharing":
-        """The same of some of the images."""
-        return self if kept.all() else Sharing(self.ids[kept], self.members[:, np.flatnonzero(kept)], self.signs)
+    def take(self, places: Int[np.ndarray, " k"]) -> "Sharing":
+        """The same of some of the images, in this order."""
+        if np.array_equal(places, np.arange(len(self.ids))):
+            return self
+        return Sharing(self.ids[places], self.members[:, places], self.signs)
 
     def pair_sum(self, values: Float[np.ndarray, " n"]) -> float:
         """`Σ e_i e_j` over all ordered pairs (i, j) that share an id, each image with itself among them.
@@ -36,7 +38,7 @@ class Sharing(NamedTuple):
         squares = values**2
         return float(squares.sum() + self.signs @ ((self.members @ values) ** 2 - self.members @ squares))
 
-    def count(self) -> int:
+    def number(self) -> int:
         """The number of clusters: distinct ids, an image without one being its own, in the column that has fewest."""
         return min(len(np.unique(column[column >= 0])) + int((column < 0).sum()) for column in self.ids.T)
 
@@ -63,7 +65,7 @@ def sharing_of(clusters: Int[np.ndarray, "n c"]) -> Sharing:
     for size in range(1, ids.shape[1] + 1):
         of_size = [(np.flatnonzero((ordered[:, c] >= 0).all(1)), c) for c in combinations(range(ids.shape[1]), size)]
         image = np.concatenate([rows for rows, _ in of_size])
-        keys = np.concatenate([ordered[np.ix_(rows, columns)] for rows, columns in of_size])
+        keys = np.concatenate([ordered[rows][:, columns] for rows, columns in of_size])
         _, group, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
         shared = count > 1
         number = np.cumsum(shared) - 1 + start
@@ -75,6 +77,11 @@ def sharing_of(clusters: Int[np.ndarray, "n c"]) -> Sharing:
     rows, columns = np.concatenate(groups), np.concatenate(images)
     members = csr_array((np.ones(len(rows)), (rows, columns)), shape=(start, len(ids)))
     return Sharing(ids, members, np.concatenate(signs))
+
+
+def independent(number: int) -> Sharing:
+    """So many images that share nothing."""
+    return sharing_of(np.full((number, 1), -1))
 
 
 Clusters = Int[np.ndarray, "n c"] | Sharing | None

@@ -58,10 +58,10 @@ def sign_test(values: Float[np.ndarray, " n"], theta: float, clusters: Clusters 
     sharing = ready(clusters)
     if sharing is None:
         return SignTest(float(stats.binom.cdf(above, below + above, 0.5)), *counts)
-    untied = sharing.among(differences != 0)
-    signs = np.where(differences[differences != 0] > 0, 0.5, -0.5)
+    untied = sharing.take(np.flatnonzero(differences))
+    signs = 0.5 * np.sign(differences[differences != 0])
     error = standard_error(signs, untied)
-    return SignTest(float(stats.t.cdf(signs.mean() / error, max(1, untied.count() - 1))), *counts)
+    return SignTest(float(stats.t.cdf(signs.mean() / error, max(1, untied.number() - 1))), *counts)
 
 
 def below(values: Float[np.ndarray, " n"], theta: float) -> SignedRank:
