@@ -2,11 +2,10 @@
 
 from case_jax.evaluation import Evaluate, GridPointing, Localise, PairAgreement, Sanity, Subject, prepare, run
 from case_jax.evaluation.studies import OTHER_CELLS, agreements, localisation, of_mosaics, prepare_pairs, run_pairs
-from case_jax.evaluation.subject import quick
-from case_jax.methods import METHODS as EVERY
+from case_jax.methods import usual
 from case_jax.results import RunFolder
 
-METHODS = quick(EVERY)
+METHODS = usual()
 SUBJECT = ("seed", "model_name", "class_names")
 HOW = ("limit", "tile", "part", "memory")
 

@@ -540,7 +540,7 @@ def evaluation_columns(metrics):
         tap_function(lambda p, x: tag(x, "a").mean((0, 1)) @ p, jnp.ones((3, 2)), "a", jnp.zeros((8, 8, 3))),
     )
     batch = Batch(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int32), np.zeros((1, 0, 8, 8), bool), np.zeros((1, 0), np.int32))  # fmt: skip
-    return jax.eval_shape(step, jnp.ones((3, 2)), batch)
+    return jax.eval_shape(step, (jnp.ones((3, 2)), {}), batch)
 
 
 def test_uniform_draw_of_the_other_class():

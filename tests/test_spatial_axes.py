@@ -33,6 +33,7 @@ LINE = jnp.asarray(RNG.normal(size=(SIDE, 3)), jnp.float32)
 KERNEL = jnp.asarray(RNG.normal(0, 0.5, (3, 3, 4)), jnp.float32)
 VOLUME = jnp.zeros((12, 12, 12))
 BUDGETS = {"steps": 4, "samples": 3}
+OPTIONS = {name: {"percents": (5.0, 10.0, 20.0)} for name in ("specificity", "specificity_insertion")}
 PICTURES_ONLY = {"similarity": "SSIM", "random_logit": "SSIM", "road": "ROAD", "arcc": "ROAD"}
 
 
@@ -96,10 +97,10 @@ def test_a_line_in_a_volume_has_the_scores_of_a_signal():
         thin = scored_of(signals, line, kernel, maps, regions)
         thick = scored_of(volumes, in_space(line), in_space(kernel), maps[:, None, :, None], regions[:, None, :, None])
         names = [n for n in METRICS if n not in PICTURES_ONLY]
-        return {n: (METRICS[n].columns(thin), METRICS[n].columns(thick)) for n in names}
+        return {n: [METRICS[n].columns(one, **OPTIONS.get(n, {})) for one in (thin, thick)] for n in names}
 
     found = run(LINE, KERNEL)
-    assert set(found) == {"sensitivity", "fidelity", "evidence", "deletion_insertion", "soundness"}
+    assert set(found) == {"sensitivity", "fidelity", "evidence", "deletion_insertion", "soundness", *OPTIONS}
     for thin, thick in found.values():
         assert thin.keys() == thick.keys()
         for column, value in thin.items():

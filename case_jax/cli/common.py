@@ -132,7 +132,9 @@ def run_study(
             print_cost(measure(job), job)
             return
         count = len(job.images.indices)
-        say(f"{name}: {count:,} {study.unit} of {subject.source.name} × {len(methods)} methods into {folder.path}")
+        say(
+            f"{name}: {count:,} {study.unit} of {subject.source.name} × {len(subject.methods)} methods into {folder.path}"
+        )
         run(job, folder, stall=common.devices.stall)
         if first:
             if gallery is not None:

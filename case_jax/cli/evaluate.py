@@ -1,8 +1,11 @@
 """`case-jax evaluate`: the tests, from the shell."""
 
-from case_jax.cli.common import CommonArgs, run_study
-from case_jax.cli.setup import Names
+from case_jax.cli.common import Asked, CommonArgs, run_study
+from case_jax.cli.setup import ALL, Names, Setup
 from case_jax.evaluation.studies.evaluate import Evaluate
+from case_jax.evaluation.subject import Subject
+from case_jax.front.untrained import with_untrained
+from case_jax.methods import UNTRAINED
 from case_jax.metrics import PERCENTS
 
 
@@ -34,7 +37,14 @@ def evaluate(
         fidelity_percents: how much the fidelity test removes, percent of the pixels; must hold 50.
         fill: what is put in place of removed pixels: mean, blur, noise or zero-pixel.
     """
-    chosen = common.model.methods(common.methods, scored=True)
+    named = tuple(name for name in common.methods if name != UNTRAINED)
+    chosen = common.model.methods(named, scored=True) if named or not common.methods else {}
     scored = common.model.metrics(metrics, chosen)
     study = Evaluate(tuple(scored), scored, agreement_percent, fidelity_percents, fill)
-    run_study(common, lambda setup, subject: (study, subject), "evaluate", methods=chosen)
+
+    def asked(setup: Setup, subject: Subject) -> Asked:
+        if common.methods and common.methods != (ALL,) and UNTRAINED not in common.methods:
+            return study, subject
+        return study, subject._replace(methods=with_untrained(subject.functions, setup.model, seed=common.seed))
+
+    run_study(common, asked, "evaluate", methods=chosen)

@@ -18,10 +18,10 @@ from case_jax.data import CachedCrops, Exif, ImageFolder, open_source
 from case_jax.data.folder import SUFFIXES
 from case_jax.evaluation.confusion import IMAGES, count_confusions
 from case_jax.evaluation.maps import Pixels
-from case_jax.evaluation.subject import quick, require_other_images
+from case_jax.evaluation.subject import require_other_images
 from case_jax.masking.trained import CLASSIFIER, TrainedMasker, digest, load_masker
-from case_jax.methods import METHODS, MapFunction, bare, method
-from case_jax.metrics import METRICS, metric
+from case_jax.methods import METHODS, MapFunction, bare, method, usual
+from case_jax.metrics import METRICS, metric, quick
 from case_jax.models import Classifier, load_classifier, tap_classifier
 from case_jax.models import model as bundled_model
 from case_jax.results import RunFolder, require_writable
@@ -70,10 +70,12 @@ class Model:
     def methods(self, names: Names, *, scored: bool = False) -> dict[str, MapFunction]:
         """Map functions by name, with the chosen options bound: those named, all of them, or by default all but the slow ones.
 
-        Unless they are `scored` afterwards, options of metrics are refused.
+        Only where they are `scored` afterwards, by two classes an image, those that need a pair are among them unnamed, and options of
+        metrics accepted.
         """
         _require_all_alone("methods", names)
-        wanted = tuple(METHODS) if names == (ALL,) else names or quick(METHODS)
+        every = tuple(name for name, entry in METHODS.items() if scored or not entry.pair)
+        wanted = every if names == (ALL,) else names or usual(pair=scored)
         chosen = {name: map_function(name) for name in wanted}
         if len(chosen) < len(wanted):
             raise CaseJaxError(f"methods: {' '.join(names)} names a method twice; name each once.")
@@ -86,7 +88,7 @@ class Model:
     def metrics(self, names: Names, methods: Mapping[str, MapFunction]) -> dict[str, dict[str, Any]]:
         """Options by metric: of those named, of all of them, or by default of all but the slow ones; `methods` have been chosen."""
         _require_all_alone("metrics", names)
-        chosen = tuple(METRICS) if names == (ALL,) else names or quick(METRICS)
+        chosen = tuple(METRICS) if names == (ALL,) else names or quick()
         for name in chosen:
             metric(name)
         if len(set(chosen)) < len(chosen):

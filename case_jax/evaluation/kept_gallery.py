@@ -42,15 +42,16 @@ def save_gallery(
     examples = [tile.examples[slot] for slot in kept]
 
     @parallel.on_one_device
-    def one(params: Any, image: Array, image_id: Array, classes: Array) -> dict[str, Array]:
+    def one(given: Any, image: Array, image_id: Array, classes: Array) -> dict[str, Array]:
+        params, carried = given
         view = view_for_targets(job.model, params, normalise_image(image, *question.pixels))
         targets = classes if of == REGIONS else jax.lax.top_k(view.logits, 2)[1]
-        maps, degenerate = maps_of_view(question, view, targets, image_key(question.seed, image_id))
+        maps, degenerate = maps_of_view(question.carrying(carried), view, targets, image_key(question.seed, image_id))
         probabilities = shown_probabilities(view.logits, view.link)[targets]
         return {"maps": maps, "degenerate": degenerate, "targets": targets, "probabilities": probabilities}
 
-    batch = tile.batch
-    found = [one(job.model.params, batch.images[s], batch.image_ids[s], batch.region_classes[s]) for s in kept]
+    batch, given = tile.batch, (job.model.params, question.carried())
+    found = [one(given, batch.images[s], batch.image_ids[s], batch.region_classes[s]) for s in kept]
     arrays = {
         "images": picture(batch.images[kept], shown),
         "regions": batch.regions[kept],

@@ -41,6 +41,16 @@ class Question(NamedTuple):
     pixels: Pixels
     seed: int = 0
 
+    def carried(self) -> dict[str, MapFunction]:
+        """The methods that are pytrees: what arrays they hold belong among a program's arguments, never among its constants."""
+        return {
+            name: own for name, own in self.methods.items() if all(leaf is not own for leaf in jax.tree.leaves(own))
+        }
+
+    def carrying(self, carried: Mapping[str, MapFunction]) -> "Question":
+        """The same question with these, which a program was given, in the place of its own."""
+        return self._replace(methods={name: carried.get(name, own) for name, own in self.methods.items()})
+
 
 def image_key(seed: int, image_id: Int[Array, ""]) -> Key[Array, ""]:
     """The random key of one image; depends on nothing but the seed and the image's id."""

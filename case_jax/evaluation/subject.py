@@ -12,16 +12,11 @@ from case_jax._checks import require, require_seed
 from case_jax.contrast.choice import AnyContrast, ContrastChoice, choose_contrast
 from case_jax.evaluation.identity import function_digest, numerics
 from case_jax.evaluation.maps import Pixels
-from case_jax.methods import METHODS, MapFunction, described, method, titles_of
+from case_jax.methods import METHODS, MapFunction, described, method, titles_of, usual
 from case_jax.results import fingerprint
 from case_jax.source import Source, unit_of
 from case_jax.tap.link import one_logit_names, require_probabilities
 from case_jax.tap.view import TappedModel, check_closed_form
-
-
-def quick(known: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the methods or metrics that run when none are named: those that are not slow."""
-    return tuple(name for name, entry in known.items() if not entry.slow)
 
 
 class Subject(NamedTuple):
@@ -34,8 +29,8 @@ class Subject(NamedTuple):
     been checked."""
     pixels: Pixels
     """How the source's uint8 pixels become the classifier's input."""
-    methods: Sequence[str] | Mapping[str, MapFunction] = quick(METHODS)
-    """Names in `METHODS`, or functions of one's own by name; by default all but the slow ones."""
+    methods: Sequence[str] | Mapping[str, MapFunction] = usual()
+    """Names in `METHODS`, or functions of one's own by name; by default all but the slow ones and those that need a pair of classes."""
     seed: int = 0
     """For the drawing of images, and for random methods."""
     model_name: str = "custom"

@@ -1,6 +1,7 @@
 """An evaluation in one call: from names and paths to a run folder with its report."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from case_jax.evaluation import Evaluate, Pixels, Subject, count_confusions, pre
 from case_jax.evaluation.confusion import IMAGES
 from case_jax.evaluation.kept_gallery import save_gallery
 from case_jax.front.explaining import TAPPED
+from case_jax.front.untrained import LEFT_OUT, with_untrained
 from case_jax.imageops import picture, require_pictures
-from case_jax.methods import MapFunction
+from case_jax.methods import UNTRAINED, MapFunction, method, usual
 from case_jax.models import LoadedModel
 from case_jax.report import write_report
 from case_jax.results import RunFolder
@@ -47,7 +49,8 @@ def evaluate(
         data: a folder of images as a `Path` or "folder:PATH"; "tfds:NAME:SPLIT"; "digit_scenes"; or a source of one's own
             (`case_jax.source.Source`).
         model: from `load` or one of the taps. One that was not loaded by its name reads the images of a folder at its own, square size.
-        methods: names in `METHODS`, or functions of one's own by name; by default all but the slow ones.
+        methods: names in `METHODS`, or "untrained_contrast" for a loaded model; or functions of one's own by name. By default all but the
+            slow ones, and that control where there is one.
         contrast: as `explain`; by default, as on the command line, "confusion:5" where the model has data of its own to count confusions
             on, else "topk_logits:5".
         pixels: mean and deviation per channel, `(x / 255 − mean) / std`; a loaded model has its own. Of a source of one's own images may
@@ -72,7 +75,7 @@ def evaluate(
     chosen = _pixels(model, pixels)
     source = _opened(data, model, limit=limit, seed=seed, exif=exif) if isinstance(data, str | Path) else data
     known = {"model_name": model.name, "class_names": model.class_names} if isinstance(model, LoadedModel) else {}
-    options = {"model_name": "custom", **known, **({} if methods is None else {"methods": methods}), **options}
+    options = {"model_name": "custom", **known, "methods": _methods(methods, model, seed), **options}
     if shown is not None:
         picture(np.zeros((1, 1, model.image_shape[-1])), shown)  # refused now, not after the run
     folder = _folder(out, source, options["model_name"])
@@ -83,6 +86,20 @@ def evaluate(
     save_gallery(job, folder, shown=shown)
     write_report(folder.path)
     return folder
+
+
+def _methods(
+    methods: Sequence[str] | Mapping[str, MapFunction] | None, model: TappedModel, seed: int
+) -> Sequence[str] | Mapping[str, MapFunction]:
+    """The methods, the control of the untrained network among them where it is named or none are."""
+    if methods is not None and (isinstance(methods, Mapping | str) or UNTRAINED not in methods):
+        return methods
+    names = usual(pair=True) if methods is None else tuple(name for name in methods if name != UNTRAINED)
+    found = with_untrained({name: method(name).maps for name in names}, model, seed=seed)
+    require(methods is None or UNTRAINED in found, "methods", UNTRAINED, f"other methods: {LEFT_OUT}")
+    if UNTRAINED not in found:
+        warnings.warn(f"methods: {LEFT_OUT}.", stacklevel=3)
+    return found
 
 
 def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

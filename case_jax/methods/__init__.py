@@ -18,6 +18,13 @@ from case_jax.methods.ablation_cam import ablation_cam
 from case_jax.methods.cam import class_maps
 from case_jax.methods.case import case
 from case_jax.methods.case_span import case_span
+from case_jax.methods.contrast_controls import (
+    UNTRAINED,
+    UntrainedContrast,
+    exchanged,
+    noise_contrast,
+    untrained_contrast,
+)
 from case_jax.methods.controls import centre_gaussian, random_map, sobel_edges
 from case_jax.methods.deconvolution import deconvolution
 from case_jax.methods.eigen_cam import eigen_cam
@@ -53,7 +60,7 @@ class Method(NamedTuple):
     contrastive: bool = False
     """Whether it needs contrast sets."""
     control: bool = False
-    """Whether it ignores the classifier, as a yardstick for the others."""
+    """Whether it is a yardstick for the others: its map ignores the classifier, what that has learnt, or which class is asked about."""
     class_blind: bool = False
     """Whether its map is the same for every class, whatever the classifier says."""
     mask: bool = False
@@ -62,6 +69,8 @@ class Method(NamedTuple):
     """Whether it is made of probabilities, so that it refuses a model without (link `identity`)."""
     slow: bool = False
     """Whether it needs hundreds of passes through the classifier per image: such a method runs only when asked for by name."""
+    pair: bool = False
+    """Whether its map of a class depends on the other classes asked about, so that it needs two: by default it runs in `evaluate` alone."""
     gradient: Literal["", "layer", "image", "ReLUs"] = ""
     """Where it takes one gradient of the class, without which its map is zero: at the layer, at the image, or there by other rules for ReLUs."""
 
@@ -94,7 +103,21 @@ METHODS: dict[str, Method] = {
     "random": Method(random_map, "random map", control=True),
     "centre_gaussian": Method(centre_gaussian, "centre Gaussian", control=True, class_blind=True),
     "sobel": Method(sobel_edges, "Sobel edges", control=True, class_blind=True),
+    "exchanged": Method(
+        exchanged,
+        "Finer-CAM, maps exchanged",
+        contrastive=True,
+        control=True,
+        probability=True,
+        pair=True,
+    ),
+    "noise_contrast": Method(noise_contrast, "contrast of noise", control=True, pair=True),
 }
+
+
+def usual(*, pair: bool = False) -> tuple[str, ...]:
+    """The names of the methods that run when none are named: those that are not slow; with `pair` also those that need a pair of classes."""
+    return tuple(name for name, entry in METHODS.items() if not entry.slow and (pair or not entry.pair))
 
 
 def bare(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,13 +128,13 @@ def bare(function: Callable[..., Any]) -> Callable[..., Any]:
 def described(name: str, function: MapFunction) -> Method:
     """What is known of a map function that runs under this name: its entry, or what a function of one's own says of itself.
 
-    Such a function may have the attributes `title`, `class_blind` and `mask`.
+    Such a function may have the attributes `title`, `contrastive`, `control`, `class_blind` and `mask`.
     """
     own, known = bare(function), METHODS.get(name)
     if known is not None and known.maps is own:
         return known
-    blind, mask = (getattr(own, flag, False) for flag in ("class_blind", "mask"))
-    return Method(function, getattr(own, "title", name), class_blind=blind, mask=mask)
+    flags = {flag: getattr(own, flag, False) for flag in ("contrastive", "control", "class_blind", "mask")}
+    return Method(function, getattr(own, "title", name), **flags)
 
 
 def titles_of(methods: Mapping[str, MapFunction]) -> dict[str, str]:
@@ -199,8 +222,10 @@ def top_class_maps(
 
 __all__ = [
     "METHODS",
+    "UNTRAINED",
     "MapFunction",
     "Method",
+    "UntrainedContrast",
     "ablation_cam",
     "all_class_maps",
     "case",
@@ -210,6 +235,7 @@ __all__ = [
     "deconvolution",
     "eigen_cam",
     "eigen_grad_cam",
+    "exchanged",
     "extremal_perturbation",
     "finer_cam",
     "grad_cam",
@@ -221,6 +247,7 @@ __all__ = [
     "layer_cam",
     "meaningful_perturbation",
     "method",
+    "noise_contrast",
     "occlusion",
     "opti_cam",
     "random_map",
@@ -233,5 +260,7 @@ __all__ = [
     "sobel_edges",
     "softmax_contrast",
     "top_class_maps",
+    "untrained_contrast",
+    "usual",
     "xgrad_cam",
 ]

@@ -1,7 +1,7 @@
 """Scores of maps: each metric turns one image's two finished maps into columns of its row; `METRICS` is the only dispatch."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
@@ -24,6 +24,14 @@ from case_jax.metrics.similarity import COLUMNS as SIMILARITY_COLUMNS
 from case_jax.metrics.similarity import similarity_columns
 from case_jax.metrics.soundness import COLUMNS as SOUNDNESS_COLUMNS
 from case_jax.metrics.soundness import completeness, shown_probability, soundness, soundness_columns
+from case_jax.metrics.specificity import COLUMNS as SPECIFICITY_COLUMNS
+from case_jax.metrics.specificity import ClassSpecificDeletion, class_specific_deletion, of_image, specificity_columns
+from case_jax.metrics.specificity_insertion import COLUMNS as SPECIFICITY_INSERTION_COLUMNS
+from case_jax.metrics.specificity_insertion import (
+    ClassSpecificInsertion,
+    class_specific_insertion,
+    specificity_insertion_columns,
+)
 
 
 class Metric(NamedTuple):
@@ -42,6 +50,9 @@ class Metric(NamedTuple):
     """Whether it is made of probabilities, so that it refuses a model without (link `identity`)."""
     slow: bool = False
     """Whether it needs dozens of passes through the classifier per map: such a metric runs only when asked for by name."""
+    of_image: Callable[..., Any] | None = None
+    """`MetricInputs` without a map, and the same options, to the part of its work that does not depend on the method: made once an image
+    and handed to `columns` as `MetricInputs.of_image`."""
 
 
 METRICS: dict[str, Metric] = {
@@ -52,6 +63,12 @@ METRICS: dict[str, Metric] = {
         probability=True,
     ),
     "evidence": Metric(evidence_columns, "does the map lie on the evidence of its own class, where that is known?"),
+    "specificity": Metric(
+        specificity_columns,
+        "does removing what each map marks hurt its own class, and more than removing as much elsewhere?",
+        SPECIFICITY_COLUMNS,
+        of_image=of_image,
+    ),
     "similarity": Metric(
         similarity_columns, "how alike are the maps of the two likeliest classes, over all pixels?", SIMILARITY_COLUMNS
     ),
@@ -66,6 +83,12 @@ METRICS: dict[str, Metric] = {
         "how fast does the predicted class go when the map's top pixels go, and come when they come?",
         DELETION_INSERTION_COLUMNS,
         probability=True,
+        slow=True,
+    ),
+    "specificity_insertion": Metric(
+        specificity_insertion_columns,
+        "does what each map marks, shown alone, speak for its own class?",
+        SPECIFICITY_INSERTION_COLUMNS,
         slow=True,
     ),
     "road": Metric(
@@ -105,11 +128,18 @@ def metric(name: str) -> Metric:
     return METRICS[name]
 
 
+def quick() -> tuple[str, ...]:
+    """The names of the metrics that run when none are named: those that are not slow."""
+    return tuple(name for name, entry in METRICS.items() if not entry.slow)
+
+
 __all__ = [
     "METRICS",
     "PERCENTS",
     "Agreement",
     "Arcc",
+    "ClassSpecificDeletion",
+    "ClassSpecificInsertion",
     "Imputed",
     "Metric",
     "MetricColumn",
@@ -117,6 +147,8 @@ __all__ = [
     "agreement",
     "arcc",
     "area_under",
+    "class_specific_deletion",
+    "class_specific_insertion",
     "coherency",
     "completeness",
     "deletion_curve",
@@ -126,6 +158,7 @@ __all__ = [
     "insertion_curve",
     "metric",
     "points_at_own",
+    "quick",
     "removed_probabilities",
     "shown_probability",
     "soundness",

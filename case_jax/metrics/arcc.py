@@ -65,7 +65,8 @@ def coherency(saliency: Float[Array, "*space"], again: Float[Array, "*space"], *
     Raises:
         CaseJaxError: for maps of other shapes.
 
-    Poppi, Cornia, Baraldi, Cucchiara, Revisiting the Evaluation of Class Activation Mapping for Explainability (arXiv 2104.10252).
+    Poppi, Cornia, Baraldi, Cucchiara, Revisiting the Evaluation of Class Activation Mapping for Explainability (arXiv 2104.10252). What wins it
+    without merit: a map that does not depend on the image at all, a centre Gaussian say.
     """
     usable = ~is_degenerate(saliency, space=space) & ~is_degenerate(again, space=space)
     return jnp.where(usable, (correlation(saliency, again, space=space) + 1) / 2, jnp.nan)
@@ -104,6 +105,7 @@ def arcc(
     Domeniconi, Stramiglio, Lombardi, Salti, How to Evaluate and Refine your CAM (arXiv 2605.14641); the definition is that of `ARCC` in
     pytorch-grad-cam 1.5.7, whose docstring says geometric mean where its code, as the talk on the paper, has the harmonic one. It
     differs from ADCC (Poppi et al., above) in ROAD taking the place of 1 − average drop, for which the image was multiplied with the map.
+    What wins it without merit: small compact blobs in the middle of the object, the same for every class.
     """
     found = imputed_probabilities(view, saliency, target, percents=percents, noise=noise, key=key)
     road = jnp.clip(found.lerf.mean() - found.morf.mean(), 0.0, 1.0)  # twice ROADCombined: the untouched image cancels

@@ -81,7 +81,8 @@ def deletion_curve(
 
     Petsiuk, Das, Saenko, RISE (arXiv 1806.07421); public code eclique/RISE, `evaluation.py`, to which this is equal up to the
     order among equal values (here the lower index first, there the higher). Quantus's `PixelFlipping` leaves the untouched image out
-    of its curve, integrates over step numbers instead of shares, and removes single channels of colour images.
+    of its curve, integrates over step numbers instead of shares, and removes single channels of colour images. What wins it without merit:
+    scattered pixels that together act as an adversarial perturbation, and large smooth regions whose hole looks like no image.
     """
     place, counts = _ranked(view, saliency, steps)
     other = filling(fill, view.image, black=black, key=key)
@@ -124,7 +125,8 @@ def insertion_curve(
     Raises:
         CaseJaxError: as `deletion_curve`.
 
-    Petsiuk, Das, Saenko, RISE (arXiv 1806.07421).
+    Petsiuk, Das, Saenko, RISE (arXiv 1806.07421). What wins it without merit: large smooth regions, which show much of the object at once, and
+    classes that the blurred image already suggests.
     """
     place, counts = _ranked(view, saliency, steps)
     other = filling(fill, view.image, black=black, key=key)

@@ -44,6 +44,9 @@ def evidence_shares(
 
     Returns:
         Three shares; all NaN when no region speaks for the target or the map is all zero.
+
+    What wins it without merit: subtracting the rival's map, which takes away the shared evidence whether the classifier uses it or not, and
+    concentration: a map of a single pixel on the evidence has all its mass there.
     """
     mass = saliency.astype(jnp.float32)
     total = mass.sum()
@@ -59,7 +62,10 @@ def points_at_own(
     classes: Int[Array, " R"],
     target: Int[Array, ""],
 ) -> Float[Array, ""]:
-    """1 if the map's highest-ranked pixel lies on the target's own evidence, else 0; NaN when there is none."""
+    """1 if the map's highest-ranked pixel lies on the target's own evidence, else 0; NaN when there is none.
+
+    What wins it without merit: evidence that lies where every map peaks, in the middle or on the highest contrast.
+    """
     hit = (top_mask(saliency, 1) & evidence_regions(regions, classes, target)[1]).any()
     return jnp.where((classes == target).any(), hit.astype(jnp.float32), jnp.nan)
 

@@ -1,7 +1,7 @@
 """What a metric sees of one image and one method."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -29,3 +29,5 @@ class MetricInputs(NamedTuple):
     """This image's random key."""
     explain: Callable[[Float[Array, "*space D"]], Float[Array, "*space"]] | None = None
     """This method's finished map of the top-1 class for another (altered) image; for metrics that say they need it."""
+    of_image: Any = None
+    """What `Metric.of_image` has made of this image; None where nothing has been, and the metric makes it itself."""

@@ -98,6 +98,8 @@ def box_of_map(saliency: Float[np.ndarray, "H W"], *, reference_box: bool = Fals
 
     Raises:
         CaseJaxError: for values outside [0, 1].
+
+    What wins scores of such boxes without merit: a centre Gaussian where objects are large and central, and class-blind maps of the whole object.
     """
     require_map(saliency)
     component = largest_component(binarise(saliency), empty_is_whole=reference_box)

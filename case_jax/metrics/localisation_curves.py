@@ -52,6 +52,8 @@ def pixel_average_precision(counts: Int[np.ndarray, "2 LEVELS+1"]) -> float:
 
     Returns:
         NaN where no pixel is on an object.
+
+    What wins it without merit: class-blind maps of the whole object, where there is one in the middle of every image.
     """
     others, own = counts[:, ::-1].cumsum(axis=1)
     if own[-1] == 0:
@@ -127,6 +129,8 @@ def max_box_acc(hits: Int[np.ndarray, "2 T 3"], images: int) -> float:
 
     Returns:
         A share in [0, 1]; NaN for no image.
+
+    What wins it without merit: as `pixel_average_precision`, and the threshold, which is chosen on the images that are scored.
     """
     return float(hits[LARGEST, :, DELTAS.index(0.5)].max() / images) if images else float("nan")
 
@@ -134,6 +138,6 @@ def max_box_acc(hits: Int[np.ndarray, "2 T 3"], images: int) -> float:
 def max_box_acc_v2(hits: Int[np.ndarray, "2 T 3"], images: int) -> float:
     """MaxBoxAccV2: the share of images in which any component meets a true box, at the best threshold; mean over IoU ≥ 0.3, 0.5, 0.7.
 
-    Arguments and degenerate values as `max_box_acc`.
+    Arguments, degenerate values and what wins it without merit as `max_box_acc`.
     """
     return float((hits[ANY].max(0) / images).mean()) if images else float("nan")

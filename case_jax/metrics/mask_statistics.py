@@ -35,6 +35,8 @@ def mask_statistics(saliency: Float[np.ndarray, "H W"]) -> MaskStatistics:
 
     Raises:
         CaseJaxError: for values outside [0, 1].
+
+    Descriptions, not merits: a constant map has the smallest variation and a single pixel the smallest share.
     """
     require_map(saliency)
     m = saliency.astype(np.float64)

@@ -86,7 +86,8 @@ def imputed_probabilities(
 
     Rong, Leemann, Borisov, Kasneci, Kasneci, A Consistent and Efficient Evaluation Strategy for Attribution Methods (arXiv 2202.00449). Exactly the
     given share is imputed, by the project's tie rule. pytorch-grad-cam imputes everything not below a percentile, so that of a map that
-    is half zeros "the least relevant 20%" are those 50%; Quantus reports the accuracy after removal instead of a probability.
+    is half zeros "the least relevant 20%" are those 50%; Quantus reports the accuracy after removal instead of a probability. What wins it
+    without merit: scattered pixels on edges, which neighbours cannot restore, and a map of the whole object whatever the class.
     """
     require_pictures("ROAD's imputation of pixels", view.image.ndim - 1)
     shape = view.image.shape[:2]

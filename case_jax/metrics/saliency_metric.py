@@ -49,7 +49,8 @@ def saliency_metric(
         CaseJaxError: for the link `identity`, and for a class that does not exist where that is known.
 
     Dabkowski and Gal, *Real Time Image Saliency for Black Box Classifiers* (NeurIPS 2017), with the enlargement of Phang, Park, Geras
-    (arXiv 2010.09750).
+    (arXiv 2010.09750). What wins it without merit: any small box from which the classifier, shown it enlarged, guesses the class; a box in the middle
+    does well where objects are central.
     """
     require_pictures("the saliency metric's box", image.ndim - 1)
     height, width = image.shape[:2]

@@ -42,7 +42,8 @@ def agreement(
     Raises:
         CaseJaxError: for a percentage outside (0, 100], or one that is less than a pixel, or maps of other shapes.
 
-    Williamson, Dwyer, Ji, CASE (arXiv 2506.07327), section on the class-sensitivity diagnostic; F⁺ introduced here.
+    Williamson, Dwyer, Ji, CASE (arXiv 2506.07327), section on the class-sensitivity diagnostic; F⁺ introduced here. What wins it without
+    merit: noise that is drawn anew for every class, and the subtraction of the rival's map, of whatever it is made; maps exchanged have the same F.
     """
     require_pair(first, second, space)
     count = pixel_count(percent, first.shape)

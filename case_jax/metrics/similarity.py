@@ -32,7 +32,10 @@ COLUMNS = (
 
 
 def similarity_columns(inputs: MetricInputs) -> dict[str, Array]:
-    """Columns `spearman` and `ssim` of the maps of the two likeliest classes; NaN where either map is degenerate."""
+    """Columns `spearman` and `ssim` of the maps of the two likeliest classes; NaN where either map is degenerate.
+
+    What wins it (a low similarity) without merit: noise that is drawn anew for every class, and the subtraction of the rival's map.
+    """
     require_pictures("SSIM", inputs.maps.ndim - 1)
     first, second = inputs.maps[0], inputs.maps[1]
     unusable = inputs.degenerate[:2].any()
@@ -65,7 +68,8 @@ def map_similarities(first: TwoForms, second: TwoForms) -> dict[str, Array]:
     Raises:
         CaseJaxError: for maps of other shapes, or with a side below 12 pixels.
 
-    Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (arXiv 1810.03292).
+    Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (arXiv 1810.03292). What wins it (a low similarity to the map of a changed
+    network) without merit: noise; what makes it high without fault: edges of the image, which many maps follow.
     """
     found = (
         spearman(first.raw, second.raw),

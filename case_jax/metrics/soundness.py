@@ -94,7 +94,8 @@ def completeness(
         CaseJaxError: for a floor outside [0, 1).
 
     Gupta, Saunshi, Yu, Lyu, Arora, New Definitions and Evaluations for Saliency Methods: Staying Intrinsic, Complete and Sound (NeurIPS 2022,
-    arXiv 2211.02912), as evaluated by their public code, agup/soundness_saliency, `utils.py`.
+    arXiv 2211.02912), as evaluated by their public code, agup/soundness_saliency, `utils.py`. What wins it without merit: a map of the whole
+    object for every class.
     """
     _require_floor(floor)
     known = probability > floor
@@ -117,7 +118,7 @@ def soundness(shown: Float[Array, "*n"], probability: Float[Array, "*n"], *, flo
         CaseJaxError: for a floor outside [0, 1).
 
     Sources as `completeness`. There the mean over all wrong classes, the worst and the second likeliest are reported; here a random
-    wrong class, which is unbiased for the first, and the second likeliest.
+    wrong class, which is unbiased for the first, and the second likeliest. What wins it without merit: a map that shows nothing of use for any class.
     """
     _require_floor(floor)
     return jnp.where(

@@ -5,6 +5,7 @@ from flax import nnx
 
 from case_jax._checks import require_seed
 from case_jax.models import Classifier
+from case_jax.models.entries import ModelEntry
 from case_jax.tap.view import Params
 
 UNTRAINED = 0x5A17
@@ -27,7 +28,11 @@ def initial_params(classifier: Classifier, *, seed: int = 0) -> Params:
     Raises:
         CaseJaxError: for a seed outside [0, 2³²).
     """
+    return drawn_params(classifier.entry, classifier.outputs, seed=seed)
+
+
+def drawn_params(entry: ModelEntry, outputs: int, *, seed: int = 0) -> Params:
+    """As `initial_params`, of a network by its entry and how many numbers it returns."""
     require_seed(seed)
     rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(seed), UNTRAINED))
-    module = classifier.entry.build(len(classifier.class_names), rngs=rngs)
-    return nnx.split(module, nnx.RngState, ...)[2]
+    return nnx.split(entry.build(outputs, rngs=rngs), nnx.RngState, ...)[2]

@@ -27,11 +27,12 @@ from case_jax.evaluation.maps import (
     shown_probabilities,
     view_for_targets,
 )
-from case_jax.evaluation.subject import Subject, quick
+from case_jax.evaluation.subject import Subject
 from case_jax.evaluation.why import Why
 from case_jax.imageops import FILLS, finish_maps, normalise_image
 from case_jax.methods import MapFunction
-from case_jax.metrics import METRICS, PERCENTS, Metric, MetricInputs, metric
+from case_jax.metrics import METRICS, PERCENTS, Metric, MetricInputs, metric, quick
+from case_jax.metrics.specificity import PERCENTS as SPECIFICITY_PERCENTS
 from case_jax.ranking import pixel_count
 from case_jax.tap.link import require_probabilities
 from case_jax.tap.view import Params, TappedModel, View
@@ -49,7 +50,7 @@ class Evaluate:
     are by the model's link, NaN where it has no probabilities.
     """
 
-    metrics: Sequence[str] | Mapping[str, Metric] = quick(METRICS)
+    metrics: Sequence[str] | Mapping[str, Metric] = quick()
     """Names in `METRICS`, or metrics of one's own by name; by default all but the slow ones."""
     options: Options = field(default_factory=dict)
     """Keyword options of metrics, by name of the metric; they win over the three that follow."""
@@ -79,20 +80,26 @@ class Evaluate:
         for name in self.options:
             if name not in self._chosen():
                 raise unknown("metric_options", name, self._chosen())
+        for name in self._chosen().keys() & {"specificity", "specificity_insertion"}:
+            percents = self._all_options()[name]["percents"]
+            require_percent(f"{name}.percents", percents)
+            for percent in percents:
+                pixel_count(percent, shape)
         if "fidelity" in self._chosen():
             _check_removed(self._all_options()["fidelity"]["percents"], shape)
 
     def program(self, question: Question, model: TappedModel, images: Images) -> Program:
         """One compiled step; its result is the columns."""
         step = parallel.over_devices(make_step(question, self._chosen(), self._all_options(), model))
+        given = (model.params, question.carried())
         why = Why(model, question.methods, question.pixels)
         methods, ids = list(question.methods), len(images.first.clusters)
 
         def found(stream: Iterator[Tile], through: Through) -> Iterator[tuple[Tile, Found]]:
-            for tile, columns in through(step, model.params, stream):
+            for tile, columns in through(step, given, stream):
                 yield tile, Found(_rows(tile, {**columns, **_reasons(why, tile, columns)}, methods, ids))
 
-        return Program([Compiled(step, lambda batch: (model.params, batch))], found)
+        return Program([Compiled(step, lambda batch: (given, batch))], found)
 
     def settings(self, subject: Subject) -> dict[str, Any]:
         """Metrics with their options, those of one's own with a digest, and how they describe their numbers."""
@@ -113,6 +120,8 @@ class Evaluate:
             "sensitivity": {"percent": float(self.agreement_percent)},
             "fidelity": {"percents": tuple(float(p) for p in self.fidelity_percents), "fill": self.fill},
             "evidence": {"percent": float(self.agreement_percent)},
+            "specificity": {"percents": SPECIFICITY_PERCENTS, "fill": self.fill},
+            "specificity_insertion": {"percents": SPECIFICITY_PERCENTS, "fill": self.fill},
         }
         return {name: usual.get(name, {}) | dict(self.options.get(name, {})) for name in self._chosen()}
 
@@ -166,7 +175,7 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
     """The step of an evaluation.
 
     Returns:
-        A pure function `(params, batch) → columns`: `top1`, `top2`, `p1`, `p2` of shape (B,), and of shape (B, M)
+        A pure function `((params, question.carried()), batch) → columns`: `top1`, `top2`, `p1`, `p2` of shape (B,), and of shape (B, M)
         `degenerate_1`, `degenerate_2`, `reason_1`, `reason_2` and the columns of every metric; with a random class also `random_class`,
         `degenerate_random` and `reason_random`. Replaced parameters of the same shapes do not retrace it.
     """
@@ -174,7 +183,9 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
     plain = {name: found for name, found in metrics.items() if not found.explains}
     explaining = {name: found for name, found in metrics.items() if found.explains}
 
-    def one(params: Params, image: Array, image_id: Array, regions: Array, classes: Array) -> dict[str, Array]:
+    def one(
+        params: Params, question: Question, image: Array, image_id: Array, regions: Array, classes: Array
+    ) -> dict[str, Array]:
         view, found = image_maps(question, model, params, image, image_id, random=random)
         key = image_key(question.seed, image_id)
         black, noise = question.pixels.black(), jax.random.fold_in(key, NOISE)
@@ -185,8 +196,15 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
                 maps, degenerate, view, found.targets, found.probabilities, regions, classes, black, noise
             )
 
+        without_map = inputs(found.maps[0, :0], found.degenerate[0, :0])
+        of_image = {
+            name: metric.of_image(without_map, **options.get(name, {}))
+            for name, metric in metrics.items()
+            if metric.of_image is not None
+        }
+
         def score(method: tuple[Array, Array]) -> dict[str, Array]:
-            return _columns(inputs(*method), plain, options)
+            return _columns(inputs(*method), plain, options, of_image)
 
         def score_explaining(number: int, method: MapFunction) -> dict[str, Array]:
             def explain(altered: Float[Array, "H W D"]) -> Float[Array, "H W"]:
@@ -195,7 +213,7 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
                 return finish_maps(maps, altered.shape[:2])[0]
 
             known = inputs(found.maps[number], found.degenerate[number])._replace(explain=explain)
-            return _columns(known, explaining, options)
+            return _columns(known, explaining, options, of_image)
 
         again_scored = [score_explaining(i, method) for i, method in enumerate(question.methods.values())]
         third = {
@@ -217,17 +235,20 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
             **jax.tree.map(lambda *columns: jnp.stack(columns), *again_scored),
         }
 
-    def step(params: Params, batch: Batch) -> dict[str, Array]:
-        return jax.vmap(partial(one, params))(*batch)
+    def step(given: tuple[Params, Mapping[str, MapFunction]], batch: Batch) -> dict[str, Array]:
+        params, carried = given
+        return jax.vmap(partial(one, params, question.carrying(carried)))(*batch)
 
     return step
 
 
-def _columns(inputs: MetricInputs, metrics: Mapping[str, Metric], options: Options) -> dict[str, Array]:
+def _columns(
+    inputs: MetricInputs, metrics: Mapping[str, Metric], options: Options, of_image: Mapping[str, Any]
+) -> dict[str, Array]:
     """The columns of these metrics for one map."""
     columns: dict[str, Array] = {}
     for name, known in metrics.items():
-        found = known.columns(inputs, **options.get(name, {}))
+        found = known.columns(inputs._replace(of_image=of_image.get(name)), **options.get(name, {}))
         twice = sorted(columns.keys() & found.keys())
         require(
             not twice,

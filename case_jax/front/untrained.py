@@ -1,0 +1,32 @@
+"""The control that needs the classifier itself: a contrast of the same network before training."""
+
+from collections.abc import Mapping
+
+from case_jax._checks import CaseJaxError
+from case_jax.methods import UNTRAINED, MapFunction, UntrainedContrast, untrained_contrast
+from case_jax.models import LoadedModel
+from case_jax.models import model as bundled_model
+from case_jax.models.initial import drawn_params
+from case_jax.tap.view import TappedModel
+
+LEFT_OUT = (
+    f"the control {UNTRAINED} is left out: nothing is known of this model's parameters before training; where you have them, give "
+    f"case_jax.methods.untrained_contrast(model, params) among the methods"
+)
+
+
+def untrained_of(model: TappedModel, *, seed: int) -> UntrainedContrast | None:
+    """The control of a model that was loaded by its name; None for any other, and for sizes that are not its name's."""
+    if not isinstance(model, LoadedModel):
+        return None
+    outputs = 1 if model.one_logit else model.num_classes
+    try:
+        return untrained_contrast(model, drawn_params(bundled_model(model.name), outputs, seed=seed), seed=seed)
+    except CaseJaxError:
+        return None
+
+
+def with_untrained(methods: Mapping[str, MapFunction], model: TappedModel, *, seed: int) -> dict[str, MapFunction]:
+    """The methods, and after them the control where there is one."""
+    control = untrained_of(model, seed=seed)
+    return dict(methods) if control is None else {**methods, UNTRAINED: control}
