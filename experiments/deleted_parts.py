@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from flax import nnx
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from case_jax.data import NOBODY, SHARED, DigitScenes
 from case_jax.imageops import normalise_image
 from case_jax.models import Classifier
-from case_jax.stats import bootstrap
+from case_jax.stats import mean_interval
 
 BATCH = 100
 KINDS = {SHARED: "all candidates", NOBODY: "no class"}
@@ -68,31 +68,39 @@ def falls_of(
 
 
 def deletions(classifier: Classifier, scenes: DigitScenes) -> pd.DataFrame:
-    """One row per scene and part that is there: `image_id`, `part`, `speaks_for` (in words), and what `falls_of` says."""
+    """One row per scene and part that is there: `image_id`, `part`, `speaks_for` (in words), what `falls_of` says, and the strokes of the scene as `cluster_i`."""
     names, images, taken = scenes.regions, [], []
     for index in range(len(scenes)):
         scene, whole = scenes.scene(index), len(images)
         images.append(scene.image)
         for region in np.flatnonzero(scene.masks.any((1, 2))).tolist():
             images.append(scenes.without(index, region))
-            taken.append((index, region, scene.classes, whole, len(images) - 1))
+            taken.append((index, region, scene, whole, len(images) - 1))
     logits = logits_of(classifier, images)
     rows = []
-    for index, region, classes, whole, without in taken:
-        speaks_for = int(classes[region])
-        falls = falls_of(logits[whole], logits[without], classes[classes >= 0].tolist(), speaks_for)
+    for index, region, scene, whole, without in taken:
+        speaks_for = int(scene.classes[region])
+        candidates = scene.classes[scene.classes >= 0].tolist()
+        falls = falls_of(logits[whole], logits[without], candidates, speaks_for)
+        shared = {f"cluster_{i}": stroke for i, stroke in enumerate(scene.strokes.tolist(), 1)}
         kind = KINDS.get(speaks_for, "its own class")
-        rows.append({"image_id": index, "part": names[region], "speaks_for": kind, **falls})
+        rows.append({"image_id": index, "part": names[region], "speaks_for": kind, **falls, **shared})
     return pd.DataFrame(rows)
 
 
+def strokes_of(rows: pd.DataFrame) -> Int[np.ndarray, "n c"]:
+    """What the scenes of these rows share: the ids in their columns `cluster_i`."""
+    return rows[[column for column in rows if str(column).startswith("cluster_")]].to_numpy(np.int64)
+
+
 def summed_up(rows: pd.DataFrame) -> pd.DataFrame:
-    """For each part the means of all that `deletions` measures, with 95% intervals over scenes."""
+    """For each part the means of all that `deletions` measures, with 95% intervals by stroke."""
     found = []
     for (part, kind), group in rows.groupby(["part", "speaks_for"], sort=False):
         row = {"part": part, "speaks_for": kind, "scenes": group["image_id"].nunique()}
         for column in ("holds", "own", "rivals", "others", "over_rivals", "over_others"):
-            value = bootstrap(group[column].dropna().to_numpy(np.float64), "mean", resamples=1000)
+            known = group[group[column].notna()]
+            value = mean_interval(known[column].to_numpy(np.float64), strokes_of(known))
             row |= {column: value.value, f"{column}_low": value.low, f"{column}_high": value.high}
         found.append(row)
     return pd.DataFrame(found)

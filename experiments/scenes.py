@@ -22,9 +22,9 @@ from case_jax import METHODS
 from case_jax._checks import require, require_seed, unknown
 from case_jax.data import DigitScenes
 from case_jax.metrics import METRICS
-from case_jax.stats import bootstrap, summarise
-from experiments.claim import Answer, Finding, Table, from_shell, heat, judged, keep, paired_gain, percent
-from experiments.deleted_parts import deletions, summed_up
+from case_jax.stats import both_usable, mean_interval, median_interval
+from experiments.claim import Answer, Finding, Gain, Table, from_shell, heat, judged, keep, percent
+from experiments.deleted_parts import deletions, strokes_of, summed_up
 from experiments.families import SHIPPED, WEIGHTS, in_processes, small_network, train_network, training_of
 from experiments.networks import CONFUSION_SCENES, Subject, Where, correct
 
@@ -103,22 +103,27 @@ def rows_of(subject: Subject) -> pd.DataFrame:
 
 
 def measured(rows: pd.DataFrame) -> pd.DataFrame:
-    """Median F, and mean own mass, specificity and necessity of every method, with 95% intervals over scenes."""
-    table = summarise(rows, resamples=1000).table[["F_median", "F_low", "F_high", "degenerate"]]
-    for column in MEASURES:
-        if column in rows:
-            groups = rows[~rows["degenerate_1"]].groupby("method")[column]
-            found = {m: bootstrap(v.dropna().to_numpy(np.float64), "mean", resamples=1000) for m, v in groups}
-            for end in ("value", "low", "high"):
-                table[f"{column}_{end}"] = pd.Series({m: getattr(interval, end) for m, interval in found.items()})
-    return table.reset_index()
+    """Median F, and mean own mass, specificity and necessity of every method, with 95% intervals by stroke."""
+    found = []
+    for method, group in rows.groupby("method", sort=False):
+        usable = group[both_usable(group)]
+        F = median_interval(usable["F"].to_numpy(np.float64), strokes_of(usable))
+        row = {"method": method, "scenes_used": len(usable), "F_median": F.value, "F_low": F.low, "F_high": F.high}
+        for column in MEASURES:
+            if column in rows:
+                known = group[~group["degenerate_1"] & group[column].notna()]
+                mean = mean_interval(known[column].to_numpy(np.float64), strokes_of(known))
+                row |= {f"{column}_{end}": value for end, value in mean._asdict().items()}
+        found.append(row)
+    return pd.DataFrame(found)
 
 
-def gain_of(rows: pd.DataFrame, column: str) -> Any:
-    """How much more of a column the contrast has than Grad-CAM, paired by scene; None where nothing is known of it."""
-    wide = rows[~rows["degenerate_1"]].pivot(index="image_id", columns="method", values=column)
-    both = wide.reindex(columns=[CONTRAST, PLAIN]).dropna()
-    return paired_gain(both[CONTRAST], both[PLAIN]) if len(both) > 1 else None
+def gain_of(rows: pd.DataFrame, column: str) -> Gain | None:
+    """How much more of a column the contrast has than Grad-CAM, paired by scene, by stroke; None where nothing is known of it."""
+    usable = rows[~rows["degenerate_1"] & rows[column].notna()].set_index("image_id")
+    first, second = (usable[usable["method"] == name] for name in (CONTRAST, PLAIN))
+    gains = (first[column] - second[column]).dropna()
+    return Gain(*mean_interval(gains.to_numpy(np.float64), strokes_of(first.loc[gains.index]))) if len(gains) else None
 
 
 def number(value: float, low: float, high: float) -> str:
@@ -167,7 +172,7 @@ def contrast_finding(rows: Mapping[str, pd.DataFrame], column: str, words: str) 
     return Finding(
         f"Finer-CAM has more {words} than Grad-CAM on digit scenes of every kind.",
         judged([*gains.values()]),
-        f"In {scale} [95%], paired by scene: " + ", ".join(f"{v} {gain}" for v, gain in gains.items()) + ".",
+        f"In {scale} [95% by stroke], paired by scene: " + ", ".join(f"{v} {gain}" for v, gain in gains.items()) + ".",
     )
 
 
@@ -187,17 +192,19 @@ def answer(config: Config) -> Answer:
     table["method"] = [METHODS[name].title for name in table["method"]]
     there = {column: words for column, words in MEASURES.items() if column in next(iter(rows.values()))}
     shown = {
-        "F": Table("Median F [95%]", table, by_variant(table, "F", "F_median", percent)),
+        "F": Table("Median F [95% by handwritten stroke]", table, by_variant(table, "F", "F_median", percent)),
         **{
             words.replace(" ", "_"): Table(
-                f"Mean {words} [95%]",
+                f"Mean {words} [95% by handwritten stroke]",
                 table[["scenes", "method", *(f"{column}_{end}" for end in ("value", "low", "high"))]],
                 by_variant(table, column, f"{column}_value", percent if column == "mass_own" else number),
             )
             for column, words in there.items()
         },
         "parts": Table(
-            "Each part taken out: does it move what it is said to speak for?", deleted, parts_in_words(deleted)
+            "Each part taken out: does it move what it is said to speak for? [95% by handwritten stroke]",
+            deleted,
+            parts_in_words(deleted),
         ),
         "networks": Table(
             "Kinds of scenes and their networks", about, about.assign(accuracy=about["accuracy"].map(percent))

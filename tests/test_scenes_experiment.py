@@ -102,9 +102,14 @@ def test_gains_are_paired_by_scene_and_leave_degenerate_maps_out():
             "method": [scenes.PLAIN, scenes.CONTRAST] * 4,
             "degenerate_1": [False] * 7 + [True],
             "mass_own": [0.1, 0.4, 0.2, 0.4, 0.3, 0.4, 0.9, 0.0],
+            "cluster_1": [0, 0, 1, 1, 2, 2, 3, 3],
         }
     )
-    assert scenes.gain_of(rows, "mass_own").mean == pytest.approx(0.2)
+    alone, together = (scenes.gain_of(rows.assign(cluster_2=ids), "mass_own") for ids in (-1, [9, 9, 9, 9, 8, 8, 9, 9]))
+    assert alone.mean == together.mean == pytest.approx(0.2)  # of 0.3, 0.2 and 0.1
+    half = 4.3027 * np.sqrt(0.02 / 6)  # Student's t of 2 degrees of freedom
+    assert (alone.low, alone.high) == pytest.approx((0.2 - half, 0.2 + half), abs=1e-4)
+    assert together.high - together.low > alone.high - alone.low
     assert scenes.gain_of(rows.assign(mass_own=np.nan), "mass_own") is None
 
 
