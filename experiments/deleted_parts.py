@@ -101,6 +101,7 @@ def summed_up(rows: pd.DataFrame) -> pd.DataFrame:
         for column in ("holds", "own", "rivals", "others", "over_rivals", "over_others"):
             known = group[group[column].notna()]
             value = mean_interval(known[column].to_numpy(np.float64), strokes_of(known))
-            row |= {column: value.value, f"{column}_low": value.low, f"{column}_high": value.high}
+            low, high = np.clip((value.low, value.high), 0, 1) if column == "holds" else (value.low, value.high)
+            row |= {column: value.value, f"{column}_low": low, f"{column}_high": high}
         found.append(row)
     return pd.DataFrame(found)
