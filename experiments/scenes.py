@@ -9,10 +9,10 @@ Expected   parts move the class that they speak for in nine scenes of ten; contr
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ import tyro
 from case_jax import METHODS
 from case_jax._checks import require, require_seed, unknown
 from case_jax.data import DigitScenes
+from case_jax.data.scene_options import SceneOptions
 from case_jax.metrics import METRICS
 from case_jax.stats import both_usable, mean_interval, median_interval
 from experiments.claim import Answer, Finding, Gain, Table, from_shell, heat, judged, keep, percent
@@ -102,7 +103,7 @@ def rows_of(subject: Subject) -> pd.DataFrame:
     return subject.rows("scenes", methods, contrast="confusion:5", metrics=metrics)
 
 
-def measured(rows: pd.DataFrame) -> pd.DataFrame:
+def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Median F, and mean own mass, specificity and necessity of every method, with 95% intervals by stroke."""
     found = []
     for method, group in rows.groupby("method", sort=False):
@@ -165,62 +166,67 @@ def truth_finding(parts: pd.DataFrame) -> Finding:
     )
 
 
-def contrast_finding(rows: Mapping[str, pd.DataFrame], column: str, words: str) -> Finding:
+def contrast_finding(rows: pd.DataFrame, column: str, words: str) -> Finding:
     """Whether the contrast is ahead of Grad-CAM on every kind of scenes."""
-    gains = {v: gain for v, found in rows.items() if (gain := gain_of(found, column)) is not None}
+    kinds = rows.groupby("network", sort=False)
+    gains = {kind: gain for kind, found in kinds if (gain := gain_of(found, column)) is not None}
     scale = "points" if column == "mass_own" else "hundredths"
     return Finding(
         f"Finer-CAM has more {words} than Grad-CAM on digit scenes of every kind.",
         judged([*gains.values()]),
-        f"In {scale} [95% by stroke], paired by scene: " + ", ".join(f"{v} {gain}" for v, gain in gains.items()) + ".",
+        f"In {scale} [95% by stroke], paired by scene: " + ", ".join(f"{k} {gain}" for k, gain in gains.items()) + ".",
     )
 
 
-def answer(config: Config) -> Answer:
-    """Parts taken out, and methods compared, on every kind of scenes."""
-    config.check()
-    rows, tables, parts, facts = {}, [], [], []
+class Numbers(NamedTuple):
+    """What was measured; `network` is the kind of scenes, which has a network of its own."""
+
+    rows: pd.DataFrame
+    """One row per scene and method."""
+    parts: pd.DataFrame
+    """One row per scene and part that was taken out."""
+
+
+def measured(config: Config) -> Numbers:
+    """Train, take parts out, and ask all methods, on every kind of scenes."""
+    rows, parts = [], []
     for subject in networks(config):
         assert isinstance(subject.source, DigitScenes)
-        variant = subject.name
-        parts.append(summed_up(deletions(subject.classifier, subject.source)).assign(scenes_of=variant))
-        found = rows_of(subject)
-        rows[variant] = found
-        tables.append(measured(found).assign(scenes=variant))
-        facts.append({"scenes": variant, "options": str(subject.source.options) or "–", "accuracy": correct(found)})
-    table, deleted, about = pd.concat(tables), pd.concat(parts, ignore_index=True), pd.DataFrame(facts)
+        parts.append(deletions(subject.classifier, subject.source).assign(network=subject.name))
+        rows.append(rows_of(subject))
+    return Numbers(pd.concat(rows, ignore_index=True), pd.concat(parts, ignore_index=True))
+
+
+def concluded(numbers: Numbers) -> Answer:
+    """Tables, findings and a picture."""
+    rows, kinds = numbers.rows, list(numbers.rows["network"].unique())
+    table = pd.concat([summary_of(found).assign(scenes=kind) for kind, found in rows.groupby("network", sort=False)])
     table["method"] = [METHODS[name].title for name in table["method"]]
-    there = {column: words for column, words in MEASURES.items() if column in next(iter(rows.values()))}
-    shown = {
-        "F": Table("Median F [95% by handwritten stroke]", table, by_variant(table, "F", "F_median", percent)),
-        **{
-            words.replace(" ", "_"): Table(
-                f"Mean {words} [95% by handwritten stroke]",
-                table[["scenes", "method", *(f"{column}_{end}" for end in ("value", "low", "high"))]],
-                by_variant(table, column, f"{column}_value", percent if column == "mass_own" else number),
-            )
-            for column, words in there.items()
-        },
-        "parts": Table(
-            "Each part taken out: does it move what it is said to speak for? [95% by handwritten stroke]",
-            deleted,
-            parts_in_words(deleted),
-        ),
-        "networks": Table(
-            "Kinds of scenes and their networks", about, about.assign(accuracy=about["accuracy"].map(percent))
-        ),
-    }
-    own = table.pivot(index="method", columns="scenes", values="mass_own_value")
-    figure = heat(
-        own.loc[table["method"].unique(), table["scenes"].unique()], "map's mass on its own class's evidence, %"
-    )
-    findings = [truth_finding(deleted), *(contrast_finding(rows, column, words) for column, words in there.items())]
-    return Answer(findings, shown, {"own": figure})
+    taken = numbers.parts.groupby("network", sort=False)
+    parts = pd.concat([summed_up(found).assign(scenes_of=kind) for kind, found in taken], ignore_index=True)
+    right = [correct(rows[rows["network"] == kind]) for kind in kinds]
+    options = [str(SceneOptions(**VARIANTS[kind])) or "–" for kind in kinds]
+    about = pd.DataFrame({"scenes": kinds, "options": options, "accuracy": right})
+    there = {column: words for column, words in MEASURES.items() if column in rows}
+    shown = {"F": Table("Median F [95% by handwritten stroke]", table, by_variant(table, "F", "F_median", percent))}
+    for column, words in there.items():
+        columns = ["scenes", "method", *(f"{column}_{end}" for end in ("value", "low", "high"))]
+        text = by_variant(table, column, f"{column}_value", percent if column == "mass_own" else number)
+        shown[words.replace(" ", "_")] = Table(f"Mean {words} [95% by handwritten stroke]", table[columns], text)
+    title = "Each part taken out: does it move what it is said to speak for? [95% by handwritten stroke]"
+    shown["parts"] = Table(title, parts, parts_in_words(parts))
+    text = about.assign(accuracy=about["accuracy"].map(percent))
+    shown["networks"] = Table("Kinds of scenes and their networks", about, text)
+    own = table.pivot(index="method", columns="scenes", values="mass_own_value").loc[table["method"].unique(), kinds]
+    figures = {"own": heat(own, "map's mass on its own class's evidence, %")}
+    findings = [truth_finding(parts), *(contrast_finding(rows, column, words) for column, words in there.items())]
+    return Answer(findings, shown, figures)
 
 
 def main(config: Config) -> None:
     """Answer, and keep it."""
-    keep(answer(config), config, config.out)
+    config.check()
+    keep(concluded(measured(config)), config, config.out)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,41 @@ def test_what_the_experiment_does_not_take(changes, where, message):
         dataclasses.replace(scenes.Config(Where(**where)), **changes).check()
 
 
+def test_what_is_concluded_of_two_kinds_by_hand():
+    """Own mass: on the one kind contrast is ahead by 0.3 in each scene, on the other by 0 in the mean."""
+    rows = [
+        {"network": kind, "image_id": i, "method": method, "label": 1, "top1": i % 2, "degenerate_1": False, "degenerate_2": False,
+         "F": 0.1 * i, "mass_own": 0.2 + more, "cluster_1": i}
+        for kind, gains in (("usual", [0.3, 0.3, 0.3, 0.3]), ("96 px", [0.1, -0.1, 0.1, -0.1]))
+        for i, gain in enumerate(gains)
+        for method, more in ((scenes.PLAIN, 0.0), (scenes.CONTRAST, gain))
+    ]  # fmt: skip
+    falls = {"own": 2.0, "rivals": np.nan, "others": 0.0, "over_rivals": np.nan, "over_others": 2.0}
+    parts = [
+        {
+            "network": kind,
+            "image_id": i,
+            "part": "body",
+            "speaks_for": "all candidates",
+            "holds": i < 3,
+            "cluster_1": i,
+            **falls,
+        }
+        for kind in ("usual", "96 px")
+        for i in range(4)
+    ]
+    found = scenes.concluded(scenes.Numbers(pd.DataFrame(rows), pd.DataFrame(parts)))
+    assert [finding.verdict for finding in found.findings] == ["answered", "in part"]
+    assert "usual +30.0 [+30.0, +30.0], 96 px +0.0" in found.findings[1].evidence
+    assert found.findings[0].evidence.startswith("0 of 2 parts surely")
+    assert "body of usual 75% [" in found.findings[0].evidence
+    assert found.tables["networks"].numbers["accuracy"].tolist() == [0.5, 0.5]
+    assert found.tables["networks"].numbers["options"].tolist() == ["–", "side=96"]
+    F = found.tables["F"].shown
+    assert list(F.columns) == ["method", "usual", "96 px"]
+    assert F.loc[0, "usual"].startswith("15% [")
+
+
 @pytest.mark.slow
 def test_the_experiment(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
