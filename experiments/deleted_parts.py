@@ -89,8 +89,8 @@ def deletions(classifier: Classifier, scenes: DigitScenes) -> pd.DataFrame:
 
 
 def strokes_of(rows: pd.DataFrame) -> Int[np.ndarray, "n c"]:
-    """What the scenes of these rows share: the ids in their columns `cluster_i`."""
-    return rows[[column for column in rows if str(column).startswith("cluster_")]].to_numpy(np.int64)
+    """What the scenes of these rows share: the ids in their columns `cluster_i`; none where scenes of another kind have more parts."""
+    return rows[[column for column in rows if str(column).startswith("cluster_")]].fillna(-1).to_numpy(np.int64)
 
 
 def summed_up(rows: pd.DataFrame) -> pd.DataFrame:

@@ -155,6 +155,7 @@ def test_what_is_concluded_of_two_kinds_by_hand():
         for kind in ("usual", "96 px")
         for i in range(4)
     ]
+    rows[0]["cluster_2"] = 7  # as where one kind has more parts than another
     found = scenes.concluded(scenes.Numbers(pd.DataFrame(rows), pd.DataFrame(parts)))
     assert [finding.verdict for finding in found.findings] == ["answered", "in part"]
     assert "usual +30.0 [+30.0, +30.0], 96 px +0.0" in found.findings[1].evidence
