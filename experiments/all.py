@@ -22,7 +22,18 @@ from case_jax.files import write_atomically
 from experiments.claim import FINDINGS, QUICK, SESSION, from_shell
 
 HERE = Path(__file__).parent
-EXPERIMENTS = ("sensitivity", "fidelity", "ties", "contrasts", "seeds", "masking", "sanity", "crossover", "peers")
+EXPERIMENTS = (
+    "sensitivity",
+    "fidelity",
+    "ties",
+    "contrasts",
+    "seeds",
+    "masking",
+    "sanity",
+    "crossover",
+    "scenes",
+    "peers",
+)
 """In the order of the page; `ties` reads what `sensitivity` wrote, `crossover` the maskers of `masking`."""
 NEEDS = {"peers": ("torch", "pytorch_grad_cam", "quantus")}
 

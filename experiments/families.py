@@ -8,6 +8,7 @@ large networks' have on ImageNet.
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,22 +112,33 @@ def training_of(family: str, *, quick: bool) -> Training:
 
 
 def small_network(
-    family: str, seed: int, folder: Path, *, training: Training, shuffled_labels: bool = False
+    family: str,
+    seed: int,
+    folder: Path,
+    *,
+    training: Training,
+    shuffled_labels: bool = False,
+    scenes: Mapping[str, Any] | None = None,
 ) -> Classifier:
-    """A classifier of this family, from the folder where it was trained before, or trained there now; the same call resumes."""
+    """A classifier of this family, from the folder where it was trained before, or trained there now; the same call resumes.
+
+    `scenes` are options of the digit scenes that it is trained on and made for; None means the usual ones.
+    """
     entry = FAMILIES[family].entry
     assert entry.class_names is not None
     net: nnx.Module = entry.build(entry.num_classes, rngs=nnx.Rngs(seed))
     words, facts = f"trained here, seed {seed}", "as digit scenes are made"
-    fresh = Classifier(family, entry, net, words, {}, entry.default_preprocessing, facts, entry.class_names)
-    examples = Examples(DigitScenes("train", training.scenes), seed=seed, shuffled_labels=shuffled_labels)
+    source = DigitScenes("train", training.scenes, **(scenes or {}))
+    preprocessing = entry.default_preprocessing._replace(resize=source.options.side, crop=source.options.side)
+    fresh = Classifier(family, entry, net, words, {}, preprocessing, facts, entry.class_names)
+    examples = Examples(source, seed=seed, shuffled_labels=shuffled_labels)
     recipe = Recipe(training.steps, training.batch, seed, log_every=min(100, training.steps))
     config = {
         "family": family,
         "sizes": repr(entry.sizes),
         "training": training._asdict(),
         "shuffled_labels": shuffled_labels,
-    }
+    } | ({"scenes": dict(scenes)} if scenes else {})
     return trained(fresh, adamw(training.steps, rate=training.rate), examples, recipe, folder, config)
 
 
@@ -159,16 +171,25 @@ def trained_beforehand(
 ) -> dict[tuple[str, int], Path]:
     """Folders of these (family, seed), after those that are missing have been trained, several at a time."""
     folders = {(family, seed): runs / f"{family}-{seed}" for family, seed in wanted}
-    missing = {key: folder for key, folder in folders.items() if not (folder / WEIGHTS).exists()}
-    if missing:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            jobs = [
-                pool.submit(_train, *key, folder, training_of(key[0], quick=quick)) for key, folder in missing.items()
-            ]
-            for job in jobs:
-                job.result()
+    in_processes(
+        [
+            partial(train_network, *key, folder, training=training_of(key[0], quick=quick))
+            for key, folder in folders.items()
+            if not (folder / WEIGHTS).exists()
+        ],
+        processes,
+    )
     return folders
 
 
-def _train(family: str, seed: int, folder: Path, training: Training) -> None:
-    small_network(family, seed, folder, training=training)
+def in_processes(trainings: Sequence[Callable[[], None]], processes: int) -> None:
+    """Run trainings in processes of their own, several at a time; the first that fails raises."""
+    if trainings:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            for job in [pool.submit(training) for training in trainings]:
+                job.result()
+
+
+def train_network(family: str, seed: int, folder: Path, **options: Any) -> None:
+    """As `small_network`, for another process: what was trained stays in the folder."""
+    small_network(family, seed, folder, **options)

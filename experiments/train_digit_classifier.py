@@ -18,7 +18,9 @@ import tyro
 from flax import nnx
 from tqdm import tqdm
 
-from case_jax.data.digit_scenes import BRIGHT_SHARE, DigitScenes, Split
+from case_jax.data import DigitScenes
+from case_jax.data.scene_layout import BRIGHT_SHARE
+from case_jax.data.strokes import Split
 from case_jax.models.digit_resnet import DigitResNet
 from case_jax.models.weights import save_weights
 

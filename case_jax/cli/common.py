@@ -36,7 +36,7 @@ class Common:
     processes: ProcessesArgs
     devices: DevicesArgs
     data: str = "digit_scenes"
-    """`digit_scenes[:SPLIT]`, `folder:PATH` (labels from sub-folders when there are any) or `tfds:NAME:SPLIT`."""
+    """`digit_scenes[:SPLIT[,OPTION=VALUE,…]]` (options: `case-jax guide tests`), `folder:PATH` (labels from sub-folders when there are any) or `tfds:NAME:SPLIT`."""
     methods: Names = ()
     """Names from `case-jax list methods`, or `all`; by default all but the slow ones."""
     limit: int | None = None

@@ -12,7 +12,7 @@ from PIL import Image
 from case_jax._checks import CaseJaxError, require
 from case_jax.cli.setup import Model, Names, files_in, say, set_up
 from case_jax.contrast import against as contrasted_with
-from case_jax.data import DigitScenes, Exif, read_crop
+from case_jax.data import DigitScenes, Exif, options_of, read_crop, require_side
 from case_jax.evaluation.explain import explain_images
 from case_jax.files import require_writable
 from case_jax.methods import METHODS, described, titles_of
@@ -71,7 +71,7 @@ def explain(
     needs are counted once, and kept beside compiled programs, in `~/.cache/case_jax`.
 
     Args:
-        images: image files, folders of them, or `digit_scenes:INDEX` for a scene of the embedded data.
+        images: image files, folders of them, or `digit_scenes:INDEX[,OPTION=VALUE,…]` for a scene of the embedded data.
         model: classifier and contrast.
         methods: names from `case-jax list methods`, or `all`; by default five class activation maps, two without and three with contrast.
         targets: classes by name or index; by default the likeliest.
@@ -158,18 +158,21 @@ def _without_contrast(model: Model, methods: dict[str, Any]) -> Model:
 
 
 def read_photographs(images: Sequence[str], facts: Preprocessing, exif: Exif) -> list[Photograph]:
-    """Image files, or scenes written `digit_scenes:INDEX`, as examples with what surrounds them.
+    """Image files, or scenes written `digit_scenes:INDEX[,OPTION=VALUE,…]`, as examples with what surrounds them.
 
     Raises:
-        CaseJaxError: for a file that is missing or broken, or an index that is no number; names it.
+        CaseJaxError: for a file that is missing or broken, an index that is no number, or options that scenes do not have; names it.
     """
     found = []
     for number, image in enumerate(images):
         kind, _, rest = image.partition(":")
         if kind == "digit_scenes":
-            accepted = "digit_scenes:INDEX with an index of at least 0"
-            require(rest.isascii() and rest.isdigit() and len(rest) < 10, "images", repr(image), accepted)
-            scene = DigitScenes("test", int(rest) + 1)[int(rest)]
+            accepted = "digit_scenes:INDEX or digit_scenes:INDEX,OPTION=VALUE,… with an index of at least 0"
+            index, _, words = rest.partition(",")
+            require(index.isascii() and index.isdigit() and len(index) < 10, "images", repr(image), accepted)
+            scenes = DigitScenes("test", int(index) + 1, **options_of(words))
+            require_side(scenes, facts.crop)
+            scene = scenes[int(index)]
             height, width = scene.image.shape[:2]
             found.append(Photograph(scene, Image.fromarray(scene.image), (0, height, 0, width)))
             continue

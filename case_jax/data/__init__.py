@@ -10,6 +10,7 @@ from case_jax.data.digit_scenes import SPLITS, DigitScenes
 from case_jax.data.folder import ImageFolder, read_crop
 from case_jax.data.imagenet import add_boxes, prepare_imagenet
 from case_jax.data.preprocess import INTERPOLATIONS, Crop, box_region, crop_encoded, crop_opened, preprocess
+from case_jax.data.scene_options import options_of
 from case_jax.data.tfds_images import TfdsImages
 from case_jax.source import (
     NOBODY,
@@ -24,7 +25,7 @@ from case_jax.source import (
 )
 
 DATASETS: dict[str, str] = {
-    "digit_scenes": "real handwritten digits arranged in scenes with known class evidence; digit_scenes:SPLIT for another split",
+    "digit_scenes": "real handwritten digits arranged in scenes with known class evidence; digit_scenes:SPLIT for another split, digit_scenes:SPLIT,OPTION=VALUE,… for other scenes (`case-jax guide tests` has the options)",
     "folder": "folder:PATH, any folder of images; sub-folders, when there are any, are the labels, or labels.csv (file,label; several rows for several labels)",
     "tfds": "tfds:NAME:SPLIT, prepared as array_record: imagenet2012 and cifar100 by case-jax prepare, others by tensorflow-datasets",
 }
@@ -45,7 +46,7 @@ def open_source(
     """The data set of this name, preprocessed for a classifier.
 
     Args:
-        data: `digit_scenes`, `digit_scenes:SPLIT`, `folder:PATH` or `tfds:NAME:SPLIT`.
+        data: `digit_scenes`, `digit_scenes:SPLIT`, `digit_scenes:SPLIT,OPTION=VALUE,…` with the options of `DigitScenes`, `folder:PATH` or `tfds:NAME:SPLIT`.
         class_names: the classifier's classes; None takes the data's own.
         resize: shorter side in pixels.
         crop: side of the central crop in pixels.
@@ -69,17 +70,13 @@ def open_source(
         "channels": channels,
     }
     if kind == "digit_scenes":
-        split = rest or "test"
+        split, _, words = (rest or "test").partition(",")
         if split not in SPLITS:
-            raise unknown("data", data, [f"digit_scenes:{s}" for s in SPLITS])
-        require(
-            crop == 48,
-            "data",
-            f"48×48 digit scenes for a classifier of {crop}×{crop} images",
-            "a classifier of digit scenes",
-        )
+            raise unknown("data", f"digit_scenes:{split}", [f"digit_scenes:{s}" for s in SPLITS])
+        scenes = DigitScenes(split, 1000 if size is None else size, seed=seed, **options_of(words))
+        require_side(scenes, crop)
         require(channels == 3, "data", f"digit scenes for a classifier of {channels} channels", "one of 3 channels")
-        return DigitScenes(split, 1000 if size is None else size, seed=seed)
+        return scenes
     if kind == "folder":
         if not rest:
             raise CaseJaxError("data: 'folder:' has no path; give folder:PATH.")
@@ -92,6 +89,13 @@ def open_source(
             )
         return TfdsImages(name, split, **how)
     raise unknown("data", data, DATASETS)
+
+
+def require_side(scenes: DigitScenes, crop: int) -> None:
+    """Raise unless these scenes are as large as what the classifier sees."""
+    side = scenes.options.side
+    given = f"{side}×{side} digit scenes for a classifier of {crop}×{crop} images"
+    require(side == crop, "data", given, f"side={crop}, with a classifier of digit scenes of that side")
 
 
 __all__ = [
@@ -118,8 +122,10 @@ __all__ = [
     "crop_encoded",
     "crop_opened",
     "open_source",
+    "options_of",
     "prepare_cifar100",
     "prepare_imagenet",
     "preprocess",
     "read_crop",
+    "require_side",
 ]

@@ -1,127 +1,95 @@
 """Digit scenes: real handwriting, arranged so that the evidence for every class is known.
 
 A 48×48 scene has one large *body* digit (0–4) and two small *marker* digits (5–9), one brighter than the other. A class is
-the pair (body, marker), so the two candidate classes of a scene share the body and differ in the marker.
+the pair (body, marker), so the two candidate classes of a scene share the body and differ in the marker. Options make scenes
+in which other parts decide, or in which more is to be seen than what decides.
 """
 
-import gzip
 import hashlib
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image
 
 from case_jax._checks import require, require_seed, unknown
-from case_jax.source import NOBODY, SHARED, Evidence, Example, Truth
+from case_jax.data.scene_layout import (
+    CLASS_NAMES,
+    DISTRACTOR_INK,
+    DISTRACTOR_SIZE,
+    Candidates,
+    Part,
+    Square,
+    candidates_of,
+    class_of,
+    place,
+    place_beside,
+    scaled,
+    target_of,
+)
+from case_jax.data.scene_options import SIDE, Background, SceneOptions
+from case_jax.data.strokes import SPLITS, Split, bent, digits, enlarged, strokes_of
+from case_jax.source import NOBODY, Evidence, Example, Truth
 
-Split = Literal["train", "confusion", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
-_SHARES = {"train": 0.60, "confusion": 0.14, "validation": 0.10, "test": 0.16}
-
-SIZE = 48
-BODY_SIZE, MARKER_SIZE = 22, 12
-BODY_INK, BRIGHT_INK, DIM_INK, SECOND_BODY_INK = 0.8, 1.0, 0.7, 0.4
 NOISE = 0.05
-BRIGHT_SHARE = 0.7
 INK_THRESHOLD = 0.25
-MARKERS_PER_BODY = 5
-CLASS_NAMES = tuple(f"{body}·{marker}" for body in range(5) for marker in range(5, 10))
-REGIONS = ("body", "bright marker", "dim marker", "second body")
+TEXTURE_INK, TEXTURE_GRID = 0.4, 12
+"""A texture's darkest and brightest ink differ by this at most; it is drawn at this many places along a side."""
 TRUTHS = {"union": [0, 1], "body": [0], "marker": [1]}
-"""Which regions are the object that a scene's label names."""
+"""Which parts are the object that a scene's label names."""
 
 
 class Scene(NamedTuple):
-    """One scene with its ground truth; regions in the order of `REGIONS`."""
+    """One scene with its ground truth; regions in the order of `DigitScenes.regions`."""
 
-    image: UInt8[np.ndarray, "48 48 3"]
+    image: UInt8[np.ndarray, "S S 3"]
     label: int
-    """The class of the body and the bright marker."""
+    """The class of the body and the bright marker; where bodies decide, of the bright body and the marker."""
     target: Float[np.ndarray, "25"]
-    """The training target: 0.7 on the bright marker's class and 0.3 on the dim one's, or one-hot."""
-    masks: Bool[np.ndarray, "R 48 48"]
+    """The training target: 0.7 on the brightest candidate class and 0.3 on the other (0.55, 0.3 and 0.15 of three), or one-hot."""
+    masks: Bool[np.ndarray, "R S S"]
     """The ink of each region; empty where the region is absent."""
     boxes: Int[np.ndarray, "R 4"]
     """Tight boxes of the ink as half-open (top, bottom, left, right); zeros where the region is absent."""
     classes: Int[np.ndarray, " R"]
-    """The class that each region speaks for, `SHARED` for the body, `NOBODY` for absent or misleading ones."""
+    """The class that each region speaks for, `SHARED` for what all candidates share, `NOBODY` for absent or misleading ones."""
     strokes: Int[np.ndarray, " R"]
-    """Which of scikit-learn's digits each region is, −1 where it is absent; markers are of one pool, whichever is brighter."""
+    """Which of scikit-learn's digits each region is, −1 where it is absent; whichever part it is, and bent or not, an id is the same stroke."""
 
 
-@lru_cache
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's 1,797 digits and their labels, read from its file: importing the package takes a second that nothing here uses."""
-    package = find_spec("sklearn")
-    assert package is not None
-    assert package.submodule_search_locations
-    file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-    with gzip.open(file, "rt") as lines:
-        table = np.loadtxt(lines, delimiter=",")
-    return table[:, :-1].reshape(-1, 8, 8) / 16.0, table[:, -1].astype(int)
+class _Drawn(NamedTuple):
+    """All that is random about a scene."""
 
-
-@lru_cache
-def _pools(split: Split) -> tuple[Int[np.ndarray, " n"], ...]:
-    """For each digit 0–9 which of scikit-learn's digits are the split's own; none is in two splits."""
-    labels = _digits()[1]
-    first = sum(_SHARES[s] for s in SPLITS[: SPLITS.index(split)])
-    out = []
-    for digit in range(10):
-        members = np.random.default_rng([1797, digit]).permutation(np.flatnonzero(labels == digit))
-        start, stop = round(first * len(members)), round((first + _SHARES[split]) * len(members))
-        out.append(members[start:stop])
-    return tuple(out)
-
-
-@lru_cache
-def _strokes(split: Split, size: int) -> tuple[np.ndarray, ...]:
-    """For each digit 0–9 the split's own handwritten samples, in the order of `_pools`, enlarged to size × size."""
-    images, out = _digits()[0], []
-    for members in _pools(split):
-        enlarged = [
-            np.asarray(Image.fromarray(images[i].astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
-            for i in members
-        ]
-        out.append(np.clip(np.stack(enlarged), 0.0, 1.0))
-    return tuple(out)
-
-
-def _overlap(a: tuple[int, int, int], b: tuple[int, int, int]) -> bool:
-    (ay, ax, an), (by, bx, bn) = a, b
-    return ay < by + bn and by < ay + an and ax < bx + bn and bx < ax + an
-
-
-def _place(rng: np.random.Generator, sizes: list[int]) -> list[tuple[int, int, int]]:
-    """Disjoint squares, uniformly among all arrangements that fit (by rejection)."""
-    while True:
-        squares = [(int(rng.integers(0, SIZE - n + 1)), int(rng.integers(0, SIZE - n + 1)), n) for n in sizes]
-        if not any(_overlap(a, b) for i, a in enumerate(squares) for b in squares[:i]):
-            return squares
-
-
-def class_of(body: int, marker: int) -> int:
-    """The class of a scene with this body and marker, an index into `CLASS_NAMES`."""
-    return MARKERS_PER_BODY * body + marker - 5
+    candidates: Candidates
+    squares: list[Square]
+    strokes: list[np.ndarray]
+    """The ink of each part in its square, between 0 and 1; all zero where the part is absent."""
+    ids: list[int]
+    """Which of scikit-learn's digits each is; −1 where the part is absent."""
+    background: np.ndarray
+    noise: np.ndarray
 
 
 class DigitScenes:
     """A reproducible set of digit scenes; scene i depends on (split, seed, i) and the options alone.
 
+    An option changes what it names and nothing else: the same digits stand in the same places, unless more parts need room.
+
     Args:
         split: which of the four disjoint pools of handwritten digits the scenes are made of.
         size: number of scenes.
         seed: another seed gives other scenes from the same pool.
-        hard_labels: one-hot training targets; the two markers then do not compete.
+        hard_labels: one-hot training targets; the candidates then do not compete.
         second_body: add a dimmer body of another digit, which speaks for no candidate class.
-        dim_marker: False leaves the dim marker out.
+        dim_marker: False leaves the dim marker out: one object.
+        third_marker: add a faint marker: three candidate classes.
+        body_decides: two bodies, one brighter, and one marker, which both candidate classes share.
+        background: `plain`, or `texture`: smooth random grey behind all parts.
+        distractors: number of small digits 0–4, drawn without regard to anything, which speak for no class.
+        elastic: bend every stroke by a smooth random field, another one in each scene; it counts as the same stroke.
+        side: of the scenes in pixels; their parts grow with it.
 
     Raises:
-        CaseJaxError: for an unknown split or a size below 1.
+        CaseJaxError: for an unknown split, a size below 1, or options that are not accepted or do not go together.
     """
 
     class_names = CLASS_NAMES
@@ -138,73 +106,115 @@ class DigitScenes:
         hard_labels: bool = False,
         second_body: bool = False,
         dim_marker: bool = True,
+        third_marker: bool = False,
+        body_decides: bool = False,
+        background: Background = "plain",
+        distractors: int = 0,
+        elastic: bool = False,
+        side: int = SIDE,
     ):
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
         require(size >= 1, "size", size, "a number of scenes of at least 1")
         require_seed(seed)
         self.split, self.size, self.seed = split, size, seed
-        self.hard_labels, self.second_body, self.dim_marker = hard_labels, second_body, dim_marker
+        self.options = SceneOptions(
+            hard_labels, second_body, dim_marker, third_marker, body_decides, background, distractors, elastic, side
+        )
+        self.options.check()
 
     @property
     def name(self) -> str:
-        """The source's name in run folders and reports."""
-        return f"digit_scenes/{self.split}"
+        """The source's name in run folders and reports: the split, and the options that are not as usual."""
+        return f"digit_scenes/{self.split}" + (f",{self.options}" if self.options.changed else "")
 
     @property
     def fingerprint(self) -> str:
         """A digest of the handwriting used and of every option but the size: a longer set starts with the shorter one."""
-        recipe = (self.split, self.seed, self.hard_labels, self.second_body, self.dim_marker, 1)
-        digest = hashlib.sha256(repr(recipe).encode())
-        digest.update(_digits()[0].tobytes())
+        first = ("hard_labels", "second_body", "dim_marker")
+        recipe = (self.split, self.seed, *(getattr(self.options, name) for name in first), 1)
+        later = {name: value for name, value in self.options.changed.items() if name not in first}
+        digest = hashlib.sha256(repr((*recipe, later) if later else recipe).encode())
+        digest.update(digits()[0].tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """What the regions of every scene are called, in their order."""
+        return tuple(part.name for part in self._drawn(0).candidates.parts)
 
     def __len__(self) -> int:
         """Number of scenes."""
         return self.size
 
-    def _digits_of(self, index: int) -> tuple[np.random.Generator, list[int]]:
-        """Body, bright and dim marker and second body of a scene, and what draws the rest of it."""
+    def _digits_of(self, index: int) -> tuple[np.random.Generator, list[int], list[int]]:
+        """Bodies and markers of a scene, brightest first, and what draws the rest of it."""
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
-        body, other_body = (int(d) for d in rng.permutation(5)[:2])
-        bright, dim = (int(d) for d in 5 + rng.permutation(5)[:2])
-        return rng, [body, bright, dim, other_body]
+        return rng, rng.permutation(5).tolist(), (5 + rng.permutation(5)).tolist()
 
     def labels_of(self, indices: Int[np.ndarray, " n"], /) -> Int[np.ndarray, " n"]:
         """The labels of these scenes, which are not made for that."""
-        digits = (self._digits_of(i)[1] for i in indices.tolist())
-        return np.array([class_of(body, bright) for body, bright, *_ in digits], np.int64)
+        found = (self._digits_of(i) for i in indices.tolist())
+        return np.array([class_of(bodies[0], markers[0]) for _, bodies, markers in found], np.int64)
+
+    def _drawn(self, index: int) -> _Drawn:
+        """Scene `index` before it is put together. What the options add has random numbers of its own."""
+        side, options = self.options.side, self.options
+        rng, bodies, markers = self._digits_of(index)
+        more, texture, bends = (
+            np.random.default_rng([self.seed, SPLITS.index(self.split), index, stream]) for stream in (1, 2, 3)
+        )
+        parts, classes = candidates_of(options, bodies, markers)
+        small = scaled(DISTRACTOR_SIZE, side)
+        while True:
+            squares = place(rng, [part.size for part in parts], side)
+            beside = place_beside(more, squares, options.distractors, small, side)
+            if len(beside) == options.distractors:
+                break
+        inked = [self._stroke(part, rng, bends) for part in parts]
+        noise = rng.normal(0.0, NOISE, (side, side))
+        added = [Part("distractor", int(more.integers(5)), small, DISTRACTOR_INK, NOBODY) for _ in beside]
+        inked += [self._stroke(part, more, bends) for part in added]
+        ids, strokes = map(list, zip(*inked, strict=True))
+        background = np.zeros((side, side), np.float32)
+        if options.background == "texture":
+            grid = texture.uniform(0.0, TEXTURE_INK, (TEXTURE_GRID, TEXTURE_GRID))
+            background = np.clip(enlarged(grid, side), 0.0, TEXTURE_INK)
+        return _Drawn(Candidates(parts + added, classes), squares + beside, strokes, ids, background, noise)
+
+    def _stroke(self, part: Part, rng: np.random.Generator, bends: np.random.Generator) -> tuple[int, np.ndarray]:
+        """Id and ink of the sample that a part shows."""
+        pool = strokes_of(self.split, part.digit, part.size)
+        chosen = rng.integers(len(pool.ids))
+        ink = bent(pool.ink[chosen], bends) if self.options.elastic else pool.ink[chosen]
+        return (int(pool.ids[chosen]), ink) if part.ink else (-1, np.zeros_like(ink))
 
     def scene(self, index: int) -> Scene:
         """Scene number `index` with its full ground truth."""
-        rng, digits = self._digits_of(index)
-        body, bright, dim, _ = digits
-        inks = [BODY_INK, BRIGHT_INK, DIM_INK * self.dim_marker, SECOND_BODY_INK * self.second_body]
-        sizes = [BODY_SIZE, MARKER_SIZE, MARKER_SIZE] + [BODY_SIZE] * self.second_body
-        canvas = np.zeros((SIZE, SIZE), np.float32)
-        count = 3 + self.second_body
-        masks, boxes = np.zeros((count, SIZE, SIZE), bool), np.zeros((count, 4), np.int32)
-        strokes = np.full(count, -1)
-        for r, (top, left, n) in enumerate(_place(rng, sizes)):
-            pool = _strokes(self.split, n)[digits[r]]
-            drawn = rng.integers(len(pool))
-            if inks[r] == 0:
-                continue
-            stroke, strokes[r] = pool[drawn], _pools(self.split)[digits[r]][drawn]
-            canvas[top : top + n, left : left + n] += inks[r] * stroke
+        drawn = self._drawn(index)
+        parts, classes = drawn.candidates
+        side = self.options.side
+        masks, boxes = np.zeros((len(parts), side, side), bool), np.zeros((len(parts), 4), np.int32)
+        for r, ((top, left, n), stroke) in enumerate(zip(drawn.squares, drawn.strokes, strict=True)):
             masks[r, top : top + n, left : left + n] = stroke > INK_THRESHOLD
-            rows, columns = np.flatnonzero(masks[r].any(1)), np.flatnonzero(masks[r].any(0))
-            boxes[r] = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-        canvas += rng.normal(0.0, NOISE, canvas.shape)
-        image = np.repeat((np.clip(canvas, 0.0, 1.0) * 255).round().astype(np.uint8)[..., None], 3, axis=-1)
-        label, rival = (class_of(body, marker) for marker in (bright, dim))
-        target = np.zeros(len(CLASS_NAMES), np.float32)
-        soft = self.dim_marker and not self.hard_labels
-        target[label] = BRIGHT_SHARE if soft else 1.0
-        if soft:
-            target[rival] = 1.0 - BRIGHT_SHARE
-        classes = np.array([SHARED, label, rival if self.dim_marker else NOBODY, NOBODY][:count], np.int32)
-        return Scene(image, label, target, masks, boxes, classes, strokes)
+            if masks[r].any():
+                rows, columns = np.flatnonzero(masks[r].any(1)), np.flatnonzero(masks[r].any(0))
+                boxes[r] = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+        speaks_for = np.array([part.speaks_for for part in parts], np.int32)
+        target, strokes = target_of(self.options, classes), np.array(drawn.ids)
+        return Scene(_rendered(drawn), classes[0], target, masks, boxes, speaks_for, strokes)
+
+    def without(self, index: int, region: int) -> UInt8[np.ndarray, "S S 3"]:
+        """Scene `index` made again without one of its regions: all else is as it was, to the last bit of background and noise.
+
+        Raises:
+            CaseJaxError: for a region that these scenes do not have.
+        """
+        drawn = self._drawn(index)
+        count = len(drawn.strokes)
+        require(0 <= region < count, "region", region, f"a number from 0 to {count - 1}: {', '.join(self.regions)}")
+        strokes = [np.zeros_like(stroke) if r == region else stroke for r, stroke in enumerate(drawn.strokes)]
+        return _rendered(drawn._replace(strokes=strokes))
 
     def __getitem__(self, index: int) -> Example:
         """Scene `index` as an example; its evidence regions are the boxes, filled."""
@@ -220,7 +230,7 @@ class DigitScenes:
         return Example(index, name, scene.image, scene.label, evidence, scene.target, clusters=clusters)
 
     def truth(self, index: int, kind: str, /) -> Truth:
-        """The ink of the body, of the bright marker (`marker`), or of both (`union`), with one tight box around it.
+        """The ink of the body, of the marker that the label names (`marker`), or of both (`union`), with one tight box around it.
 
         Raises:
             CaseJaxError: for another kind.
@@ -231,3 +241,13 @@ class DigitScenes:
         boxes = scene.boxes[regions]
         first, last = boxes.min(0), boxes.max(0)
         return Truth(np.array([[first[0], last[1], first[2], last[3]]]), np.logical_or.reduce(scene.masks[regions]))
+
+
+def _rendered(drawn: _Drawn) -> UInt8[np.ndarray, "S S 3"]:
+    """The parts' ink laid over the background, and noise over all."""
+    canvas = drawn.background.copy()
+    for part, (top, left, n), stroke in zip(drawn.candidates.parts, drawn.squares, drawn.strokes, strict=True):
+        behind = canvas[top : top + n, left : left + n]
+        canvas[top : top + n, left : left + n] = behind * (1.0 - stroke) + part.ink * stroke
+    canvas += drawn.noise
+    return np.repeat((np.clip(canvas, 0.0, 1.0) * 255).round().astype(np.uint8)[..., None], 3, axis=-1)
