@@ -22,7 +22,9 @@ DAMAGE = (
     *(zipfile.BadZipFile, zlib.error),
 )
 """What reading a file may raise that is not as it was written."""
-EXCLUDED, TILES, SUMS, CHANGED = (f"case_jax.{name}".encode() for name in ("excluded", "tiles", "sums", "changed"))
+EXCLUDED, TILES, SUMS, CHANGED, COLUMNS = (
+    f"case_jax.{name}".encode() for name in ("excluded", "tiles", "sums", "changed", "columns")
+)
 
 Sums = Mapping[str, np.ndarray]
 """Integers of a data set as a whole, by name: equal whatever the order in which images, parts and processes are added."""
@@ -72,6 +74,7 @@ def write_records(file: Path, records: Records) -> None:
     """
     assert records.rows is not None, "a tile has columns, if no rows"
     facts = {EXCLUDED: json.dumps(records.excluded).encode(), TILES: str(records.tiles).encode()}
+    facts[COLUMNS] = _columns(records.rows.schema)
     if records.sums:
         facts[SUMS] = base64.b64encode(_packed(records.sums))
     if records.changed:
@@ -94,13 +97,21 @@ def read_records(file: Path, *, rows: bool = True) -> Records:
     """
     try:
         table = pq.read_table(file, page_checksum_verification=True) if rows else None
-        facts = (pq.read_schema(file) if table is None else table.schema).metadata or {}
+        schema = pq.read_schema(file) if table is None else table.schema
+        facts = schema.metadata or {}
+        if facts.get(COLUMNS, _columns(schema)) != _columns(schema):
+            raise ValueError("its columns are not those that were written")
         sums = _unpacked(base64.b64decode(facts[SUMS])) if SUMS in facts else {}
         excluded = json.loads(facts.get(EXCLUDED, b"[]"))
         kept = None if table is None else table.replace_schema_metadata()
         return Records(int(facts.get(TILES, b"0")), kept, excluded, sums, json.loads(facts.get(CHANGED, b"{}")))
     except DAMAGE as error:
         raise CaseJaxError(f"out: {file} is damaged ({error}); delete it and run the same command again.") from error
+
+
+def _columns(schema: pa.Schema) -> bytes:
+    """A checksum of the names and types of columns: those of pages do not cover them."""
+    return str(zlib.crc32(repr([(field.name, str(field.type)) for field in schema]).encode())).encode()
 
 
 def _packed(sums: Sums) -> bytes:

@@ -35,6 +35,8 @@ class Example(NamedTuple):
     """All true labels where there are several, `label` among them."""
     changes: tuple[str, ...] = ()
     """What had to be decided to show the image, each in words that are the same for all images: a run counts them."""
+    clusters: tuple[int, ...] = ()
+    """What it shares with other images, see `Clustered`."""
 
     def label_for(self, predicted: int) -> int:
         """The label that a prediction is held against: the predicted class where it is one of several true ones, else `label`."""
@@ -77,6 +79,24 @@ class Labelled(Source, Protocol):
     def labels_of(self, indices: Int[np.ndarray, " n"], /) -> Int[np.ndarray, " n"]:
         """The labels of these images, also of those that cannot be read; −1 where unknown."""
         ...
+
+
+class Clustered(Source, Protocol):
+    """A source whose images are not independent: some show the same handwriting, person or photograph.
+
+    `clusters` of every example holds the ids, from 0 on, of what it shares with others, −1 for nothing, from one id space for all; every
+    example has as many. Two images are dependent when they share any id, in whichever place. Intervals and tests are then by cluster.
+    """
+
+    @property
+    def unit(self) -> str:
+        """What the ids count, in the plural: "handwritten strokes"."""
+        ...
+
+
+def unit_of(source: Source) -> str:
+    """What the images of a source are independent in: what it names as its unit, else "images"."""
+    return str(getattr(source, "unit", "images"))
 
 
 class Photographs(Source, Protocol):

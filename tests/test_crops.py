@@ -39,7 +39,14 @@ class Pictures:
         if self.regions is not None:
             classes = np.array([index % 2, NOBODY, -1][: self.regions], np.int32)
             evidence = Evidence(rng.integers(0, 2, (self.regions, 9, 11)).astype(bool), classes)
-        return Example(1000 - index, name, rng.integers(0, 256, (9, 11, 3), np.uint8), index % 3 - 1, evidence)
+        return Example(
+            1000 - index,
+            name,
+            rng.integers(0, 256, (9, 11, 3), np.uint8),
+            index % 3 - 1,
+            evidence,
+            clusters=(index // 2, -1),
+        )
 
 
 def read(source, index):
@@ -56,6 +63,7 @@ def assert_same(found, expected):
         assert found == expected
         return
     assert (found.image_id, found.name, found.label) == (expected.image_id, expected.name, expected.label)
+    assert found.clusters == expected.clusters
     assert found.image.dtype == np.uint8
     np.testing.assert_array_equal(found.image, expected.image)
     assert (found.evidence is None) == (expected.evidence is None)

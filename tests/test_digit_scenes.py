@@ -56,6 +56,39 @@ def test_a_scene_depends_on_split_seed_index_and_options_alone(options):
 
 
 @EACH
+def test_a_scene_names_the_strokes_it_shows(options):
+    """Each id is a digit of scikit-learn's, the one whose ink lies in that region; markers are of one pool in both roles."""
+    data = load_digits()
+    source = DigitScenes("test", 12, **options)
+    for i in range(12):
+        scene, example = source.scene(i), source[i]
+        assert example.clusters == tuple(scene.strokes)
+        present = scene.masks.any((1, 2))
+        np.testing.assert_array_equal(scene.strokes >= 0, present)
+        digits = data.target[scene.strokes[:3]]
+        assert CLASS_NAMES[scene.label] == f"{digits[0]}·{digits[1]}"
+        for stroke, box, mask in zip(scene.strokes, scene.boxes, scene.masks, strict=True):
+            if stroke >= 0:
+                top, bottom, left, right = box
+                size = 22 if data.target[stroke] < 5 else 12
+                pool = _strokes("test", size)[data.target[stroke]]
+                found = [(s > INK_THRESHOLD) for s in pool]
+                shown = mask[top:bottom, left:right]
+                alike = [np.array_equal(s[s.any(1)][:, s.any(0)], shown[shown.any(1)][:, shown.any(0)]) for s in found]
+                number = int(np.flatnonzero(alike)[0])
+                small = _strokes("test", 8)[data.target[stroke]][number]
+                np.testing.assert_allclose(small, data.images[stroke] / 16, atol=1e-6)
+
+
+def test_strokes_are_used_again_and_again_in_either_role():
+    bodies, bright, dim = (set(ids) for ids in np.array([source.clusters for source in DigitScenes("test", 300)]).T)
+    assert bright & dim
+    assert not bodies & (bright | dim)
+    assert len(bodies) <= 143
+    assert len(bright | dim) <= 144
+
+
+@EACH
 def test_boxes_are_tight_and_regions_disjoint(options):
     for scene in scenes(**options):
         assert len(scene.masks) == len(scene.boxes) == len(scene.classes) == 3 + options.get("second_body", False)

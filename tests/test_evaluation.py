@@ -18,6 +18,7 @@ from case_jax.contrast.choice import choose_contrast
 from case_jax.data import DigitScenes
 from case_jax.evaluation import Pixels, run
 from case_jax.evaluation.batches import Batch, load_tile, template
+from case_jax.evaluation.clusters import cluster_columns
 from case_jax.evaluation.confusion import count_confusions
 from case_jax.evaluation.maps import Question
 from case_jax.evaluation.studies.evaluate import make_step, other_class
@@ -97,6 +98,25 @@ def test_every_image_and_method_has_exactly_one_row(unbroken):
     assert len(unbroken) == 37 * len(METHODS)  # 37 = 2 · 16 + 5: the last batch is padded
     assert unbroken["image_id"].tolist() == np.repeat(np.arange(37), len(METHODS)).tolist()
     assert unbroken["method"].tolist() == list(METHODS) * 37
+
+
+def test_rows_name_what_images_share(unbroken, prepared):
+    ids = [f"cluster_{i}" for i in (1, 2, 3)]
+    expected = np.repeat([DigitScenes("test", 37)[i].clusters for i in range(37)], len(METHODS), axis=0)
+    np.testing.assert_array_equal(unbroken[ids], expected)
+    assert prepared().config["data"]["unit"] == "handwritten strokes"
+    assert prepared(Scenes(5)).config["data"]["unit"] == "images"  # a source that names none
+
+
+def test_every_image_has_as_many_ids_as_the_first():
+    example = DigitScenes("test", 1)[0]
+    assert {name: ids.tolist() for name, ids in cluster_columns([example], 3).items()} == {
+        f"cluster_{place}": [stroke] for place, stroke in enumerate(example.clusters, start=1)
+    }
+    assert list(cluster_columns([], 2)) == ["cluster_1", "cluster_2"]
+    assert cluster_columns([example._replace(clusters=())], 0) == {}
+    with pytest.raises(CaseJaxError, match="2 like the first image"):
+        cluster_columns([example], 2)
 
 
 @pytest.mark.parametrize(("name", "function"), [("grad_cam", grad_cam), ("case", case)])

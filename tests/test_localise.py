@@ -55,7 +55,7 @@ class BrightSquares:
             image[:] = 25
             image[top : top + 6, left : left + 8, index % CLASSES] = 255
         label = -1 if index == UNLABELLED else index % CLASSES
-        return Example(100 + index, f"square {index}", image, label)
+        return Example(100 + index, f"square {index}", image, label, clusters=(index // 2,))
 
     def truth(self, index, kind):
         assert kind in self.truths
@@ -126,6 +126,11 @@ def test_there_is_a_row_per_image_and_method_and_the_rest_is_counted(found):
     kinds = {entry["name"]: entry["kind"] for entry in found.excluded}
     assert kinds == {"square 3": "no label", "square 5": "no truth is known", "square 7": "could not be read"}
     assert all(found.counts[f"images left out: {kind}"] == 1 for kind in kinds.values())
+
+
+def test_rows_name_what_images_share(found):
+    rows = found.rows
+    np.testing.assert_array_equal(rows["cluster_1"], (rows["image_id"] - 100) // 2)
 
 
 def test_a_map_of_the_square_is_perfect(found):

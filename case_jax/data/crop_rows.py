@@ -60,7 +60,7 @@ def pack(found: Example | UnreadableImageError, shape: RowShape) -> tuple[bytes,
     else:
         if RowShape.of(found) != shape:
             return None
-        words = [found.name, list(found.labels), list(found.changes)]
+        words = [found.name, list(found.labels), list(found.changes), list(found.clusters)]
         text, pixels = json.dumps(words).encode(), np.asarray(found.image).tobytes()
         record["state"], record["image_id"], record["label"] = _IMAGE, found.image_id, found.label
         if found.evidence is not None:
@@ -88,10 +88,9 @@ def unpack(raw: bytes, stored: UInt8[np.ndarray, "H W D"], shape: RowShape) -> E
     if shape.regions is not None:
         bits = np.unpackbits(record["regions"], axis=1, count=shape.height * shape.width).astype(bool)
         evidence = Evidence(bits.reshape(-1, shape.height, shape.width), record["classes"].copy())
-    labels, changes = map(tuple, rest)
-    return Example(
-        int(record["image_id"]), name, pixels, int(record["label"]), evidence, labels=labels, changes=changes
-    )
+    labels, changes, clusters = map(tuple, rest)
+    image_id, label = int(record["image_id"]), int(record["label"])
+    return Example(image_id, name, pixels, label, evidence, labels=labels, changes=changes, clusters=clusters)
 
 
 def _checksum(record: bytes, pixels: bytes | memoryview) -> int:

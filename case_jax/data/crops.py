@@ -16,9 +16,9 @@ import PIL
 from case_jax._checks import CaseJaxError, require
 from case_jax.data.crop_rows import RowShape, pack, unpack
 from case_jax.files import require_writable, write_json
-from case_jax.source import Example, Located, Source, Truth, UnreadableImageError
+from case_jax.source import Example, Located, Source, Truth, UnreadableImageError, unit_of
 
-FORMAT = 2
+FORMAT = 3
 PIXELS, RECORDS, HEADER = "pixels.u8", "records.bin", "header.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -45,6 +45,7 @@ class CachedCrops:
 
         self.source = source
         self.name, self.class_names, self.fingerprint = source.name, source.class_names, source.fingerprint
+        self.unit = unit_of(source)
         self.truths: Sequence[str] = getattr(source, "truths", ())
         self.labels_of: Callable[[np.ndarray], np.ndarray] | None = getattr(source, "labels_of", None)
         facts = {"format": FORMAT, "source": self.name, "fingerprint": self.fingerprint}

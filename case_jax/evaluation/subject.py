@@ -14,7 +14,7 @@ from case_jax.evaluation.identity import function_digest, numerics
 from case_jax.evaluation.maps import Pixels
 from case_jax.methods import METHODS, MapFunction, described, method, titles_of
 from case_jax.results import fingerprint
-from case_jax.source import Source
+from case_jax.source import Source, unit_of
 from case_jax.tap.link import one_logit_names, require_probabilities
 from case_jax.tap.view import TappedModel, check_closed_form
 
@@ -98,6 +98,7 @@ class Subject(NamedTuple):
                 "fingerprint": self.source.fingerprint,
                 "images": len(indices),
                 "selection": fingerprint([indices]),
+                "unit": unit_of(self.source),
             },
             "model": {
                 "weights": fingerprint(jax.tree.leaves(model.params)),

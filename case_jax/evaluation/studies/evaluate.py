@@ -14,6 +14,7 @@ from case_jax import parallel
 from case_jax._checks import require, require_percent, unknown
 from case_jax.contrast.asking import ask
 from case_jax.evaluation.batches import Batch, Tile
+from case_jax.evaluation.clusters import cluster_columns
 from case_jax.evaluation.engine import Compiled, Found, Images, Program, Through
 from case_jax.evaluation.identity import function_digest
 from case_jax.evaluation.maps import (
@@ -42,7 +43,7 @@ Options = Mapping[str, Mapping[str, Any]]
 class Evaluate:
     """The class-sensitivity, fidelity and evidence tests, and every other metric.
 
-    Rows hold `image_id`, `name`, `label`, `method`, `top1`, `top2`, `p1`, `p2`, `degenerate_1`, `degenerate_2`, why they are (`reason_1`,
+    Rows hold `image_id`, `name`, `label`, `method`, `cluster_1`, … where images share something (see `source.Clustered`), `top1`, `top2`, `p1`, `p2`, `degenerate_1`, `degenerate_2`, why they are (`reason_1`,
     `reason_2`, the codes of `case_jax.reasons.Reason`), and the columns of every metric; with a random class also `random_class`,
     `degenerate_random` and `reason_random`. The label of an image of several true ones is `top1` where that is among them; `p1` and `p2`
     are by the model's link, NaN where it has no probabilities.
@@ -85,10 +86,11 @@ class Evaluate:
         """One compiled step; its result is the columns."""
         step = parallel.over_devices(make_step(question, self._chosen(), self._all_options(), model))
         why = Why(model, question.methods, question.pixels)
+        methods, ids = list(question.methods), len(images.first.clusters)
 
         def found(stream: Iterator[Tile], through: Through) -> Iterator[tuple[Tile, Found]]:
             for tile, columns in through(step, model.params, stream):
-                yield tile, Found(_rows(tile, {**columns, **_reasons(why, tile, columns)}, list(question.methods)))
+                yield tile, Found(_rows(tile, {**columns, **_reasons(why, tile, columns)}, methods, ids))
 
         return Program([Compiled(step, lambda batch: (model.params, batch))], found)
 
@@ -249,8 +251,8 @@ def _reasons(why: Why, tile: Tile, columns: Mapping[str, np.ndarray]) -> dict[st
     return dict(zip(names.values(), np.moveaxis(found, -1, 0), strict=True))
 
 
-def _rows(tile: Tile, columns: Mapping[str, np.ndarray], methods: list[str]) -> dict[str, np.ndarray]:
-    """One row per image and method, as columns."""
+def _rows(tile: Tile, columns: Mapping[str, np.ndarray], methods: list[str], ids: int) -> dict[str, np.ndarray]:
+    """One row per image and method, as columns; every image shares `ids` things with others."""
     slots = [slot for slot, example in enumerate(tile.examples) if example is not None]
     examples = [example for example in tile.examples if example is not None]
     count = len(methods)
@@ -264,6 +266,7 @@ def _rows(tile: Tile, columns: Mapping[str, np.ndarray], methods: list[str]) -> 
         "name": repeated([e.name for e in examples], str),
         "label": repeated(labels, np.int32),
         "method": np.tile(np.asarray(methods, str), len(slots)),
+        **{name: np.repeat(values, count) for name, values in cluster_columns(examples, ids).items()},
     }
     for name, values in columns.items():
         kept = values[slots]

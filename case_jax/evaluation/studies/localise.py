@@ -12,6 +12,7 @@ import pandas as pd
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.evaluation.batches import Batch, Tile
+from case_jax.evaluation.clusters import cluster_columns
 from case_jax.evaluation.engine import Compiled, Found, Images, Program, Through
 from case_jax.evaluation.maps import Question
 from case_jax.evaluation.studies.localisation_scores import (
@@ -27,7 +28,7 @@ from case_jax.evaluation.studies.localisation_steps import Crops, Labelled, make
 from case_jax.evaluation.subject import Subject
 from case_jax.metrics.localisation_curves import THRESHOLDS
 from case_jax.results import RunFolder
-from case_jax.source import Located, Source, Truth
+from case_jax.source import Example, Located, Source, Truth
 from case_jax.tap.link import require_probabilities
 from case_jax.tap.view import TappedModel
 
@@ -112,7 +113,7 @@ class Localise:
         source, kind = require_located(images.source, self.truth)
         maps = parallel.over_devices(make_map_step(question, model, self.target))
         crops = parallel.over_devices(make_crop_step(question.pixels, model))
-        game = _Game(self, source, kind, images.indices, (*question.methods, *BASELINES))
+        game = _Game(self, source, kind, images.indices, (*question.methods, *BASELINES), len(images.first.clusters))
 
         def found(stream: Iterator[Tile], through: Through) -> Iterator[tuple[Tile, Found]]:
             held: dict[int, list[_Image]] = {}
@@ -150,6 +151,7 @@ class _Image(NamedTuple):
     """An image of a tile: what is known of it and how it scored, or why it is left out."""
 
     slot: int
+    example: Example
     facts: dict[str, Any]
     scores: ImageScores | None
     left_out: dict[str, Any] | None
@@ -164,6 +166,8 @@ class _Game(NamedTuple):
     indices: np.ndarray
     methods: tuple[str, ...]
     """Baselines among them."""
+    ids: int
+    """How many things an image shares with others."""
 
     def boxes(self, tile: Tile, shown: Mapping[str, np.ndarray]) -> tuple[list[_Image], Crops]:
         """Score one tile's maps, and what the classifier is to see of them."""
@@ -186,7 +190,7 @@ class _Game(NamedTuple):
             reason = NO_TRUTH
         if truth is None:
             left_out = {"index": index, "name": example.name, "reason": reason, "kind": reason}
-            return _Image(slot, facts, None, left_out)
+            return _Image(slot, example, facts, None, left_out)
         require_truth(truth, example.image.shape[:2], example.name)
         scores = score_image(
             shown["maps"][slot],
@@ -197,12 +201,14 @@ class _Game(NamedTuple):
             thresholds=self.study.thresholds,
             reference_box=self.study.reference_box,
         )
-        return _Image(slot, facts, scores, None)
+        return _Image(slot, example, facts, scores, None)
 
     def found(self, images: list[_Image], terms: Mapping[str, np.ndarray]) -> Found:
         """One tile's rows and sums."""
         scored = [(image, image.scores) for image in images if image.scores is not None]
         columns = columns_of([image.facts for image, _ in scored], [scores for _, scores in scored], self.methods)
+        shared = cluster_columns([image.example for image, _ in scored], self.ids)
+        columns |= {name: np.repeat(ids, len(self.methods)) for name, ids in shared.items()}
         slots = [image.slot for image, _ in scored]
         for name, values in terms.items():
             columns[name] = np.where(columns["degenerate"], np.nan, values[slots].ravel()).astype(np.float32)

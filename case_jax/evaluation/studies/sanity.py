@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from case_jax._checks import require
 from case_jax.evaluation.batches import Tile
+from case_jax.evaluation.clusters import cluster_columns
 from case_jax.evaluation.engine import Found, Images, Program, Through
 from case_jax.evaluation.maps import Question
 from case_jax.evaluation.studies.sanity_step import CASCADING, INDEPENDENT, LABELS, Change, changes, make_sanity_step
@@ -70,11 +71,12 @@ class Sanity:
         """What is asked, the maps once for every change, and their comparison: three compiled functions."""
         layers = parameter_layers(model, depth=self.depth)
         listed, params = changes(layers, self._kinds()), (model.params, *self._others(model))
+        ids = len(images.first.clusters)
         step, compiled = make_sanity_step(question, model, layers, listed)
 
         def found(stream: Iterator[Tile], through: Through) -> Iterator[tuple[Tile, Found]]:
             for tile, (targets, compared) in through(step, params, stream):
-                yield tile, Found(_rows(tile, targets[:, 0], compared, listed, tuple(question.methods)))
+                yield tile, Found(_rows(tile, targets[:, 0], compared, listed, tuple(question.methods), ids))
 
         return Program(compiled, found)
 
@@ -99,6 +101,7 @@ def _rows(
     found: Sequence[Mapping[str, np.ndarray]],
     listed: Sequence[Change],
     methods: Sequence[str],
+    ids: int,
 ) -> dict[str, np.ndarray]:
     """One row per image, change and method, as columns."""
     slots = [slot for slot, example in enumerate(tile.examples) if example is not None]
@@ -117,6 +120,7 @@ def _rows(
     similar = {name: stacked(name).astype(np.float32).ravel() for name in SIMILARITIES}
     return {
         "image_id": columns([e.image_id for e in examples], np.int64, 0),
+        **{name: columns(values, np.int64, 0) for name, values in cluster_columns(examples, ids).items()},
         "kind": columns([c.kind for c in listed], str, 1),
         "step": columns([c.step for c in listed], np.int32, 1),
         "layer": columns([c.layer for c in listed], str, 1),

@@ -1,0 +1,51 @@
+"""How numbers of a run's rows are estimated: by cluster where rows name clusters, else by the bootstrap over images (no JAX here)."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from case_jax.stats.intervals import INTERVALS, Interval
+from case_jax.stats.sharing import Sharing, sharing_of
+
+
+def cluster_names(rows: pd.DataFrame) -> list[str]:
+    """The columns that hold what images share: `cluster_1`, …; none where images are independent."""
+    return [name for name in rows.columns if name.removeprefix("cluster_").isdigit()]
+
+
+class Estimates(NamedTuple):
+    """Which images share something, found once for all statistics of a run, and how intervals are made; see `estimates_of`."""
+
+    images: pd.Index
+    """Ids of the images, in the order of `sharing`."""
+    sharing: Sharing | None
+    resamples: int = 2000
+    seed: int = 0
+
+    def among(self, image_ids: pd.Series | pd.Index) -> Sharing | None:
+        """What these images share; None where images are independent."""
+        return None if self.sharing is None else self.sharing.take(self.images.get_indexer(pd.Index(image_ids)))
+
+    def interval(self, rows: pd.DataFrame, values: Float[np.ndarray, " n"], statistic: str = "mean") -> Interval:
+        """The mean or median of a value of each of these rows, one row an image, with its 95% interval."""
+        return INTERVALS[statistic](values, self.among(rows["image_id"]), resamples=self.resamples, seed=self.seed)
+
+    @property
+    def clusters(self) -> int:
+        """How many different things the images share; 0 where they are independent."""
+        return 0 if self.sharing is None else len(np.unique(self.sharing.ids[self.sharing.ids >= 0]))
+
+
+def estimates_of(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> Estimates:
+    """Find what the images of these rows share.
+
+    Args:
+        rows: with `image_id` and, where images share something, `cluster_1`, …
+        resamples: bootstrap samples per interval, where they share nothing.
+        seed: of the resampling.
+    """
+    images, names = rows.drop_duplicates("image_id"), cluster_names(rows)
+    sharing = sharing_of(images[names].to_numpy(np.int64)) if names else None
+    return Estimates(pd.Index(images["image_id"]), sharing, resamples, seed)
