@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 
 from case_jax._checks import unknown
+from experiments.cited import renew
 from experiments.kept import QUICK, from_shell
 from experiments.page import write_pages
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 EXPERIMENTS = ("sensitivity", "fidelity", "ties", "contrasts", "seeds", "masking", "sanity", "crossover", "peers")
 """In the order of the page; `ties` reads what `sensitivity` wrote, `crossover` the maskers of `masking`."""
 NEEDS = {"peers": ("torch", "pytorch_grad_cam", "quantus")}
@@ -40,7 +42,7 @@ class Config:
     @property
     def folder(self) -> Path:
         """Where answers go."""
-        return self.out or (QUICK if self.quick else HERE / "results")
+        return self.out or (QUICK if self.quick else RESULTS)
 
 
 def lacking(name: str) -> list[str]:
@@ -75,6 +77,8 @@ def main(config: Config) -> None:
         print(reasons[name] or f"{name}: {time.monotonic() - start:.0f} s", flush=True)
         write_pages(config.folder, EXPERIMENTS, reasons)
     print(f"\n{write_pages(config.folder, EXPERIMENTS, reasons)}")
+    if config.folder == RESULTS:
+        renew(HERE.parent / "README.md", RESULTS)
     failed = [f"{name} {reason}" for name, reason in reasons.items() if reason and reason.startswith("failed")]
     if failed:
         raise SystemExit("\n".join(failed))

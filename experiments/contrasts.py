@@ -20,7 +20,7 @@ from case_jax.methods import MapFunction
 from case_jax.stats import ranked, summarise
 from experiments.claim import Estimate, Finding, percent, place
 from experiments.estimates import paired
-from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined
+from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined, parts
 from experiments.networks import Where, asked, subjects
 from experiments.pictures import heat
 
@@ -108,8 +108,7 @@ def better_of(table: pd.DataFrame) -> dict[str, str]:
 def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Numbers and mean rank of every contrast, by network."""
     found = [
-        statistics(group, str(kind)).assign(network=network)
-        for (network, kind), group in rows.groupby(["network", "set"], sort=False, observed=True)
+        statistics(group, kind).assign(network=network) for (network, kind), group in parts(rows, "network", "set")
     ]
     table = pd.concat(found, ignore_index=True)
     table["k"] = table["k"].where(table["set"] != "all", "all")

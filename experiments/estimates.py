@@ -8,11 +8,15 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from case_jax.stats import bootstrap
+from case_jax.stats import Estimates
+from case_jax.stats.intervals import INTERVALS
 from experiments.claim import Estimate
 
 TOO_NARROW = 2.5
 """Digit scenes share strokes: intervals over images as if these were independent were found 2 to 2.5 times too narrow."""
+
+
+BY_CLUSTER = "images, by what they share"
 
 
 def mean_of(label: str, values: ArrayLike, *, unit: str, margin: float = 0.0) -> Estimate:
@@ -58,16 +62,10 @@ def widened(
     return one._replace(low=max(low, within[0]), high=min(high, within[1]))
 
 
-def clusters_of(rows: pd.DataFrame) -> pd.DataFrame | None:
-    """What the images of these rows share, by image id; None where nothing is known of it."""
-    columns = [c for c in rows if str(c).startswith("cluster_")]
-    return rows.drop_duplicates("image_id").set_index("image_id")[columns] if columns else None
-
-
 def of_images(
     label: str,
     values: pd.Series,
-    clusters: pd.DataFrame | None,
+    among: Estimates,
     *,
     statistic: Literal["mean", "median"] = "mean",
     margin: float = 0.0,
@@ -77,12 +75,15 @@ def of_images(
     Args:
         label: of the comparison.
         values: by image id, without NaN; differences of two methods are paired so.
-        clusters: see `clusters_of`.
+        among: what the images share, `case_jax.stats.estimates_of(rows)`.
         statistic: `mean` or `median`.
         margin: what the value is compared with.
     """
-    interval = bootstrap(values.to_numpy(float), statistic)
-    return Estimate(label, *interval, len(values), "images", margin)
+    sharing = among.among(values.index)
+    low_high = INTERVALS[statistic](values.to_numpy(float), sharing)
+    if sharing is None:
+        return Estimate(label, *low_high, len(values), "images", margin)
+    return Estimate(label, *low_high, len(values), BY_CLUSTER, margin, df=max(1, sharing.number() - 1))
 
 
 def kendall(first: ArrayLike, second: ArrayLike) -> float:

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import tyro
 from jaxtyping import Array
-from scipy import stats as scipy_stats
 
 from case_jax import METHODS
 from case_jax._checks import require
@@ -24,10 +23,10 @@ from case_jax.imageops import Fill
 from case_jax.methods import MapFunction
 from case_jax.metrics import METRICS, PERCENTS, Metric, MetricInputs
 from case_jax.metrics.fidelity import Region, fidelity_columns
-from case_jax.stats import RANK_DECIMALS, bootstrap, correct_rows, drops, paired_tests
+from case_jax.stats import RANK_DECIMALS, correct_rows, drops, estimates_of, paired_tests
 from experiments.claim import Estimate, Finding, percent, place
-from experiments.estimates import clusters_of, kendall, mean_of, of_images, orders, widened
-from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined
+from experiments.estimates import kendall, mean_of, of_images, orders, widened
+from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined, parts
 from experiments.networks import Where, subjects
 from experiments.pictures import heat
 from experiments.sensitivity import CAMS, CONTROLS, methods
@@ -93,11 +92,14 @@ def tested() -> dict[str, MapFunction]:
 def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean drop with its interval for each method, protocol and share of pixels, over correctly classified images with usable maps."""
     usable = rows[correct_rows(rows)]
-    found = []
-    for (method, group), (protocol, _) in itertools.product(usable.groupby("method", sort=False), PROTOCOLS.items()):
+    found, among = [], estimates_of(rows, resamples=1000)
+    for (method, group), (protocol, _) in itertools.product(
+        usable.groupby("method", sort=False, observed=True), PROTOCOLS.items()
+    ):
         for share in PERCENTS if protocol == "mean" else FEW:
-            values = drops(of_protocol(group, protocol), share).dropna().to_numpy()
-            value = bootstrap(values, "mean", resamples=1000)
+            known = drops(of_protocol(group, protocol), share).dropna()
+            values = known.to_numpy()
+            value = among.interval(group.loc[known.index], values)
             found.append(
                 [method, protocol, share, len(values), *value, np.std(values, ddof=1) if len(values) > 1 else np.nan]
             )
@@ -111,15 +113,13 @@ def against_case(rows: pd.DataFrame, *, mispaired: bool = False) -> pd.DataFrame
         case = correct_rows(rows) & (rows["method"] == CASE)
         rows.loc[case, "image_id"] = np.roll(rows.loc[case, "image_id"], case.sum() // 2)
     found = paired_tests(rows, CASE)
-    half = (found["mean_difference"] / found["t"]).abs() * scipy_stats.t.ppf(0.975, found["n"] - 1)
-    half = half.mask(found["t"].isna() & (found["n"] > 1), 0.0)  # all images differ by the same
     return pd.DataFrame(
         {
             "method": found["method"],
             "n": found["n"],
             "case_minus_method": -found["mean_difference"],
-            "low": -found["mean_difference"] - half,
-            "high": -found["mean_difference"] + half,
+            "low": -found["high"],
+            "high": -found["low"],
             "p": found["p_t"],
             "p_holm": found["p_t_holm"],
         }
@@ -154,7 +154,7 @@ def measured(config: Config) -> Numbers:
     for subject in subjects(config.where):
         rows = subject.rows("fidelity", tested(), metrics=scores, options=options)
         unfit += [] if correct_rows(rows).any() else [subject.name]
-        frames.append(compact(rows, (*COLUMNS, *(c for c in rows if "p_removed_" in c))))
+        frames.append(compact(rows, [*COLUMNS, *(c for c in map(str, rows) if "p_removed_" in c)]))
     right = len(unfit) < len(frames)
     require(
         right, "networks", f"{', '.join(unfit)}, right on no image", "a network that is right on some of the images"
@@ -165,7 +165,7 @@ def measured(config: Config) -> Numbers:
 def tables_of(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Drops, rankings and tests of every network that is right on some image."""
     frames, taus, tests = [], {}, []
-    for network, group in rows.groupby("network", sort=False, observed=True):
+    for (network,), group in parts(rows, "network"):
         table = summary_of(group).assign(network=network)
         if table.empty:
             continue
@@ -201,17 +201,16 @@ def no_worse(test: pd.DataFrame, *, clustered: bool) -> list[Estimate]:
 def few_removed(rows: pd.DataFrame, here: str) -> Finding:
     """CASE less every other class activation map, where few pixels are removed."""
     cams = [METHODS[m].title for m in CAMS]
-    found = []
-    for share, (network, group) in itertools.product(FEW[:2], rows.groupby("network", sort=False, observed=True)):
+    found, among = [], estimates_of(rows)
+    for share, ((network,), group) in itertools.product(FEW[:2], parts(rows, "network")):
         right = group[correct_rows(group)]
         wide = right.assign(drop=drops(right, share)).pivot(index="image_id", columns="method", values="drop")
         others = [name for name in cams if name in wide and len(wide[[name, CASE]].dropna())]
         same = wide[others].round(RANK_DECIMALS).T.duplicated()
-        clusters = clusters_of(right)
         for name in [n for n in others if not same[n]]:
             gain = (wide[CASE] - wide[name]).dropna()
             label = f"{share}%: {network}, {name}"
-            found.append(of_images(label, gain, clusters, margin=-MARGIN))
+            found.append(of_images(label, gain, among, margin=-MARGIN))
     return Finding(
         "CASE is at least as faithful as other class activation maps at 5% and 20% removed.", here, found, "universal",
         measure=f"drop of CASE (k = 1) less the other map's; {MARGIN:.0%} worse counts as no worse", shown="points",
@@ -260,7 +259,7 @@ def concluded(numbers: Numbers, config: Config) -> Answer:
     moved = [orders(n, order[n], order_of(table[table["network"] == n], "transposed", PAPER, proper)) for n in networks]
     columns = {f"{p}, 50%": f"fill {p}" for p in ("blur", "noise", "zero-pixel")}
     columns |= {f"mean, {share}%": f"{share}% removed" for share in (5, 20, 80)}
-    of = at_half.pivot(index="method", columns="network", values="drop")
+    of: Any = at_half.pivot(index="method", columns="network", values="drop")
     random, best = of.loc[METHODS["random"].title], of.loc[proper].max()
     ceiling = f"A random map's drop here is {percent(random.min())} to {percent(random.max())}, the best method's {percent(best.min())} to {percent(best.max())}: near the "
     ceiling += "ceiling, being no worse says little about faithfulness."

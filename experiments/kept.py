@@ -9,7 +9,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +98,12 @@ def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     table = pd.concat(frames, ignore_index=True)
     words = [c for c in table if not pd.api.types.is_numeric_dtype(table[c])]
     return table.astype(dict.fromkeys(words, "category"))
+
+
+def parts(rows: pd.DataFrame, *keys: str) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """The rows of each value of these columns, in the order of the rows, the values as words."""
+    for values, group in rows.groupby(list(keys), sort=False, observed=True):
+        yield tuple(map(str, values)), group  # type: ignore[arg-type]
 
 
 def keep(

@@ -8,6 +8,7 @@ Expected   guided backprop changes less than gradients; contrastive maps depend 
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import tyro
@@ -19,9 +20,10 @@ from case_jax.models.initial import initial_params
 from case_jax.report.loading import Method
 from case_jax.report.sanity import curves_figure, layer_table, summarise
 from case_jax.results import RunFolder
+from case_jax.stats import estimates_of
 from case_jax.training.loop import CURVES, read_curves
 from experiments.claim import Estimate, Finding, place
-from experiments.estimates import clusters_of, difference, of_images, widened
+from experiments.estimates import difference, of_images, widened
 from experiments.families import SHIPPED, Training, small_network, training_of
 from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell
 from experiments.networks import Where, asked_by_name, only
@@ -75,7 +77,7 @@ def measured(config: Config) -> Numbers:
 
 def of(table: pd.DataFrame, method: str, part: str) -> Estimate:
     """A method's correlation of magnitudes in one part of the checks."""
-    row = table.set_index("method").loc[method]
+    row: Any = table.set_index("method").loc[method]
     value, low, high = (float(row[f"{part}_{SCORE}{end}"]) for end in ("", "_low", "_high"))
     return Estimate(METHODS[method].title, value, low, high, int(row["images"]), "images")
 
@@ -87,7 +89,7 @@ def between(table: pd.DataFrame, rows: pd.DataFrame | None, method: str) -> Esti
         return widened(both)
     cascade = rows[rows["kind"] == "cascading"]
     means = cascade.groupby(["image_id", "method"], observed=True)[SCORE].mean().unstack()
-    return of_images(METHODS[method].title, (means[GUIDED] - means[method]).dropna(), clusters_of(rows))
+    return of_images(METHODS[method].title, (means[GUIDED] - means[method]).dropna(), estimates_of(rows))
 
 
 ONE_TRAINING = "Which of these are due to the shuffled labels cannot be told: there is no control with true labels and as few scenes, and one training of each."

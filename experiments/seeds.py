@@ -32,7 +32,7 @@ from case_jax.stats import THETAS, both_usable, summarise
 from experiments.cifar100 import fine_tuned
 from experiments.claim import Estimate, Finding, percent, place
 from experiments.estimates import mean_of, unpaired
-from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined
+from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined, parts
 from experiments.networks import Subject, Where, correct, subjects, weights_of
 from experiments.sensitivity import methods
 
@@ -199,11 +199,11 @@ def measured(config: Config) -> Numbers:
 def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Statistics of every method, by network and seed."""
     found = []
-    for (network, seed), group in rows.groupby(["network", "seed"], sort=False, observed=True):
+    for (network, seed), group in parts(rows, "network", "seed"):
         usable = group[both_usable(group)]
         means = usable.groupby("method", observed=True)["F"].mean().rename("mean_F").reset_index()
         table = summarise(group, resamples=500).table.reset_index()
-        found.append(table.merge(means, on="method").assign(network=network, seed=seed))
+        found.append(table.merge(means, on="method").assign(network=network, seed=int(seed)))
     return pd.concat(found, ignore_index=True)
 
 
@@ -301,9 +301,10 @@ def concluded(numbers: Numbers, config: Config) -> Answer:
     grouped = table.groupby(["method", "network"], sort=False, observed=True)
     rejected = {theta: grouped[f"sensitive_{theta:g}"].sum().astype(int) for theta in THETAS}
     spread = grouped["mean_F"].agg(["mean", "min", "max", "size"])
+    spread = spread.assign(**{f"at_{theta:g}": rejected[theta] for theta in THETAS})
     cells = [
-        f"{rejected[0.5][k]} / {rejected[0.7][k]} of {v['size']:.0f}; {percent(v['mean'], v['min'], v['max'])}"
-        for k, v in spread.iterrows()
+        f"{v['at_0.5']:.0f} / {v['at_0.7']:.0f} of {v['size']:.0f}; {percent(v['mean'], v['min'], v['max'])}"
+        for _, v in spread.iterrows()
     ]
     shown = spread.assign(cell=cells)["cell"].unstack().loc[list(NAMES), names].reset_index()
     by = networks.groupby("network", sort=False)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import tyro
 
@@ -18,8 +19,8 @@ from case_jax import METHODS
 from case_jax.methods import MapFunction
 from case_jax.stats import RANK_DECIMALS, THETAS, summarise
 from experiments.claim import Estimate, Finding, judged, percent, place, weighed
-from experiments.estimates import mean_of, widened
-from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined
+from experiments.estimates import BY_CLUSTER, mean_of, widened
+from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined, parts
 from experiments.networks import Subject, Where, asked, correct, subjects
 from experiments.pictures import heat
 
@@ -72,8 +73,8 @@ def measured(config: Config) -> Numbers:
 def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Statistics of every method, by network and layer."""
     found = []
-    for (network, layer, kind), group in rows.groupby(["network", "layer", "kind"], sort=False, observed=True):
-        table = summarise(group).table.reset_index()
+    for (network, layer, kind), group in parts(rows, "network", "layer", "kind"):
+        table = summarise(group, controls=[METHODS[c].title for c in CONTROLS]).table.reset_index()
         found.append(table.assign(network=network, layer=layer, kind=kind, accuracy=correct(group)))
     table = pd.concat(found, ignore_index=True)
     return table.assign(where=table["network"].astype(str) + ", " + table["kind"].astype(str))
@@ -87,13 +88,16 @@ def cell(row: Any) -> str:
 
 
 def medians(table: pd.DataFrame, method: str, theta: float, *, clustered: bool) -> list[Estimate]:
-    """Median F of a method at every network and layer; intervals that take scenes with common strokes as independent are widened."""
-    rows = table[table["method"] == method]
+    """Median F of a method at every network and layer, with the sign test by cluster; where rows were not kept, intervals are widened."""
+    rows, unit = table[table["method"] == method], BY_CLUSTER if clustered else "images"
     found = [
-        Estimate(r["where"], r["F_median"], r["F_low"], r["F_high"], int(r["n_F"]), "images", theta)
+        Estimate(r["where"], r["F_median"], r["F_low"], r["F_high"], int(r["n_F"]), unit, theta)
         for _, r in rows.iterrows()
     ]
-    return found if clustered else [widened(one, within=(0, 1)) for one in found]
+    if not clustered:
+        return [widened(one, within=(0, 1)) for one in found]
+    two_sided = 2 * np.minimum(rows[f"p_{theta:g}"], 1 - rows[f"p_{theta:g}"])
+    return [one._replace(p=float(p)) for one, p in zip(found, two_sided, strict=True)]
 
 
 def blind_shares(table: pd.DataFrame) -> list[Estimate]:

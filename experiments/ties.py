@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key
 
 from case_jax import METRICS
 from case_jax.metrics import Metric, MetricInputs, agreement
-from case_jax.stats import THETAS, below, both_usable, holm
+from case_jax.stats import THETAS, both_usable, estimates_of, holm, sign_test
 from experiments.claim import Estimate, Finding, percent, place
 from experiments.estimates import mean_of
 from experiments.kept import Answer, Numbers, Table, carry_out, from_shell
@@ -76,7 +76,8 @@ def tie_columns(scored: MetricInputs, *, percents: tuple[float, ...] = PERCENTS)
 
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     """Median F and Holm-corrected verdicts of every method under every rule, and how often zeros are in the top."""
-    usable = rows[both_usable(rows)]
+    usable, among = rows[both_usable(rows)], estimates_of(rows)
+    sharing = {m: among.among(g["image_id"]) for m, g in usable.groupby("method", sort=False)}
     found = []
     for share in PERCENTS:
         zeros = usable.groupby("method", sort=False)[f"zeros_{share}"].mean()
@@ -88,7 +89,7 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
             table["median"] = [np.median(v) for v in groups.values()]
             table["mean"] = [v.mean() for v in groups.values()]
             for theta in THETAS:
-                corrected = holm([below(values, theta).p for values in groups.values()])
+                corrected = holm([sign_test(values, theta, sharing[m]).p for m, values in groups.items()])
                 table[f"sensitive_{theta:g}"] = corrected < 0.05
             found.append(table)
     return pd.concat(found)
