@@ -1,150 +1,248 @@
-"""The form in which an experiment leaves its answer: findings, tables, pictures, and the session that made them."""
+"""Claims, the comparisons that they stand on, and the verdicts that follow from these by a stated rule."""
 
 import dataclasses
-import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import math
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
-import tyro
-from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 from scipy import stats
 
-from case_jax._checks import CaseJaxError, require
-from case_jax.evaluation.folders import session
-from case_jax.files import write_atomically, write_json
-from case_jax.report.figures import DPI, plain_style, rendered
+from case_jax._checks import require
+from case_jax.stats import holm
 
-Verdict = Literal["reproduced", "in part", "undecided", "not reproduced", "not testable offline", "answered"]
-"""Of a claim of the papers one of the first five; `undecided`: the intervals hold both answers; `answered` is for questions that they leave open."""
+ALPHA = 0.05
+NAMED = 4
+"""Comparisons that a sentence names; all of them are in the picture and in `findings.json`."""
+
+Verdict = Literal[
+    "reproduced", "in part", "undecided", "not reproduced", "contradicted", "withdrawn", "not testable offline", "answered"
+]  # fmt: skip
+STATED = ("undecided", "withdrawn", "not testable offline")
+"""Verdicts that may be given without comparisons, with the reason; all others follow from the rule."""
+Rule = Literal["universal", "existential", "equivalence", "descriptive"]
+Status = Literal["holds", "open", "reversed"]
+Shown = Literal["percent", "points", "number"]
+"""Shares in percent, their differences in percentage points, or plain numbers."""
 
 
-class Finding(NamedTuple):
-    """A claim, and what was found of it."""
+class Estimate(NamedTuple):
+    """One comparison of a claim."""
+
+    label: str
+    value: float
+    low: float = math.nan
+    """Of the 95% interval; NaN where there are too few units for one."""
+    high: float = math.nan
+    n: int = 0
+    """How many units."""
+    unit: str = "images"
+    """What is independent, and so what the interval speaks of: images, handwritten strokes, networks."""
+    margin: float = 0.0
+    """What the value is compared with; of an equivalence, how far from 0 still counts as nothing."""
+    df: float | None = None
+    """Degrees of freedom of Student's interval; None: a normal one."""
+    p: float | None = None
+    """Two-sided, of "the value is the margin", where a test gives it; None: what the interval implies."""
+
+
+class Weighed(NamedTuple):
+    """A comparison, and what the rule makes of it."""
+
+    estimate: Estimate
+    p: float
+    p_holm: float
+    status: Status
+
+
+def p_of_interval(estimate: Estimate, bound: float) -> float:
+    """Two-sided p of "the value is `bound`", which is below 0.05 exactly where the 95% interval does not hold it.
+
+    `2 · P(T > q · |value − bound| / h)`, h the length of the interval's side that faces the bound, q its quantile: exact for Student's
+    intervals, an approximation for others. NaN without an interval; 0 or 1 for one without length.
+    """
+    gap = abs(estimate.value - bound)
+    half = estimate.value - estimate.low if estimate.value > bound else estimate.high - estimate.value
+    if math.isnan(half):
+        return math.nan
+    if half <= 0:
+        return 0.0 if gap else 1.0
+    law = stats.norm if estimate.df is None else stats.t(estimate.df)
+    return float(2 * law.sf(law.ppf(0.975) * gap / half))
+
+
+def weighed(comparisons: Sequence[Estimate], rule: Rule, side: Literal["above", "below"] = "above") -> list[Weighed]:
+    """What each comparison says, Holm-corrected over all of them.
+
+    A comparison `holds` where its interval lies wholly on the claimed side of its margin and the corrected p is below 0.05, is `reversed` where
+    this is so of the other side, and `open` otherwise. Of an equivalence the claimed side is between −margin and margin, by two one-sided tests of
+    2.5% each, so that the test and the 95% interval agree.
+    """
+    p = []
+    for one in comparisons:
+        bounds = (-one.margin, one.margin) if rule == "equivalence" else (one.margin,)
+        p.append(max(p_of_interval(one, b) for b in bounds) if one.p is None else one.p)
+    found = []
+    for one, raw, corrected in zip(comparisons, p, holm(p), strict=True):
+        if rule == "equivalence":
+            inside, outside = -one.margin < one.low and one.high < one.margin, abs(_nearest(one)) > one.margin
+        else:
+            sides = one.low > one.margin, one.high < one.margin
+            inside, outside = sides if side == "above" else sides[::-1]
+        status: Status = "open"
+        if corrected < ALPHA and (inside or outside):
+            status = "holds" if inside else "reversed"
+        found.append(Weighed(one, float(raw), float(corrected), status))
+    return found
+
+
+def _nearest(one: Estimate) -> float:
+    """The value of the interval that is nearest to 0."""
+    return 0.0 if not (one.low > 0 or one.high < 0) else min(one.low, one.high, key=abs)
+
+
+def judged(
+    comparisons: Sequence[Estimate], rule: Rule = "universal", side: Literal["above", "below"] = "above"
+) -> Verdict:
+    """The verdict on a claim about these comparisons.
+
+    universal, equivalence ("all are …", "none differs"): `reproduced` when all hold; `in part` when some hold and the rest are open;
+        `not reproduced` when some hold and some are reversed; `contradicted` when none holds and some are reversed.
+    existential ("there is one that …"): `reproduced` when one holds; `contradicted` when all are reversed.
+    descriptive: `answered`.
+    All else, and what has no intervals, is `undecided`.
+    """
+    if rule == "descriptive":
+        return "answered"
+    require(
+        rule != "equivalence" or all(one.margin > 0 for one in comparisons), "margin", 0, "above 0 for an equivalence"
+    )
+    status = [one.status for one in weighed(comparisons, rule, side)]
+    some, all_ = "holds" in status, bool(status) and set(status) == {"holds"}
+    reversed_ = "reversed" in status
+    if rule == "existential":
+        return "reproduced" if some else "contradicted" if set(status) == {"reversed"} else "undecided"
+    if reversed_:
+        return "not reproduced" if some else "contradicted"
+    return "reproduced" if all_ else "in part" if some else "undecided"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A claim or question, the comparisons that it stands on, and what follows."""
 
     claim: str
-    verdict: Verdict
-    evidence: str
-    """The numbers, in a sentence or two."""
+    where: str
+    """The data and networks that the verdict speaks of."""
+    comparisons: Sequence[Estimate] = ()
+    rule: Rule = "descriptive"
+    side: Literal["above", "below"] = "above"
+    """Of the margin, on which the claim wants the values to lie."""
+    measure: str = ""
+    """What the values are, for the picture's axis."""
+    shown: Shown = "number"
+    note: str = ""
+    """What else one must know, in a sentence or two."""
+    stated: Verdict | None = None
+    """A verdict that no rule gives, with the reason as the note."""
+
+    def __post_init__(self) -> None:
+        """Check that nobody states what only a rule can give."""
+        require(self.stated is None or self.stated in STATED, "stated", self.stated, f"one of {', '.join(STATED)}")
+        require(not self.stated or bool(self.note), "note", "nothing", "the reason of a stated verdict")
+
+    @property
+    def verdict(self) -> Verdict:
+        """By the rule, or stated."""
+        return self.stated or judged(self.comparisons, self.rule, self.side)
+
+    @property
+    def weighed(self) -> list[Weighed]:
+        """The comparisons, tested; those of a description are not."""
+        if self.rule == "descriptive":
+            return [Weighed(one, math.nan, math.nan, "open") for one in self.comparisons]
+        return weighed(self.comparisons, self.rule, self.side)
+
+    @property
+    def said(self) -> str:
+        """The comparisons as text."""
+        if self.rule == "descriptive" or self.stated:
+            return listed(self.comparisons, self.shown, 2 * NAMED)
+        groups = []
+        says = {"holds": "within the margin", "reversed": "beyond it"} if self.rule == "equivalence" else {}
+        for status in ("holds", "reversed", "open"):
+            group = [one.estimate for one in self.weighed if one.status == status]
+            if group:
+                groups.append(
+                    f"{says.get(status, status)} in {len(group)} of {len(self.comparisons)} ({summed_up(group, self.shown)})"
+                )
+        said = "; ".join(groups)
+        return f"{said[:1].upper()}{said[1:]}"
+
+    @property
+    def words(self) -> str:
+        """The answer as text: comparisons and note, of a stated verdict the note alone."""
+        said = "" if self.stated or not self.comparisons else f"{self.said}."
+        return " ".join(part for part in (said, self.note) if part)
+
+    def record(self) -> dict[str, Any]:
+        """All of it, as `findings.json` keeps it."""
+        units = list(dict.fromkeys(f"{one.n} {one.unit}" for one in self.comparisons))
+        return {
+            "claim": self.claim, "where": self.where, "verdict": self.verdict, "said": self.said, "words": self.words, "rule": self.rule, "side": self.side,
+            "stated": self.stated is not None, "measure": self.measure, "shown": self.shown, "note": self.note,
+            "units": units[0] if len(units) == 1 else "; ".join(spans(self.comparisons)),
+            "comparisons": [plain(one) for one in self.weighed],
+        }  # fmt: skip
 
 
-class Table(NamedTuple):
-    """Numbers for a file, and the same as they are read."""
-
-    title: str
-    numbers: pd.DataFrame
-    shown: pd.DataFrame | None = None
-    """Text, a few columns; None where the file alone is wanted."""
-
-
-class Answer(NamedTuple):
-    """What an experiment gives."""
-
-    findings: Sequence[Finding]
-    tables: Mapping[str, Table]
-    figures: Mapping[str, Figure]
+def spans(comparisons: Sequence[Estimate]) -> list[str]:
+    """How many of each unit, from the smallest to the largest comparison."""
+    found = []
+    for unit in dict.fromkeys(one.unit for one in comparisons):
+        numbers = [one.n for one in comparisons if one.unit == unit]
+        low, high = min(numbers), max(numbers)
+        found.append(f"{low} {unit}" if low == high else f"{low} to {high} {unit}")
+    return found
 
 
-FINDINGS, SESSION = "findings.json", "session.json"
-QUICK = Path("runs/experiments/quick/results")
+def plain(one: Weighed) -> dict[str, Any]:
+    """A comparison for a file: no number that JSON does not know, six digits of the others."""
+    every = {**one.estimate._asdict(), "p": one.p, "p_holm": one.p_holm, "status": one.status}
+    return {k: simple(v) for k, v in every.items()}
 
 
-def from_shell(main: Callable[[Any], None], kind: type) -> None:
-    """Run an experiment as the command line says; what the user can mend is a message and status 2, not a trace.
-
-    A quick run's answer goes below `runs/`, unless `--out` says otherwise: what `results` holds was run in full.
-    """
-    try:
-        config = tyro.cli(kind)
-        if quick_of(config) and config.out is not None and config.out == kind().out:
-            config = dataclasses.replace(config, out=QUICK / config.out.name)
-        require(config.out is None or not config.out.is_file(), "out", config.out, "a folder")
-        main(config)
-    except CaseJaxError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
+def simple(value: Any) -> Any:
+    """Six digits of a number, None for what is not finite."""
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.6g}") if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def quick_of(config: Any) -> bool:
-    """Whether an experiment's configuration asks for a quick run."""
-    return getattr(config, "quick", False) or getattr(getattr(config, "where", None), "quick", False)
+def summed_up(comparisons: Sequence[Estimate], shown: Shown) -> str:
+    """A few comparisons by name, of many the smallest and the largest value."""
+    if len(comparisons) <= NAMED:
+        return listed(comparisons, shown)
+    low, high = (pick(comparisons, key=lambda one: one.value)._replace(low=np.nan) for pick in (min, max))
+    return f"{written(low, shown)} to {written(high, shown)}"
 
 
-class Gain(NamedTuple):
-    """How much larger one number is than another, with Student's 95% interval; NaN ends where there are too few values for one."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """In percentage points."""
-        if np.isnan(self.low):
-            return f"{100 * self.mean:+.1f}"
-        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+def listed(comparisons: Sequence[Estimate], shown: Shown, most: int = NAMED) -> str:
+    """Labels with values and intervals, and how many more there are."""
+    named = [f"{one.label} {written(one, shown)}" for one in comparisons[:most]]
+    more = len(comparisons) - len(named)
+    return ", ".join(named) + (f", and {more} more" if more else "")
 
 
-def paired_gain(first: ArrayLike, second: ArrayLike) -> Gain:
-    """Of `first` over `second`, which belong together one by one (the same seeds, the same images)."""
-    difference = np.asarray(first, float) - np.asarray(second, float)
-    if len(difference) < 2:
-        return Gain(float(difference.mean()), np.nan, np.nan)
-    half = stats.sem(difference) * stats.t.ppf(0.975, len(difference) - 1)
-    return Gain(float(difference.mean()), float(difference.mean() - half), float(difference.mean() + half))
-
-
-def unpaired_gain(first: ArrayLike, second: ArrayLike) -> Gain:
-    """Of the mean of `first` over that of `second`, independent samples (Welch)."""
-    first, second = np.asarray(first, float), np.asarray(second, float)
-    mean = float(first.mean() - second.mean())
-    if min(len(first), len(second)) < 2:
-        return Gain(mean, np.nan, np.nan)
-    found: Any = stats.ttest_ind(first, second, equal_var=False)
-    return Gain(mean, *map(float, found.confidence_interval()))
-
-
-def judged(gains: Sequence[Gain], *, margin: float = 0.0) -> Verdict:
-    """Whether all gains are above the margin: `reproduced` when all intervals are, `in part` when some are, else `not reproduced` when one
-    interval lies below it, and `undecided` when none does, or there are no intervals."""
-    above = [gain.low > margin for gain in gains]
-    if gains and all(above):
-        return "reproduced"
-    if any(above):
-        return "in part"
-    return "not reproduced" if any(gain.high < margin for gain in gains) else "undecided"
-
-
-def keep(answer: Answer, config: Any, out: Path, *, anew: bool = True) -> None:
-    """Write an answer below `out`: `findings.json`, `NAME.csv`, `NAME.md`, `NAME.png`, `session.json`; and print it.
-
-    Args:
-        answer: to write.
-        config: the experiment's, kept with the session.
-        out: the folder.
-        anew: whether this session made the numbers; else `session.json` stays as it is.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    shown = {}
-    for name, table in answer.tables.items():
-        write_atomically(out / f"{name}.csv", table.numbers.to_csv(index=False, float_format="%.6g").encode())
-        if table.shown is not None:
-            shown[name] = table.title
-            text = table.shown.to_markdown(index=False, disable_numparse=True)
-            write_atomically(out / f"{name}.md", f"{text}\n".encode())
-            print(f"\n{table.title}\n\n{text}")
-    for name, figure in answer.figures.items():
-        write_atomically(out / f"{name}.png", rendered(figure)[0])
-    findings = [finding._asdict() for finding in answer.findings]
-    write_json(out / FINDINGS, {"findings": findings, "tables": shown, "figures": list(answer.figures)})
-    if anew:
-        facts = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-        write_json(out / SESSION, {**session(), "config": facts})
-    for finding in answer.findings:
-        print(f"\n{finding.claim}\n  {finding.verdict}: {finding.evidence}")
+def written(one: Estimate, shown: Shown) -> str:
+    """A value with its interval."""
+    if np.isnan(one.value):
+        return "–"
+    if shown == "percent":
+        return percent(one.value, one.low, one.high)
+    scale, form = (100, "{:+.1f}") if shown == "points" else (1, "{:.2f}")
+    value, *ends = (form.format(scale * v) for v in one[1:4])
+    return value if np.isnan(one.low) else f"{value} [{', '.join(ends)}]"
 
 
 def percent(value: float, low: float = np.nan, high: float = np.nan) -> str:
@@ -154,29 +252,6 @@ def percent(value: float, low: float = np.nan, high: float = np.nan) -> str:
     return f"{100 * value:.0f}%" + ("" if np.isnan(low) or low == high else f" [{100 * low:.0f}, {100 * high:.0f}]")
 
 
-def heat(shares: pd.DataFrame, title: str, *, marks: pd.DataFrame | None = None) -> Figure:
-    """Shares as a table of colours with their numbers.
-
-    Args:
-        shares: between 0 and 1; NaN is left white.
-        title: of the figure.
-        marks: of the same shape; where true the number is bold.
-    """
-    with plain_style():
-        height, width = shares.shape
-        figure = Figure(figsize=(2.2 + 0.85 * width, 1.3 + 0.24 * height), layout="constrained", dpi=DPI)
-        axis = figure.subplots()
-        axis.imshow(shares.to_numpy(float), vmin=0, vmax=1, cmap="Blues", aspect="auto")
-        axis.set_xticks(range(width), [str(c) for c in shares.columns], rotation=30, ha="right")
-        axis.set_yticks(range(height), [str(r) for r in shares.index])
-        axis.spines[:].set_visible(False)
-        axis.tick_params(length=0)
-        for (i, j), value in np.ndenumerate(shares.to_numpy(float)):
-            if np.isfinite(value):
-                bold = marks is not None and bool(marks.iloc[i, j])
-                axis.text(
-                    j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
-                    color="white" if value > 0.6 else "black", fontweight="bold" if bold else "normal",
-                )  # fmt: skip
-        axis.set_title(title)
-    return figure
+def place(data: str, networks: str) -> str:
+    """Where a verdict holds: `on digit scenes, small networks`."""
+    return f"on {'digit scenes' if data.startswith('digit_scenes') else data}, {networks}"

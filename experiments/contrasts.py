@@ -2,7 +2,7 @@
 
 Question   Of the ways to take other classes out (none, mean-orthogonal, span, difference, softmax), the sets of classes (confused, likeliest, random,
            all) and their sizes, which gives maps that are class-sensitive, faithful and on their own class's evidence?
-Command    python -m experiments.contrasts [--quick] [--data tfds:imagenet2012:validation --contrast-data tfds:imagenet2012:train]
+Command    python -m experiments.contrasts [--quick] [--again] [--data tfds:imagenet2012:validation --contrast-data tfds:imagenet2012:train]
 Cost       about 10 minutes on 2 CPU cores, without the training of the small networks
 Expected   difference and softmax lie best on their own evidence; the mean-orthogonal contrast depends most on the set
 """
@@ -18,14 +18,24 @@ import tyro
 from case_jax import METHODS
 from case_jax.methods import MapFunction
 from case_jax.stats import ranked, summarise
-from experiments.claim import Answer, Finding, Table, from_shell, heat, keep, percent
+from experiments.claim import Estimate, Finding, percent, place
+from experiments.estimates import paired
+from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined, parts
 from experiments.networks import Where, asked, subjects
+from experiments.pictures import heat
 
 OPERATORS = {"case": "mean-orthogonal (CASE)", "case_span": "span-orthogonal", "finer_cam": "difference (Finer-CAM)"}
 FREE = {"grad_cam": "none (Grad-CAM)", "softmax_contrast": "softmax"}
 SETS = ("confusion", "topk_logits", "random")
 SIZES = (1, 3, 5, 10)
 PERCENTS = (5.0, 20.0, 50.0)
+USUAL = 5
+"""The size that others are compared with."""
+COLUMNS = (
+    "image_id", "method", "network", "set", "label", "top1", "degenerate_1", "degenerate_2", "F", "F_plus", "zeros_in_top", "p1",
+    *(f"p_removed_{percent:g}" for percent in PERCENTS), "mass_own", "mass_shared", "mass_other", "top_own", "top_shared", "top_other",
+    "points_1", "points_2",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +43,8 @@ class Config:
     """Networks, images and where the answer goes."""
 
     where: tyro.conf.OmitArgPrefixes[Where] = dataclasses.field(default_factory=Where)
+    again: bool = False
+    """Run nothing: conclude again from what `out` holds."""
     out: Path = Path("experiments/results/contrasts")
 
 
@@ -44,7 +56,7 @@ def tested(sizes: tuple[int, ...], *, free: bool) -> dict[str, MapFunction]:
     return found | ({f"{words}|": METHODS[name].maps for name, words in FREE.items()} if free else {})
 
 
-def measured(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+def statistics(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     """The numbers of every operator and size with one kind of set."""
     table = summarise(rows, resamples=500).table.reset_index()
     table[["operator", "k"]] = table["method"].str.split("|", expand=True)
@@ -72,8 +84,8 @@ def named(row: pd.Series) -> str:
     return f"{row['operator']} with {row['set']}, k = {row['k']}" if row["set"] else str(row["operator"])
 
 
-def answer(config: Config) -> Answer:
-    """All contrasts on all networks, and their mean ranks."""
+def measured(config: Config) -> Numbers:
+    """A row per image, contrast and network."""
     frames = []
     for subject in subjects(config.where):
         classes = len(subject.classifier.class_names)
@@ -81,21 +93,60 @@ def answer(config: Config) -> Answer:
         for kind in (*kinds, "all"):
             sizes = (classes - 1,) if kind == "all" else tuple(k for k in SIZES if k < classes)
             name = kind if kind == "all" else f"{kind}:{max(sizes)}"
-            rows = subject.rows(
-                f"contrasts-{kind}",
-                tested(sizes, free=kind == kinds[0]),
-                contrast=name,
-                options={"fidelity": {"percents": PERCENTS}},
-            )
-            frames.append(measured(rows, kind).assign(network=subject.name))
-    table = pd.concat(frames, ignore_index=True)
-    nearest = table["set"].iloc[0]
-    table["k"] = table["k"].where(table["set"] != "all", "all")
-    keys = ["operator", "set", "k"]
+            methods, options = tested(sizes, free=kind == kinds[0]), {"fidelity": {"percents": PERCENTS}}
+            rows = subject.rows(f"contrasts-{kind}", methods, contrast=name, options=options)
+            frames.append(compact(rows.assign(set=kind), COLUMNS))
+    return Numbers({"rows": joined(frames)}, {})
+
+
+def better_of(table: pd.DataFrame) -> dict[str, str]:
+    """What contrasts are ranked by: sensitivity, fidelity and evidence, where they are known."""
     better = {"F_mean": "low", "sweep_mean": "high", "own_mean": "high"}
-    better = {column: good for column, good in better.items() if table[column].notna().any()}
-    table["rank"] = pd.concat([ranked(group, better)["mean_rank"] for _, group in table.groupby("network")])
-    mean = table.groupby(keys, sort=False).mean(numeric_only=True).sort_values("rank")
+    return {column: good for column, good in better.items() if table[column].notna().any()}
+
+
+def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Numbers and mean rank of every contrast, by network."""
+    found = [
+        statistics(group, kind).assign(network=network) for (network, kind), group in parts(rows, "network", "set")
+    ]
+    table = pd.concat(found, ignore_index=True)
+    table["k"] = table["k"].where(table["set"] != "all", "all")
+    better = better_of(table)
+    ranks = [ranked(group, better)["mean_rank"] for _, group in table.groupby("network", sort=False)]
+    return table.assign(rank=pd.concat(ranks))
+
+
+def changes(table: pd.DataFrame, column: str, usual: str) -> list[Estimate]:
+    """Own evidence of every operator with other sets, or sizes, less that with the usual one: means over the rest, paired by network."""
+    found = []
+    for words in OPERATORS.values():
+        mine = table[(table["operator"] == words) & (table["k"] != "all")]
+        by = mine.pivot_table(index="network", columns=column, values="own_mean", sort=False, dropna=False)
+        for other in [c for c in by.columns if c != usual]:
+            label = f"{words}, {'k = ' if column == 'k' else ''}{other}"
+            found.append(paired(label, by[other], by[usual], unit="networks"))
+    return found
+
+
+def ahead(table: pd.DataFrame, mean: pd.DataFrame) -> list[Estimate]:
+    """Own evidence of each operator's best contrast, by mean rank, less that of Grad-CAM, paired by network."""
+    own = table.set_index(["operator", "set", "k", "network"])["own_mean"].sort_index()
+    plain = own[FREE["grad_cam"]].droplevel(["set", "k"])
+    best = mean.reset_index().drop_duplicates("operator")
+    best = best[best["operator"] != FREE["grad_cam"]]
+    return [
+        paired(named(row), own[row["operator"], row["set"], row["k"]], plain, unit="networks")
+        for _, row in best.iterrows()
+    ]
+
+
+def concluded(numbers: Numbers, config: Config) -> Answer:
+    """All contrasts on all networks, and their mean ranks."""
+    table = summary_of(numbers.rows["rows"]) if numbers.rows else numbers.tables["summary"]
+    table = table.assign(**{key: table[key].fillna("").astype(str) for key in ("set", "k")})
+    nearest, keys, better = table["set"].iloc[0], ["operator", "set", "k"], better_of(table)
+    mean = table.groupby(keys, sort=False).mean(numeric_only=True).sort_values("rank", kind="stable")
     shown = mean.reset_index()[
         [*keys, "F_mean", "sweep_mean", "own_mean", "shared_mean", "pointing_mean", "degenerate", "rank"]
     ]
@@ -110,40 +161,35 @@ def answer(config: Config) -> Answer:
             "shared_mean": "on shared", "pointing_mean": "both peak on their own", "rank": "mean rank",
         }
     )  # fmt: skip
-    first, *next_ = (row for _, row in shown.head(4).iterrows())
-    of = mean.reset_index().set_index("operator")
-    plain = of.loc[FREE["grad_cam"]]
-    spread = {words: of.loc[words].groupby("set")["own_mean"].mean() for words in OPERATORS.values()}
-    by_k = {
-        words: of.loc[words][of.loc[words]["set"] == nearest].set_index("k")["own_mean"].reindex(map(str, SIZES))
-        for words in OPERATORS.values()
-    }
-    say = "; ".join(f"{w}: " + ", ".join(f"{s} {percent(v)}" for s, v in found.items()) for w, found in spread.items())
-    sizes = "; ".join(
-        f"{w}: " + ", ".join(f"k = {k} {percent(v)}" for k, v in found.items()) for w, found in by_k.items()
-    )
+    here = place(config.where.data, "small networks, one training each" if config.where.offline else "one network each")
+    sizes = list(dict.fromkeys(table.loc[table["set"] == nearest, "k"]))
+    usual = str(USUAL) if str(USUAL) in sizes else sizes[-1]
+    order = [named(row) for _, row in shown.head(4).iterrows()]
     findings = [
         Finding(
-            "Which contrast should a user take?",
-            "answered",
-            f"By mean rank over networks and over sensitivity, fidelity and evidence: {named(first)}, then {', '.join(map(named, next_))}"
-            + f" (first: mean F {percent(first['F_mean'])}, own evidence {percent(first['own_mean'])}; without contrast {percent(plain['F_mean'])}, {percent(plain['own_mean'])}).",
+            "Which contrast should a user take?", here, ahead(table, mean), measure="own evidence, less Grad-CAM's", shown="points",
+            note=f"The best set and size of each operator by mean rank over networks, sensitivity, fidelity and evidence; first {order[0]}, then "
+            f"{'; '.join(order[1:])}. Chosen and reported on the same images, and sets of one operator hardly differ.",
         ),
-        Finding("Does the kind of set matter?", "answered", f"Mass on the class's own evidence, mean over k and networks. {say}."),
-        Finding("Does its size matter?", "answered", f"The same with the set {nearest}. {sizes}."),
+        Finding(
+            "Does the kind of set matter?", here, changes(table, "set", nearest), measure=f"own evidence, mean over sizes, less that with {nearest}", shown="points",
+        ),
+        Finding(
+            "Does its size matter?", here, changes(table[table["set"] == nearest], "k", usual), measure=f"own evidence with {nearest}, less that with k = {usual}", shown="points",
+        ),
     ]  # fmt: skip
     wide = table.assign(
         row=table["operator"] + np.where(table["set"] == "", "", ", " + table["set"] + " " + table["k"])
     )
     figure = wide.pivot_table(index="row", columns="network", values="own_mean", sort=False)
     figures = {} if figure.empty else {"own": heat(figure, "map's mass on its own class's evidence, %")}
-    tables = {"contrasts": Table("Means over networks [smallest, largest], best mean rank first", table, text)}
+    tables = {"summary": Table("Means over networks [smallest, largest], best mean rank first", table, text)}
     return Answer(findings, tables, figures)
 
 
 def main(config: Config) -> None:
     """Answer, and keep it."""
-    keep(answer(config), config, config.out)
+    carry_out(config, measured, concluded)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The field beside us: the same images and weights through pytorch-grad-cam and Quantus.
 
 Question   Do Quantus' random-logit test and pixel flipping, on pytorch-grad-cam's maps, rank methods as ours do on ours? What does each take?
-Command    pip install ".[bench]" && python -m experiments.peers [--quick]
+Command    pip install ".[bench]" && python -m experiments.peers [--quick] [--again]
 Cost       about a minute on 2 CPU cores, once the extra is installed
 Expected   the same ranking by pixel flipping, though the numbers differ; random-logit, whose SSIM is another one there, nearly the same
 """
@@ -25,9 +25,10 @@ from case_jax._checks import require
 from case_jax.imageops import normalise_image
 from experiments.all import lacking
 from experiments.benchmarks.torch_peers import digit_network
-from experiments.claim import Answer, Finding, Gain, Table, from_shell, judged, keep
+from experiments.claim import Estimate, Finding, place
+from experiments.estimates import distinct, orders
 from experiments.families import SHIPPED
-from experiments.fidelity import kendall
+from experiments.kept import Answer, Numbers, Table, carry_out, from_shell
 from experiments.networks import Subject, Where, asked_by_name, only
 
 PEERS = {
@@ -41,7 +42,7 @@ SHOWN = {
     "random_logit": "Quantus: random logit",
 }
 SIGN = "; pytorch-grad-cam leaves the sign of Eigen-CAM and Eigen-Grad-CAM to its linear algebra, so that half of the maps may be the other way round"
-STEPS, RESAMPLES, DECIMALS = 24, 500, 4
+STEPS, DECIMALS = 24, 4
 SAME = 0.5
 """A Kendall's τ above which two tests rank methods alike: of four pairs of methods, three in the same order."""
 
@@ -51,6 +52,8 @@ class Config:
     """Images and where the answer goes."""
 
     where: tyro.conf.OmitArgPrefixes[Where] = dataclasses.field(default_factory=lambda: Where(networks=(SHIPPED,)))
+    again: bool = False
+    """Run nothing: conclude again from what `out` holds."""
     out: Path = Path("experiments/results/peers")
 
 
@@ -111,35 +114,18 @@ def ours(subject: Subject, names: list[str]) -> pd.DataFrame:
     return rows[["image_id", "method", "deletion_auc", "ssim_random"]].assign(ms_ours=1e3 * seconds / len(rows))
 
 
-def agreement(scores: pd.DataFrame, first: str, second: str) -> tuple[Gain, int]:
-    """Kendall's τ of two orders of methods by their mean score, with its 95% bootstrap interval over images, and how many methods there are.
-
-    Methods that both scores find equal count once.
-    """
-    images = scores.pivot(index="image_id", columns="method", values=[first, second])
-    means = images.mean().unstack(0).round(DECIMALS).drop_duplicates()
-
-    def tau(places: np.ndarray) -> float:
-        drawn = images.iloc[places].mean().unstack(0).loc[means.index].round(DECIMALS)
-        return kendall(drawn[first].to_numpy(), drawn[second].to_numpy())
-
-    rng, count = np.random.default_rng(0), len(images)
-    drawn = [tau(rng.integers(count, size=count)) for _ in range(RESAMPLES)]
-    return Gain(tau(np.arange(count)), *np.nanquantile(drawn, (0.025, 0.975))), len(means)
-
-
-def alike(scores: pd.DataFrame, test: str, first: str, second: str, further: str) -> Finding:
-    """Whether a test ranks methods as the peer's does."""
-    tau, count = agreement(scores, first, second)
+def alike(table: pd.DataFrame, test: str, first: str, second: str, further: str) -> Finding:
+    """Whether a test ranks methods as the peer's does; methods that both scores find equal count once."""
+    means = distinct(table[[first, second]], DECIMALS)
+    tau = orders(test, means[first].round(DECIMALS), means[second].round(DECIMALS), margin=SAME)
     return Finding(
-        f"{test} ranks methods alike here and in Quantus (τ above {SAME:g}).",
-        judged([tau], margin=SAME),
-        f"Kendall's τ {tau.mean:.2f} [{tau.low:.2f}, {tau.high:.2f}] over {count} methods of pytorch-grad-cam, those that are one counted once{further}.",
-    )
+        f"{test} ranks methods alike here and in Quantus (τ above {SAME:g}).", place("digit_scenes", "one small network"), [tau], "universal",
+        measure="Kendall's τ of the two orders of methods", note=f"The unit is the method: {tau.n} of pytorch-grad-cam, those that are one counted once{further}.",
+    )  # fmt: skip
 
 
-def answer(config: Config) -> Answer:
-    """Both sides on the shipped classifier."""
+def measured(config: Config) -> Numbers:
+    """Both sides on the shipped classifier: a row per image and method, and times."""
     missing = lacking("peers")
     require(not missing, "environment", f"no {', '.join(missing)}", "the extra `bench`: pip install '.[bench]'")
     require(config.where.offline, "data", config.where.data, "digit scenes; PyTorch's side has their classifier alone")
@@ -147,33 +133,48 @@ def answer(config: Config) -> Answer:
     names = list(PEERS)[: 3 if config.where.quick else None]
     scores = ours(subject, names).merge(theirs(subject, names), on=["image_id", "method"], validate="1:1")
     table = scores.drop(columns="image_id").groupby("method", sort=False).mean().loc[names].reset_index()
+    facts = {
+        "images": len(subject.source),
+        **{package: version(package) for package in ("quantus", "grad-cam", "torch")},
+    }
+    return Numbers({}, {"peers": table, "versions": pd.DataFrame([facts])})
+
+
+def concluded(numbers: Numbers, config: Config) -> Answer:
+    """Whether both sides rank methods alike, and what they take."""
+    table, facts = numbers.tables["peers"], numbers.tables["versions"]
     columns = {
         "method": [METHODS[n].title for n in table["method"]],
         **{words: table[c].map("{:.3f}".format) for c, words in SHOWN.items()},
         "peers, ms": table["ms"].map("{:.1f}".format),
         "ours, ms": table["ms_ours"].map("{:.1f}".format),
     }
-    versions = ", ".join(f"{p} {version(p)}" for p in ("quantus", "grad-cam", "torch"))
-    slower = table["ms"].median() / table["ms_ours"].median()
+    images, *versions = (f"{value}" if name == "images" else f"{name} {value}" for name, value in facts.iloc[0].items())
+    times = [
+        Estimate(side, float(table[column].median()), n=int(images), unit="images")
+        for side, column in (("the peers", "ms"), ("here", "ms_ours"))
+    ]
     findings = [
-        alike(scores, "Pixel flipping", "deletion_auc", "pixel_flipping", SIGN),
+        alike(table, "Pixel flipping", "deletion_auc", "pixel_flipping", SIGN),
         alike(
-            scores, "The random-logit test", "ssim_random", "random_logit",
+            table, "The random-logit test", "ssim_random", "random_logit",
             f"{SIGN}; Quantus flattens maps to a line before it takes their SSIM, and draws other random classes",
         ),
         Finding(
-            "What does it take?",
-            "answered",
-            f"An image and method through both tests: {table['ms'].median():.0f} ms (median over methods) with the peers, {table['ms_ours'].median():.1f} ms here, where the insertion curve comes with the deletion curve, compilation "
-            f"included, over {len(subject.source)} images: a ratio of {slower:.1f} ({versions}).",
+            "What does it take?", place("digit_scenes", "one small network"), times, measure="milliseconds an image and method, both tests",
+            note=f"Median over methods; ours with the insertion curve, which comes with the deletion curve, and with compilation ({', '.join(versions)}).",
         ),
     ]  # fmt: skip
-    return Answer(findings, {"peers": Table("The same images and weights", table, pd.DataFrame(columns))}, {})
+    tables = {
+        "peers": Table("The same images and weights", table, pd.DataFrame(columns)),
+        "versions": Table("What ran", facts),
+    }
+    return Answer(findings, tables, {})
 
 
 def main(config: Config) -> None:
     """Answer, and keep it."""
-    keep(answer(config), config, config.out)
+    carry_out(config, measured, concluded)
 
 
 if __name__ == "__main__":

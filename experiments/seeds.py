@@ -2,7 +2,7 @@
 
 Question   Over networks trained from several seeds, how often is "median F ≥ θ" rejected, how far does the mean agreement of one method scatter, and
            do classes share their channels?
-Command    python -m experiments.seeds [--seeds 5] [--quick] [--data tfds:cifar100:test --networks densenet201]
+Command    python -m experiments.seeds [--seeds 5] [--quick] [--again] [--data tfds:cifar100:test --networks densenet201]
 Cost       about 70 minutes on 2 CPU cores, nearly all of it the training of 16 small networks beside the four that other experiments share; on CIFAR-100 each
            seed fine-tunes for 20 epochs, an hour on a GPU
 Expected   the paper's: DenseNet separates the maps of classes more than other architectures, whatever the seed, and its classes share fewest channels
@@ -30,7 +30,9 @@ from case_jax.report.figures import COLOURS, PERCENT, plain_style
 from case_jax.source import UnreadableImageError
 from case_jax.stats import THETAS, both_usable, summarise
 from experiments.cifar100 import fine_tuned
-from experiments.claim import Answer, Finding, Table, from_shell, judged, keep, percent, unpaired_gain
+from experiments.claim import Estimate, Finding, percent, place
+from experiments.estimates import mean_of, unpaired
+from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined, parts
 from experiments.networks import Subject, Where, correct, subjects, weights_of
 from experiments.sensitivity import methods
 
@@ -48,6 +50,9 @@ NAMES = (
 )
 SHARE, MASS, SMALL = 0.1, 0.9, 1e-3
 LARGE_TESTED = ("densenet201",)
+COLUMNS = (
+    "image_id", "method", "network", "seed", "label", "top1", "p1", "degenerate_1", "degenerate_2", "F", "F_plus", "zeros_in_top", "jaccard", "active",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Config:
 
     where: tyro.conf.OmitArgPrefixes[Where] = dataclasses.field(default_factory=Where)
     seeds: int = 5
+    again: bool = False
+    """Run nothing: conclude again from what `out` holds."""
     out: Path = Path("experiments/results/seeds")
 
 
@@ -164,10 +171,9 @@ def networks_of(config: Config, seed: int) -> Iterator[Subject]:
 
 
 def of_network(subject: Subject, seed: int) -> tuple[pd.DataFrame, dict[str, float | str | int]]:
-    """Statistics of every method, and facts about the network."""
+    """Rows of every method, and facts about the network."""
     every = methods()
     rows = subject.rows(f"seeds-{seed}", {name: every[name] for name in NAMES}, metrics=SCORES)
-    table = summarise(rows, resamples=500).table.reset_index()
     images = rows.drop_duplicates("image_id")
     maps, labels, ranks = activations(subject)
     facts = {
@@ -175,9 +181,30 @@ def of_network(subject: Subject, seed: int) -> tuple[pd.DataFrame, dict[str, flo
         "consistency": spatial_consistency(maps, labels),
         "jaccard": float(images["jaccard"].mean()), "active": float(images["active"].mean()), "rank": float(ranks.mean()),
     }  # fmt: skip
-    usable = rows[both_usable(rows)]
-    means = usable.groupby("method")["F"].mean().rename("mean_F").reset_index()
-    return table.merge(means, on="method").assign(network=subject.name, seed=seed), facts
+    return compact(rows.assign(seed=seed), COLUMNS), facts
+
+
+def measured(config: Config) -> Numbers:
+    """A row per image, method and network; facts about every network."""
+    require(config.seeds >= 1, "seeds", config.seeds, "at least 1")
+    frames, facts = [], []
+    for seed in range(1 if config.where.quick else config.seeds):
+        for subject in networks_of(config, seed):
+            rows, fact = of_network(subject, seed)
+            frames.append(rows)
+            facts.append(fact)
+    return Numbers({"rows": joined(frames)}, {"networks": pd.DataFrame(facts)})
+
+
+def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Statistics of every method, by network and seed."""
+    found = []
+    for (network, seed), group in parts(rows, "network", "seed"):
+        usable = group[both_usable(group)]
+        means = usable.groupby("method", observed=True)["F"].mean().rename("mean_F").reset_index()
+        table = summarise(group, resamples=500).table.reset_index()
+        found.append(table.merge(means, on="method").assign(network=network, seed=int(seed)))
+    return pd.concat(found, ignore_index=True)
 
 
 def draw(table: pd.DataFrame, networks: list[str]) -> Figure:
@@ -205,62 +232,79 @@ FACTS = {
 }  # fmt: skip
 
 
-def findings(table: pd.DataFrame, networks: pd.DataFrame) -> list[Finding]:
+def findings(table: pd.DataFrame, networks: pd.DataFrame, here: str) -> list[Finding]:
     """What was found over seeds."""
     names = list(dict.fromkeys(networks["network"]))
-    means = table.pivot_table(index=["network", "seed"], columns="method", values="mean_F")
+    means = table.pivot_table(index=["network", "seed"], columns="method", values="mean_F", observed=True)
     values = {n: means.loc[n, NAMES[0]].to_numpy() for n in names}
-    per = means.groupby("network").std(ddof=1)
-    between, within = means.groupby("network").mean().std(ddof=1).mean(), per.mean(axis=1).mean()
-    said = ", ".join(
-        f"{n} {percent(float(v.mean()), float(v.min()), float(v.max()))} of {len(v)} seeds" for n, v in values.items()
-    )
-    found = [
-        Finding(
-            "Is it the architecture or the run?",
-            "answered",
-            f"Standard deviation of mean F between families {between:.1%}, between seeds of a family {within:.1%} (means over methods).",
+    found = [case_everywhere(table, names, here, theta) for theta in THETAS[:1]]
+    if len(names) > 1:
+        between, within = means.groupby("network").mean().std(ddof=1), means.groupby("network").std(ddof=1).mean()
+        scatter = [
+            mean_of(label, spread.reindex(list(NAMES)), unit="methods")
+            for label, spread in (("between families", between), ("between seeds of a family", within))
+        ]
+        text = f"Means over {len(NAMES)} methods of the standard deviation; {len(names)} families, {networks['seed'].nunique()} seeds."
+        question = "Is it the architecture or the run?"
+        found.append(
+            Finding(
+                question, here, scatter, measure="standard deviation of a method's mean F", shown="percent", note=text
+            )
         )
-    ]  # fmt: skip
     others = [n for n in names if n != DENSE]
     if DENSE in names and others:
-        gains = [unpaired_gain(values[n], values[DENSE]) for n in others]
+        gains = [unpaired(n, values[n], values[DENSE], unit="trainings of each") for n in others]
         shared = {n: networks.loc[networks["network"] == n, "overlap"].to_numpy() for n in names}
-        fewer = [unpaired_gain(shared[n], shared[DENSE]) for n in others]
+        fewer = [unpaired(n, shared[n], shared[DENSE], unit="trainings of each") for n in others]
+        said = ", ".join(f"{n} {percent(float(v.mean()), float(v.min()), float(v.max()))}" for n, v in values.items())
+        channels = ", ".join(f"{n} {percent(float(v.mean()))}" for n, v in shared.items())
         found += [
             Finding(
-                "DenseNet separates the maps of classes more than other architectures (CASE paper).",
-                judged(gains),
-                f"Mean F of Grad-CAM [smallest, largest]: {said}. Points above DenseNet [95%]: "
-                + ", ".join(f"{n} {g}" for n, g in zip(others, gains, strict=True)) + ".",
+                "DenseNet separates the maps of classes more than other architectures (CASE paper).", here, gains, "universal",
+                measure="mean F of Grad-CAM, less DenseNet's", shown="points", note=f"Mean F [smallest, largest]: {said}.",
             ),
             Finding(
-                "Its classes share fewest channels (CASE paper).",
-                judged(fewer),
-                "Jaccard index of two classes' strongest channels: " + ", ".join(f"{n} {percent(v.mean())}" for n, v in shared.items())
-                + ". Points above DenseNet [95%]: " + ", ".join(f"{n} {g}" for n, g in zip(others, fewer, strict=True)) + ".",
+                "Its classes share fewest channels (CASE paper).", here, fewer, "universal",
+                measure="Jaccard index of two classes' strongest channels, less DenseNet's", shown="points", note=f"Jaccard index: {channels}.",
             ),
         ]  # fmt: skip
     return found
 
 
-def answer(config: Config) -> Answer:
+def case_everywhere(table: pd.DataFrame, names: list[str], here: str, theta: float) -> Finding:
+    """Whether CASE with one class is class-sensitive on every architecture, over trainings."""
+    rows = table[table["method"] == "CASE, k = 1"]
+    comparisons: list[Estimate] = [
+        mean_of(n, rows.loc[rows["network"] == n, "F_median"], unit="trainings", margin=theta) for n in names
+    ]
+    single = [percent(v) for v in rows.loc[rows["F_median"] >= theta, "F_median"]]
+    where = rows.loc[rows["F_median"] >= theta, "network"].unique()
+    above = f": {', '.join(single)} ({', '.join(map(str, where))})" if single else ""
+    return Finding(
+        f"CASE is class-sensitive at {theta:g} on every architecture (CASE paper, RQ1; k = 1 as in its runs).", here, comparisons, "universal", "below",
+        measure="median F of CASE with one class, mean over trainings", shown="percent",
+        note=f"Of {len(rows)} single networks the median reaches {theta:g} on {len(single)}{above}.",
+    )  # fmt: skip
+
+
+CIFAR = (
+    "The images and the weights are not here; `python -m experiments.seeds --data tfds:cifar100:test` fine-tunes as the paper's code does, and says "
+    "how often each method rejects."
+)
+
+
+def concluded(numbers: Numbers, config: Config) -> Answer:
     """Rejections, scatter and channels of every family."""
-    require(config.seeds >= 1, "seeds", config.seeds, "at least 1")
-    tables, facts = [], []
-    for seed in range(1 if config.where.quick else config.seeds):
-        for subject in networks_of(config, seed):
-            table, fact = of_network(subject, seed)
-            tables.append(table)
-            facts.append(fact)
-    table, networks = pd.concat(tables), pd.DataFrame(facts)
+    table = summary_of(numbers.rows["rows"]) if numbers.rows else numbers.tables["summary"]
+    networks = numbers.tables["networks"]
     names = list(dict.fromkeys(networks["network"]))
-    grouped = table.groupby(["method", "network"], sort=False)
+    grouped = table.groupby(["method", "network"], sort=False, observed=True)
     rejected = {theta: grouped[f"sensitive_{theta:g}"].sum().astype(int) for theta in THETAS}
     spread = grouped["mean_F"].agg(["mean", "min", "max", "size"])
+    spread = spread.assign(**{f"at_{theta:g}": rejected[theta] for theta in THETAS})
     cells = [
-        f"{rejected[0.5][k]} / {rejected[0.7][k]} of {v['size']:.0f}; {percent(v['mean'], v['min'], v['max'])}"
-        for k, v in spread.iterrows()
+        f"{v['at_0.5']:.0f} / {v['at_0.7']:.0f} of {v['size']:.0f}; {percent(v['mean'], v['min'], v['max'])}"
+        for _, v in spread.iterrows()
     ]
     shown = spread.assign(cell=cells)["cell"].unstack().loc[list(NAMES), names].reset_index()
     by = networks.groupby("network", sort=False)
@@ -270,25 +314,22 @@ def answer(config: Config) -> Answer:
         | {title: [percent(*(ends.loc[n, (c, s)] for s in ("mean", "min", "max"))) for n in names] for c, title in FACTS.items()}  # type: ignore[misc]
     )  # fmt: skip
     about["rank of all classes' weights"] = [f"{ends.loc[n, ('rank', 'mean')]:.1f}" for n in names]
-    found = findings(table, networks)
+    here = place(config.where.data, "small networks" if config.where.offline else "fine-tuned networks")
+    found = findings(table, networks, here)
     if config.where.offline:
-        words = (
-            "The images and the weights are not here; `python -m experiments.seeds --data tfds:cifar100:test` fine-tunes as the paper's code does, "
-            "and says how often each method rejects."
-        )
-        found.append(Finding("The same of DenseNet-201 fine-tuned on CIFAR-100.", "not testable offline", words))
-    tables_ = {
-        "seeds": Table(
-            "Networks that reject median F ≥ 0.5 / ≥ 0.7; mean F over seeds [smallest, largest]", table, shown
-        ),
+        claim = "The same of DenseNet-201 fine-tuned on CIFAR-100."
+        found.append(Finding(claim, "on CIFAR-100, DenseNet-201", stated="not testable offline", note=CIFAR))
+    title = "Networks that reject median F ≥ 0.5 / ≥ 0.7; mean F over seeds [smallest, largest]"
+    tables = {
+        "summary": Table(title, table, shown),
         "networks": Table("The networks: means over seeds [smallest, largest]", networks, about),
     }
-    return Answer(found, tables_, {"mean_agreement": draw(table, names)})
+    return Answer(found, tables, {"mean_agreement": draw(table, names)})
 
 
 def main(config: Config) -> None:
     """Answer, and keep it."""
-    keep(answer(config), config, config.out)
+    carry_out(config, measured, concluded)
 
 
 if __name__ == "__main__":

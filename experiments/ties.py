@@ -1,7 +1,7 @@
 """Do ties decide the class-sensitivity test?
 
 Question   How do F and the verdicts depend on which of equal pixels count as the top k%, and on zeros among them?
-Command    python -m experiments.ties [--quick] [--data tfds:imagenet2012:validation]
+Command    python -m experiments.ties [--quick] [--again] [--data tfds:imagenet2012:validation]
 Cost       about 5 minutes on 2 CPU cores, without the training of the small networks
 Expected   nothing at 5%, which one positive cell of a map fills when it is upsampled; the larger k, the more zeros are in the top, and a rule that
            gives both maps the same zeros raises F
@@ -20,8 +20,10 @@ from jaxtyping import Array, Float, Key
 
 from case_jax import METRICS
 from case_jax.metrics import Metric, MetricInputs, agreement
-from case_jax.stats import THETAS, below, both_usable, holm
-from experiments.claim import Answer, Finding, Table, from_shell, keep, percent
+from case_jax.stats import THETAS, both_usable, estimates_of, holm, sign_test
+from experiments.claim import Estimate, Finding, percent, place
+from experiments.estimates import mean_of
+from experiments.kept import Answer, Numbers, Table, carry_out, from_shell
 from experiments.networks import Where, subjects
 from experiments.sensitivity import methods
 
@@ -39,6 +41,8 @@ class Config:
     """Networks, images and where the answer goes."""
 
     where: tyro.conf.OmitArgPrefixes[Where] = dataclasses.field(default_factory=Where)
+    again: bool = False
+    """Run nothing: conclude again from what `out` holds."""
     out: Path = Path("experiments/results/ties")
 
 
@@ -72,7 +76,8 @@ def tie_columns(scored: MetricInputs, *, percents: tuple[float, ...] = PERCENTS)
 
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     """Median F and Holm-corrected verdicts of every method under every rule, and how often zeros are in the top."""
-    usable = rows[both_usable(rows)]
+    usable, among = rows[both_usable(rows)], estimates_of(rows)
+    sharing = {m: among.among(g["image_id"]) for m, g in usable.groupby("method", sort=False)}
     found = []
     for share in PERCENTS:
         zeros = usable.groupby("method", sort=False)[f"zeros_{share}"].mean()
@@ -84,53 +89,65 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
             table["median"] = [np.median(v) for v in groups.values()]
             table["mean"] = [v.mean() for v in groups.values()]
             for theta in THETAS:
-                corrected = holm([below(values, theta).p for values in groups.values()])
+                corrected = holm([sign_test(values, theta, sharing[m]).p for m, values in groups.items()])
                 table[f"sensitive_{theta:g}"] = corrected < 0.05
             found.append(table)
     return pd.concat(found)
 
 
-def answer(config: Config) -> Answer:
-    """All rules side by side."""
+def measured(config: Config) -> Numbers:
+    """Medians and verdicts of every network, method and rule."""
     scores = {"sensitivity": METRICS["sensitivity"], "ties": Metric(tie_columns, "what other tie rules make of F")}
-    table = pd.concat(
+    found = [
         verdicts(subject.rows("ties", methods(), metrics=scores)).assign(network=subject.name)
         for subject in subjects(config.where)
-    )
-    keys = ["percent", "network", "method"]
-    means = table.pivot(index=keys, columns="rule", values="mean")[list(RULES)]
-    zeros = table.groupby(keys, sort=False)["zeros"].first()
-    total = len(means) // len(PERCENTS)
-    said, moved, rows = [], [], []
+    ]
+    return Numbers({}, {"rules": pd.concat(found)})
+
+
+KEYS = ["percent", "network", "method"]
+
+
+def changed(table: pd.DataFrame) -> list[Estimate]:
+    """Share of verdicts that a random order of equal pixels, or the other one, changes: a row per share of pixels and θ, over networks."""
+    found = []
     for share in PERCENTS:
         here = table[table["percent"] == share]
         for theta in THETAS:
-            voted = here.pivot(index=keys[1:], columns="rule", values=f"sensitive_{theta:g}")
-            other = voted.ne(voted["first"], axis=0)
-            changed = int(other[["last", "random"]].any(axis=1).sum())
-            said.append(f"top {share}%, θ = {theta:g}: {changed}, and {int(other['positive'].sum())} with F⁺")
+            voted = here.pivot(index=KEYS[1:], columns="rule", values=f"sensitive_{theta:g}")
+            other = voted.ne(voted["first"], axis=0)[["last", "random", "positive"]].any(axis=1)
+            by_network = other.groupby("network", sort=False).mean()
+            found.append(mean_of(f"top {share}%, θ = {theta:g}", by_network, unit="networks"))
+    return found
+
+
+def concluded(numbers: Numbers, config: Config) -> Answer:
+    """All rules side by side."""
+    table = numbers.tables["rules"]
+    means = table.pivot(index=KEYS, columns="rule", values="mean")[list(RULES)]
+    zeros = table.groupby(KEYS, sort=False)["zeros"].first()
+    moved, rows, said = [], [], []
+    for share in PERCENTS:
         both: Any = means.loc[share]
         gap = (both["first"] - both["random"]).abs()
-        worst = ", ".join(gap.idxmax())
-        moved.append(
-            f"top {share}%: zeros in {percent(zeros.loc[share].mean())} of the pairs of maps, mean F moved by {gap.mean():.1%}, at most by {gap.max():.0%} ({worst})"
+        moved.append(mean_of(f"top {share}%", gap.groupby("network", sort=False).mean(), unit="networks"))
+        said.append(
+            f"top {share}% {percent(zeros.loc[share].mean())}, at most {gap.max():.0%} ({', '.join(gap.idxmax())})"
         )
-        mean = means.loc[share].groupby("method", sort=False).mean()
+        mean = both.groupby("method", sort=False).mean()
         with_zeros = zeros.loc[share].groupby("method", sort=False).mean()
         for name in mean.index:
             rows.append([name, f"{share}%", percent(with_zeros[name]), *(percent(v) for v in mean.loc[name])])
     shown = pd.DataFrame(rows, columns=["method", "top", "pairs with zeros in the top", *RULES.values()])
+    here = place(config.where.data, "small networks, one training each" if config.where.offline else "one network each")
     findings = [
         Finding(
-            "Does the tie rule change verdicts?",
-            "answered",
-            f"Verdicts of {total} pairs of network and method that another order of equal pixels changes: {'; '.join(said)}.",
+            "Does the tie rule change verdicts?", here, changed(table), measure="share of verdicts that another rule for ties changes", shown="percent",
+            note=f"Over {len(means) // len(PERCENTS)} pairs of network and method: ties the other way round, at random, or positive pixels only.",
         ),
         Finding(
-            "How often are zeros in the top k%, and what do they do?",
-            "answered",
-            f"{'; '.join(moved)} when each map's ties are broken at random instead of both by the lower index. One positive cell of a 6×6 map, upsampled, "
-            "covers more than 5% of the image.",
+            "How far does the tie rule move the mean F?", here, moved, measure="mean F by the library's rule and with ties at random, difference", shown="points",
+            note="Zeros in the top of the pairs of maps, and the most that a mean moves: " + "; ".join(said) + ".",
         ),
     ]  # fmt: skip
     interesting = shown[shown["pairs with zeros in the top"].ne("0%")]
@@ -140,7 +157,7 @@ def answer(config: Config) -> Answer:
 
 def main(config: Config) -> None:
     """Answer, and keep it."""
-    keep(answer(config), config, config.out)
+    carry_out(config, measured, concluded)
 
 
 if __name__ == "__main__":

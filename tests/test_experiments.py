@@ -1,6 +1,7 @@
 """The experiments: their form, their own arithmetic, and some of them run at small sizes."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -17,29 +18,20 @@ from archives import cifar_files, write_tar
 from flax import nnx
 from PIL import Image
 from random_weights import write_random_weights
-from scipy import stats as scipy_stats
 
 from case_jax.data import DigitScenes, prepare_cifar100
 from case_jax.metrics import MetricInputs
 from case_jax.models import Classifier, tap_classifier
 from experiments import all as everything
-from experiments import contrasts, crossover, fidelity, masking, sanity, seeds, sensitivity, ties
+from experiments import contrasts, crossover, fidelity, masking, page, sanity, seeds, sensitivity, ties
+from experiments.before import BEFORE
 from experiments.cifar100 import fine_tuned, shaken
-from experiments.claim import (
-    FINDINGS,
-    Answer,
-    Finding,
-    Gain,
-    Table,
-    heat,
-    judged,
-    keep,
-    paired_gain,
-    percent,
-    unpaired_gain,
-)
+from experiments.claim import Estimate, Finding, percent
 from experiments.families import FAMILIES, SHIPPED
+from experiments.kept import FINDINGS, SESSION, Answer, Table, compact, joined, keep, read
 from experiments.networks import Where, subjects
+from experiments.page import TEMPLATES, header, write_pages
+from experiments.pictures import heat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +40,9 @@ class Nothing:
 
 
 FEW_METHODS = ("Grad-CAM", fidelity.CASE, "random map", "Sobel edges")
-FINDING = Finding("<b>Bold</b> claim.", "in part", "1 of 2.")
+FINDING = Finding(
+    "<b>Bold</b> claim.", "here", [Estimate("a", 0.2, 0.1, 0.3, 5), Estimate("b", 0.0, -0.1, 0.1, 5)], "universal", measure="gain"
+)  # fmt: skip
 
 
 def answered(folder):
@@ -60,7 +54,7 @@ def answered(folder):
 
 @pytest.mark.parametrize("name", everything.EXPERIMENTS)
 def test_every_experiment_says_what_it_asks(name):
-    facts = everything.header(name)
+    facts = header(name)
     assert list(facts) == ["title", "question", "command", "cost", "expected"]
     assert f"experiments.{name}" in facts["command"]
     assert facts["question"].endswith("?")
@@ -68,29 +62,77 @@ def test_every_experiment_says_what_it_asks(name):
 
 def test_an_answer_is_kept_and_shown(tmp_path, capsys):
     answered(tmp_path / "ties")
-    assert "in part: 1 of 2." in capsys.readouterr().out
-    assert json.loads((tmp_path / "ties" / FINDINGS).read_text())["findings"] == [FINDING._asdict()]
+    assert "in part, here: Holds in 1 of 2 (a 0.20 [0.10, 0.30]); open in 1 of 2" in capsys.readouterr().out
+    assert json.loads((tmp_path / "ties" / FINDINGS).read_text())["findings"] == [FINDING.record()]
     assert pd.read_csv(tmp_path / "ties" / "all.csv")["F"].tolist() == pytest.approx([0.25, np.nan], nan_ok=True)
     assert (tmp_path / "ties" / "heat.png").stat().st_size > 2000
-    page = everything.write_index(tmp_path, {"peers": "not run: torch not installed"}).read_text()
+    assert {"date", "commit", "versions", "config"} <= set(json.loads((tmp_path / "ties" / SESSION).read_text()))
+    (tmp_path / "ties" / "claim-7.svg").write_text("of a former answer")
+    page = write_pages(tmp_path, everything.EXPERIMENTS, {"peers": "not run: torch not installed"}).read_text()
     assert "&lt;b&gt;Bold&lt;/b&gt; claim." in page
     assert "<td>25%</td>" in page
     assert "<td>–</td>" in page
     assert 'src="ties/heat.png"' in page
+    assert 'src="ties/claim-1.svg"' in page
     assert "not run: torch not installed" in page
     assert page.count("not run yet") == len(everything.EXPERIMENTS) - 2
+    assert [file.name for file in (tmp_path / "ties").glob("*.svg")] == ["claim-1.svg"]
+    picture = (tmp_path / "ties" / "claim-1.svg").read_text()
+    assert all(f">{words}</text>" in picture for words in ("a", "b", "gain"))
+    assert "| **in part** | here | Holds in 1 of 2 (a 0.20 [0.10, 0.30]); open" in (tmp_path / "README.md").read_text()
 
 
-def test_the_page_is_that_of_the_answers_beside_it(tmp_path):
-    kept = everything.HERE / "results"
-    shutil.copytree(kept, tmp_path / "results")
-    assert everything.write_index(tmp_path / "results", {}).read_text() == (kept / "index.html").read_text()
+def test_rows_are_kept_small_and_come_back(tmp_path):
+    rows = pd.DataFrame(
+        {"image_id": [7, 300], "method": ["CASE", "CASE"], "F": [0.25, 1 / 3], "own": [1.0, 2.0], "ok": [True, False], "cluster_1": [4, -1]}
+    )  # fmt: skip
+    small = joined([compact(rows, ("image_id", "method", "F", "ok"))] * 2)
+    assert small.dtypes.astype(str).to_dict() == {
+        "image_id": "int16", "method": "category", "F": "float32", "ok": "bool", "cluster_1": "int8"
+    }  # fmt: skip
+    keep(Answer([FINDING], {"all": Table("Title", rows)}, {}), Nothing(), tmp_path, rows={"rows": small})
+    found = read(tmp_path)
+    assert set(found.tables) == {"all"}
+    pd.testing.assert_frame_equal(found.rows["rows"].astype({"method": str}), small.astype({"method": str}))
+    with pytest.raises(ValueError, match="a folder with the tables or rows of a former run"):
+        read(tmp_path / "nowhere")
+
+
+KEPT = everything.HERE / "results"
+
+
+def test_the_pages_are_those_of_the_answers_beside_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "draw", lambda folder, sections: None)
+    shutil.copytree(KEPT, tmp_path / "results")
+    write_pages(tmp_path / "results", everything.EXPERIMENTS, {})
+    for file in TEMPLATES:
+        assert (tmp_path / "results" / file).read_text() == (KEPT / file).read_text(), (
+            f"{file}: python -m experiments.all --index"
+        )
+
+
+@pytest.mark.parametrize("name", everything.EXPERIMENTS)
+def test_findings_follow_from_what_is_kept(name):
+    module = importlib.import_module(f"experiments.{name}")
+    found = module.concluded(read(KEPT / name), module.Config())
+    kept = json.loads((KEPT / name / FINDINGS).read_text())["findings"]
+    assert [finding.record() for finding in found.findings] == kept, f"python -m experiments.{name} --again"
+
+
+def test_every_claim_of_the_first_round_has_an_answer():
+    for one in BEFORE:
+        found = json.loads((KEPT / one.experiment / FINDINGS).read_text())["findings"]
+        assert one.now in [finding["claim"] for finding in found]
+
+
+def test_what_is_kept_is_small():
+    assert sum(file.stat().st_size for file in KEPT.rglob("*")) < 20e6
 
 
 def test_what_fails_is_named_and_the_rest_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(everything, "EXPERIMENTS", ("claim", "nowhere", "ties"))
     monkeypatch.setattr(
-        everything, "header", lambda name: dict.fromkeys(("title", "question", "command", "cost", "expected"), name)
+        page, "header", lambda name: dict.fromkeys(("title", "question", "command", "cost", "expected"), name)
     )
     monkeypatch.setattr(
         everything.subprocess, "run", lambda words, check: type("Done", (), {"returncode": "nowhere" in words[2]})
@@ -235,32 +277,9 @@ def test_verdicts_against_case_need_the_right_pairs():
     assert fidelity.against_case(twin).set_index("method").loc["twin", ["low", "high"]].eq(0).all()
 
 
-def test_gains_have_student_s_intervals():
-    found = paired_gain([0.5, 0.7, 0.9], [0.4, 0.5, 0.6])  # 0.1, 0.2, 0.3: mean 0.2, standard error 0.1/√3, t = 4.303
-    assert found == pytest.approx((0.2, 0.2 - 0.2484, 0.2 + 0.2484), abs=1e-4)
-    assert np.isnan(paired_gain([1.0], [0.5])[1:]).all()
-    expected = scipy_stats.ttest_ind([1, 2, 4], [0, 1, 1, 0], equal_var=False).confidence_interval()
-    assert unpaired_gain([1, 2, 4], [0, 1, 1, 0]) == pytest.approx((7 / 3 - 0.5, *expected))
-
-
-def test_a_claim_is_as_good_as_its_intervals():
-    ahead, behind, open_, alone = (
-        Gain(0.2, 0.1, 0.3),
-        Gain(-0.2, -0.3, -0.1),
-        Gain(0.1, -0.1, 0.3),
-        Gain(0.2, np.nan, np.nan),
-    )
-    assert judged([ahead, ahead]) == "reproduced"
-    assert judged([ahead, behind]) == judged([ahead, open_]) == "in part"
-    assert judged([behind, open_]) == "not reproduced"
-    assert judged([open_]) == judged([alone]) == judged([]) == "undecided"
-    assert judged([behind], margin=-0.4) == "reproduced"
-    assert judged([ahead], margin=0.15) == "undecided"
-
-
 def masker_runs(**pxap):
     rows = [
-        {"name": name, "seed": seed, "shots": np.nan, "pxap": value, "le": 1 - value, "f1": value, "accuracy": 0.9}
+        {"name": name, "seed": seed, "shots": np.nan, "pxap": value, "le": 1 - value, "f1": value, "accuracy": 0.9, "mass_own": 0.2}
         for name, values in pxap.items() for seed, value in enumerate(values)
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -271,14 +290,18 @@ def test_maskers_are_compared_seed_by_seed():
     seeds_ = np.array([0.2, 0.5, 0.8])
     rows = {"fixed, in": seeds_ - 0.02, "fixed, out": seeds_ - 0.1, "fixed, both": seeds_}
     runs = masker_runs(
-        **rows, **{"fixed, both, blur": seeds_ - (0.1, -0.1, 0), "fixed, both, gumbel": seeds_ - (-0.1, -0.11, -0.1)}
+        **rows,
+        **{"fixed, both, blur": seeds_ - (0.001, -0.001, 0), "fixed, both, gumbel": seeds_ - (-0.1, -0.102, -0.1)},
     )
     runs["pxap"] += np.tile([0.001, 0, -0.001], 5) * runs["name"].eq("fixed, in")
     found = {f.claim.partition(" (")[0]: f for f in masking.findings(masking.summary(runs), runs)}
-    assert found["A masker needs both objectives"].verdict == "reproduced"
-    assert "fixed, both − fixed, in +2.0 [+1.8, +2.2]" in found["A masker needs both objectives"].evidence
+    needed = found["A masker needs both objectives"]
+    assert needed.verdict == "reproduced"
+    first = needed.comparisons[0]
+    assert (first.label, first.n) == ("PxAP: fixed, both − fixed, in", 3)
+    assert first[1:4] == pytest.approx((0.02, 0.0175, 0.0225), abs=1e-4)
     assert found["Infilling adds nothing"].verdict == "reproduced"
-    assert found["Making masks binary"].verdict == "not reproduced"
+    assert found["Making masks binary"].verdict == "contradicted"
     one = runs[runs["seed"] == 0]
     assert {f.verdict for f in masking.findings(masking.summary(one), one)} == {"undecided"}
 
@@ -293,7 +316,7 @@ def small(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_sensitivity(small, tmp_path):
     sensitivity.main(sensitivity.Config(small, tmp_path / "out"))
-    table = pd.read_csv(tmp_path / "out" / "methods.csv").set_index(["kind", "method"])
+    table = pd.read_csv(tmp_path / "out" / "summary.csv").set_index(["kind", "method"])
     assert table.loc[("last map", "Eigen-CAM"), "F_median"] == 1
     assert bool(table.loc[("last map", "CASE, k = 1"), "sensitive_0.5"])
 
@@ -321,7 +344,7 @@ def test_contrasts_of_a_network_that_is_never_right():
         "p1": 0.5,
         "p_removed_50": 0.1,
     }
-    found = contrasts.measured(pd.DataFrame(two | F), "random")
+    found = contrasts.statistics(pd.DataFrame(two | F), "random")
     assert found.loc[0, ["operator", "k", "set"]].tolist() == ["CASE", "3", "random"]
     assert found.loc[0, "F_mean"] == pytest.approx(0.3)
     assert found.loc[0, ["sweep_mean", "own_mean", "pointing_mean"]].isna().all()
@@ -331,7 +354,7 @@ def test_contrasts_of_a_network_that_is_never_right():
 def test_contrasts(small, tmp_path, monkeypatch):
     monkeypatch.setattr(contrasts, "SIZES", (1, 5))
     contrasts.main(contrasts.Config(small, tmp_path / "out"))
-    table = pd.read_csv(tmp_path / "out" / "contrasts.csv")
+    table = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert len(table) == 2 + 3 * (3 * 2 + 1)  # none and softmax; three operators, three sets of two sizes, and all
     own = table.set_index(["operator", "set", "k"])["own_mean"]
     assert own["difference (Finer-CAM)"].mean() > own["none (Grad-CAM)"].mean()
@@ -347,11 +370,12 @@ def test_contrasts_without_labels(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(contrasts, "SIZES", (1, 2))
     where = dataclasses.replace(small, data=f"folder:{tmp_path / 'photos'}")
     contrasts.main(contrasts.Config(where, tmp_path / "out"))
-    table = pd.read_csv(tmp_path / "out" / "contrasts.csv")
+    table = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert set(table["set"].dropna()) == {"topk_logits", "random", "all"}
     assert set(table.loc[table["set"].isna(), "operator"]) == set(contrasts.FREE.values())
     said = json.loads((tmp_path / "out" / FINDINGS).read_text())["findings"]
-    assert said[2]["evidence"].startswith("The same with the set topk_logits. mean-orthogonal (CASE): k = 1 –")
+    assert said[2]["measure"] == "own evidence with topk_logits, less that with k = 2"
+    assert all(one["value"] is None for one in said[2]["comparisons"])
     assert (
         "digit_resnet: 1 of 7 images could not be read and enter no number, the first torn.png"
         in capsys.readouterr().err
@@ -386,20 +410,21 @@ def test_fidelity(small, tmp_path, monkeypatch):
     chosen = {name: maps for name, maps in fidelity.tested().items() if name in FEW_METHODS}
     monkeypatch.setattr(fidelity, "tested", lambda: chosen)
     fidelity.main(fidelity.Config(small, tmp_path / "out"))
-    drops = pd.read_csv(tmp_path / "out" / "drops.csv").set_index(["protocol", "removed", "method"])["drop"]
+    drops = pd.read_csv(tmp_path / "out" / "summary.csv").set_index(["protocol", "removed", "method"])["drop"]
     assert drops["mean", 5, fidelity.CASE] > drops["mean", 5, "random map"] + 0.3
     assert drops["mean", 20, fidelity.CASE] > drops["transposed", 20, fidelity.CASE]
     against = pd.read_csv(tmp_path / "out" / "tests.csv").set_index(["paired", "method"]).loc["same images"]
     assert (against["low"] < against["case_minus_method"]).all()
     found = json.loads((tmp_path / "out" / FINDINGS).read_text())["findings"][0]
-    assert "of 1 comparisons with 8 maps on 1 networks" in found["evidence"]
+    assert [one["label"] for one in found["comparisons"]] == [f"{SHIPPED}, Grad-CAM"]
     right = next(subjects(small))
     monkeypatch.setattr(fidelity, "subjects", lambda where: iter([right, NeverRight(right)]))
-    found = fidelity.answer(fidelity.Config(small)).findings[0]
-    assert found.evidence.endswith("Left out, as they are right on no image: never right.")
+    numbers = fidelity.measured(fidelity.Config(small))
+    assert set(numbers.rows["rows"]["network"]) == {SHIPPED, "never right"}
+    assert set(fidelity.concluded(numbers, fidelity.Config(small)).tables["summary"].numbers["network"]) == {SHIPPED}
     monkeypatch.setattr(fidelity, "subjects", lambda where: iter([NeverRight(right)]))
     with pytest.raises(ValueError, match="networks: got never right, right on no image"):
-        fidelity.answer(fidelity.Config(small))
+        fidelity.measured(fidelity.Config(small))
 
 
 @pytest.mark.slow
@@ -410,8 +435,8 @@ def test_sanity(small, tmp_path, monkeypatch):
     assert set(table.index) == set(sanity.TESTED[:4])
     assert (table["cascading_spearman_abs_low"] <= table["cascading_spearman_abs"]).all()
     found = json.loads((tmp_path / "out" / FINDINGS).read_text())["findings"]
-    assert [f["verdict"] for f in found[:1]] == ["answered"]  # no guided backprop among the four
-    assert "of its 500 shuffled labels" in found[1]["evidence"]
+    assert [f["verdict"] for f in found] == ["answered", "undecided"]  # no guided backprop among the four
+    assert "of its 500 shuffled labels" in found[1]["words"]
 
 
 @pytest.mark.slow
@@ -420,7 +445,7 @@ def test_the_masking_table(tmp_path, monkeypatch):
     config = masking.Config(quick=True, runs=tmp_path / "runs", out=tmp_path / "out")
     masking.main(config)
     said = (tmp_path / "out" / FINDINGS).read_bytes()
-    masking.main(dataclasses.replace(config, collect=True))
+    masking.main(dataclasses.replace(config, again=True))
     assert (tmp_path / "out" / FINDINGS).read_bytes() == said
     table = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert table["name"].tolist() == ["fixed, in", "contrastive", "fixed, both", "Grad-CAM"]
@@ -446,13 +471,13 @@ def test_networks_and_weights_must_be_known_and_match(tmp_path):
     with pytest.raises(ValueError, match="limit: got 0"):
         next(subjects(Where(limit=0, runs=tmp_path)))
     with pytest.raises(ValueError, match="slow_images: got -1"):
-        crossover.answer(crossover.Config(slow_images=-1))
+        crossover.measured(crossover.Config(slow_images=-1))
     with pytest.raises(ValueError, match="seeds: got 0"):
-        seeds.answer(seeds.Config(seeds=0))
+        seeds.measured(seeds.Config(seeds=0))
     with pytest.raises(ValueError, match="seeds: got 0"):
-        masking.answer(masking.Config(seeds=0))
-    with pytest.raises(ValueError, match=r"out: got .* a folder with runs\.csv"):
-        masking.answer(masking.Config(collect=True, out=tmp_path))
+        masking.main(masking.Config(seeds=0))
+    with pytest.raises(ValueError, match=r"out: got .* a folder with the tables or rows of a former run"):
+        masking.main(masking.Config(again=True, out=tmp_path))
 
 
 def test_every_method_is_in_the_crossover():

@@ -2,11 +2,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from case_jax.data import DigitScenes
 from case_jax.guide import TOPICS, guide
+from experiments.cited import with_numbers
 
 README = Path(__file__).parents[1] / "README.md"
 PAGES = {"README": README.read_text(), **{topic: guide(topic) for topic in TOPICS}}
@@ -42,3 +44,16 @@ def test_the_shell_prints_guides(shell):
     status, _, err = shell("guide", "pod")
     assert status == 2
     assert "Did you mean 'pods'" in err
+
+
+def test_the_numbers_of_the_readme_are_those_that_experiments_kept():
+    results = README.parent / "experiments" / "results"
+    assert with_numbers(PAGES["README"], results) == PAGES["README"], "python -m experiments.all --index"
+
+
+def test_a_number_of_the_readme_by_hand():
+    """One cell, from its file without the code that writes the table."""
+    rows = pd.read_csv(README.parent / "experiments" / "results" / "sensitivity" / "summary.csv")
+    values = rows[(rows["method"] == "Grad-CAM") & (rows["kind"] == "last map")]["F_median"]
+    cell = f"{100 * values.mean():.0f}% [{100 * values.min():.0f}, {100 * values.max():.0f}]"
+    assert re.search(rf"^\| Grad-CAM \| {re.escape(cell)} \|", PAGES["README"], re.MULTILINE)
