@@ -35,6 +35,8 @@ class Example(NamedTuple):
     """All true labels where there are several, `label` among them."""
     changes: tuple[str, ...] = ()
     """What had to be decided to show the image, each in words that are the same for all images: a run counts them."""
+    clusters: tuple[int, ...] = ()
+    """What it shares with other images, see `Clustered`."""
 
     def label_for(self, predicted: int) -> int:
         """The label that a prediction is held against: the predicted class where it is one of several true ones, else `label`."""
