@@ -17,6 +17,7 @@ from case_jax.data.ilsvrc import imagenet_names, wordnet_ids
 from case_jax.data.photographs import PACKAGES, PHOTOGRAPHS, photograph_files
 from case_jax.data.photos import square_around
 from case_jax.evaluation import Pixels, run
+from case_jax.evaluation.studies.mosaics import confident_images
 from case_jax.guide import guide
 from case_jax.results import RunFolder
 
@@ -272,3 +273,11 @@ def test_a_map_of_the_class_is_its_cell_in_localise_and_in_the_evidence(stand_in
     np.testing.assert_allclose(rows["mass_own"], 1, atol=0.02)  # JPEGs know no exact blue
     np.testing.assert_allclose(rows["mass_other"], 0, atol=0.02)
     assert (rows["mass_shared"] == 0).all()
+
+
+def test_mosaics_of_mosaics_are_refused(stand_ins, right):
+    source = PhotoMosaics(NAMES, 6, crop=16)
+    with pytest.raises(
+        CaseJaxError, match=r"no image of photos:mosaics can be a cell .* of 6, 6 have several true labels"
+    ):
+        confident_images(source, right, Pixels((0.0,) * 3, (1.0,) * 3), tile=6)
