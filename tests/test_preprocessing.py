@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from case_jax import CaseJaxError
-from case_jax.models.class_names import class_names, imagenet_names, shortened
+from case_jax.data.ilsvrc import imagenet_names, shortened
+from case_jax.models.class_names import class_names
 from case_jax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, checked, from_timm, read_config
 
 FACTS = {"resize": 40, "crop": 32, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1]}
@@ -119,7 +120,7 @@ def test_imagenet_has_a_thousand_readable_names_in_the_usual_order():
         "zebra",
         "toilet tissue",
     )
-    code = "import sys; from case_jax.models.class_names import imagenet_names; imagenet_names(); print('tensorflow_datasets' in sys.modules)"
+    code = "import sys; from case_jax.data.ilsvrc import imagenet_names; imagenet_names(); print('tensorflow_datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

@@ -36,11 +36,11 @@ class Common:
     processes: ProcessesArgs
     devices: DevicesArgs
     data: str = "digit_scenes"
-    """`digit_scenes[:SPLIT[,OPTION=VALUE,…]]` (options: `case-jax guide tests`), `folder:PATH` (labels from sub-folders when there are any) or `tfds:NAME:SPLIT`."""
+    """`digit_scenes[:SPLIT[,OPTION=VALUE,…]]` (options: `case-jax guide tests`), `folder:PATH` (labels from sub-folders when there are any), `photos`, `photos:mosaics` or `tfds:NAME:SPLIT`."""
     methods: Names = ()
     """Names from `case-jax list methods`, or `all`; by default all but the slow ones."""
     limit: int | None = None
-    """Number of images, drawn once by the seed; all of a folder, and 1000 scenes, by default."""
+    """Number of images, drawn once by the seed; all of a folder, 1000 scenes and 300 mosaics by default."""
     out: Path | None = None
     """Run folder; by default one below runs/, named after command, data, model and limit."""
     seed: int = 0

@@ -9,6 +9,7 @@ from case_jax.data.decoding import EXIF, Exif
 from case_jax.data.digit_scenes import SPLITS, DigitScenes
 from case_jax.data.folder import ImageFolder, read_crop
 from case_jax.data.imagenet import add_boxes, prepare_imagenet
+from case_jax.data.photos import MOSAICS, PhotoMosaics, Photos
 from case_jax.data.preprocess import INTERPOLATIONS, Crop, box_region, crop_encoded, crop_opened, preprocess
 from case_jax.data.scene_options import options_of
 from case_jax.data.tfds_images import TfdsImages
@@ -26,7 +27,8 @@ from case_jax.source import (
 
 DATASETS: dict[str, str] = {
     "digit_scenes": "real handwritten digits arranged in scenes with known class evidence; digit_scenes:SPLIT for another split, digit_scenes:SPLIT,OPTION=VALUE,… for other scenes (`case-jax guide tests` has the options)",
-    "folder": "folder:PATH, any folder of images; sub-folders, when there are any, are the labels, or labels.csv (file,label; several rows for several labels)",
+    "folder": "folder:PATH, any folder of images; sub-folders, when there are any, are the labels (ImageNet's also as synsets or indices), or labels.csv (file,label; several rows for several labels)",
+    "photos": "the photographs that come with scikit-learn, matplotlib and scikit-image; photos:mosaics for 2×2 mosaics of them, each class in its known cell",
     "tfds": "tfds:NAME:SPLIT, prepared as array_record: imagenet2012 and cifar100 by case-jax prepare, others by tensorflow-datasets",
 }
 
@@ -46,15 +48,15 @@ def open_source(
     """The data set of this name, preprocessed for a classifier.
 
     Args:
-        data: `digit_scenes`, `digit_scenes:SPLIT`, `digit_scenes:SPLIT,OPTION=VALUE,…` with the options of `DigitScenes`, `folder:PATH` or `tfds:NAME:SPLIT`.
+        data: `digit_scenes`, `digit_scenes:SPLIT`, `digit_scenes:SPLIT,OPTION=VALUE,…` with the options of `DigitScenes`, `folder:PATH`, `photos`, `photos:mosaics` or `tfds:NAME:SPLIT`.
         class_names: the classifier's classes; None takes the data's own.
         resize: shorter side in pixels.
         crop: side of the central crop in pixels.
         interpolation: `bilinear` or `bicubic`.
         exif: `apply` turns photographs as their EXIF orientation says; `ignore` does not, as torchvision.
         channels: 3, or 1 for grey images.
-        size: number of digit scenes; other data sets have their own size.
-        seed: which digit scenes.
+        size: number of digit scenes or mosaics; other data sets have their own size.
+        seed: which digit scenes or mosaics.
 
     Raises:
         CaseJaxError: for an unknown name or split, a missing or empty folder, or data that do not fit the classifier.
@@ -81,6 +83,13 @@ def open_source(
         if not rest:
             raise CaseJaxError("data: 'folder:' has no path; give folder:PATH.")
         return ImageFolder(rest, class_names, **how)
+    if data == "photos":
+        return Photos(class_names, **how)
+    if data == "photos:mosaics":
+        facts = {"crop": crop, "interpolation": interpolation, "channels": channels}
+        return PhotoMosaics(class_names, MOSAICS if size is None else size, seed=seed, **facts)
+    if kind == "photos":
+        raise unknown("data", data, ["photos", "photos:mosaics"])
     if kind == "tfds":
         name, _, split = rest.rpartition(":")
         if not name:
@@ -112,7 +121,9 @@ __all__ = [
     "Exif",
     "ImageFolder",
     "Located",
+    "PhotoMosaics",
     "Photographs",
+    "Photos",
     "Source",
     "TfdsImages",
     "Truth",

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from case_jax._checks import CaseJaxError, nearest, unknown
+from case_jax._checks import CaseJaxError, unknown
 from case_jax.data.decoding import EXIF, Exif
+from case_jax.data.folder_labels import labels_from_folders
 from case_jax.data.label_table import LABELS, read_label_table
 from case_jax.data.preprocess import Crop, crop_encoded, random_view
 from case_jax.source import Example, UnreadableImageError
@@ -35,30 +36,12 @@ def _encoded(path: Path, name: str) -> bytes:
         raise UnreadableImageError(name, f"{type(error).__name__}: {error.strerror}") from error
 
 
-def labels_from_folders(folders: list[str], class_names: tuple[str, ...]) -> dict[str, int]:
-    """Sub-folder names to class indices: by name when all are class names, by sorted order when none is and there are C.
-
-    Raises:
-        CaseJaxError: when neither fits the classifier; a single misspelt name must not relabel the others.
-    """
-    by_name = {name: i for i, name in enumerate(class_names)}
-    if all(name in by_name for name in folders):
-        return {name: by_name[name] for name in folders}
-    if len(folders) == len(class_names) and not any(name in by_name for name in folders):
-        return {name: i for i, name in enumerate(sorted(folders))}
-    wrong = next(name for name in folders if name not in by_name)
-    raise CaseJaxError(
-        f"data: {len(folders)} sub-folders for a classifier of {len(class_names)} classes, and {wrong!r} is no class name "
-        f"(nearest: {', '.join(nearest(wrong, class_names)[:3])}). Name the sub-folders after classes, give one per class in "
-        "sorted order, or put the images into one folder without sub-folders to run without labels."
-    )
-
-
 class ImageFolder:
     """The images below a folder, in sorted order of their paths; hidden files and folders are left out.
 
     Args:
-        root: the folder. With sub-folders, the first level is the label, unless `labels.csv` says what are, see `read_label_table`.
+        root: the folder. With sub-folders, the first level is the label (see `labels_from_folders`), unless `labels.csv` says what are, see
+            `read_label_table`.
         class_names: the classifier's classes; None takes the names of the sub-folders, in sorted order.
         resize: shorter side in pixels.
         crop: side of the central crop in pixels.

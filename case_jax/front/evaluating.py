@@ -46,7 +46,7 @@ def evaluate(
     `evaluation.prepare`, `evaluation.run` and `write_report` in one.
 
     Args:
-        data: a folder of images as a `Path` or "folder:PATH"; "tfds:NAME:SPLIT"; "digit_scenes"; or a source of one's own
+        data: a folder of images as a `Path` or "folder:PATH"; "tfds:NAME:SPLIT"; "digit_scenes"; "photos"; "photos:mosaics"; or a source of one's own
             (`case_jax.source.Source`).
         model: from `load` or one of the taps. One that was not loaded by its name reads the images of a folder at its own, square size.
         methods: names in `METHODS`, or "untrained_contrast" for a loaded model; or functions of one's own by name. By default all but the

@@ -1,47 +1,12 @@
 """Names of a classifier's classes: the file's own, ImageNet-1k's where there are 1,000, else numbers."""
 
-import runpy
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from case_jax._checks import CaseJaxError, require, unknown
+from case_jax.data.ilsvrc import CLASSES, imagenet_names
 from case_jax.tap.link import one_logit_names
-
-IMAGENET_CLASSES = 1000
-_READABLE = "datasets/siscore/labels.py"
-_WNIDS = "datasets/imagenet2012/labels.txt"
-
-
-@lru_cache
-def imagenet_names() -> tuple[str, ...] | None:
-    """The names of the 1,000 ImageNet classes in the usual order, that of the sorted WordNet ids.
-
-    tensorflow-datasets carries them as lists of synonyms with its data set `siscore`; the first synonym is taken where it is
-    unique (`tench`), all of them where it is not. A version of it without that list gives WordNet ids (`n01440764`), one with
-    neither None. It is read from the package's files, without the half second of importing tensorflow-datasets.
-    """
-    spec = find_spec("tensorflow_datasets")
-    if spec is None or spec.origin is None:
-        return None
-    package = Path(spec.origin).parent
-    if (package / _READABLE).is_file():
-        synonyms = runpy.run_path(str(package / _READABLE)).get("IMAGENET_LABELS_LIST", ())
-        if len(synonyms) == IMAGENET_CLASSES:
-            return shortened(synonyms)
-    if (package / _WNIDS).is_file():
-        return tuple((package / _WNIDS).read_text().split())
-    return None
-
-
-def shortened(synonyms: Sequence[str]) -> tuple[str, ...]:
-    """The first of comma-separated synonyms, wherever no other class has it too."""
-    firsts = [names.partition(",")[0] for names in synonyms]
-    times = Counter(firsts)
-    return tuple(first if times[first] == 1 else names for first, names in zip(firsts, synonyms, strict=True))
 
 
 def classes_called(argument: str, words: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
@@ -89,7 +54,7 @@ def class_names(given: Any, num_classes: int, *, source: str) -> tuple[str, ...]
 
 def _names(given: Any, num_classes: int, source: str) -> tuple[str, ...]:
     if given is None:
-        known = imagenet_names() if num_classes == IMAGENET_CLASSES else None
+        known = imagenet_names() if num_classes == CLASSES else None
         return known or tuple(f"class {c}" for c in range(num_classes))
     if isinstance(given, dict) and all(str(c) in given for c in range(num_classes)):
         given = [given[str(c)] for c in range(num_classes)]

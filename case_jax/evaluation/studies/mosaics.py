@@ -81,7 +81,7 @@ def confident_images(
         stall: see `grid_pointing`.
 
     Raises:
-        CaseJaxError: for a confidence outside (0, 1) or a bad limit.
+        CaseJaxError: for a confidence outside (0, 1) or a bad limit, or when every image has several true labels or cannot be read.
     """
     confidence = least_confidence(source) if confidence is None else confidence
     require_confidence(confidence)
@@ -111,6 +111,11 @@ def confident_images(
                     at = int(indices[read.number * tile + slot])
                     found.append((at, example.label, int(classes[slot]), float(probabilities[slot])))
             stopping.finished()
+    if not found:
+        raise CaseJaxError(
+            f"data: no image of {source.name} can be a cell of a mosaic: of {len(indices)}, {several} have several true labels and {unreadable} "
+            "could not be read; give images of one class each."
+        )
     at, labels, classes, probabilities = (np.array(column) for column in zip(*found, strict=True))
     finite, right = np.isfinite(probabilities), (labels < 0) | (labels == classes)
     sure = probabilities >= confidence
