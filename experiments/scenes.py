@@ -2,7 +2,7 @@
 
 Question   Is the known evidence of digit scenes the evidence that a classifier uses, and do the methods rank alike where the body decides, there is one
            object or three candidates, behind texture and distractors, and in larger scenes?
-Command    python -m experiments.scenes [--quick] [--variants usual texture] [--limit 300]
+Command    python -m experiments.scenes [--quick] [--again] [--variants usual texture] [--limit 300]
 Cost       about 90 minutes on 2 CPU cores, 70 of them the training of nine networks, two at a time
 Expected   parts move the class that they speak for in nine scenes of ten; contrast keeps its lead in own mass wherever two classes compete, and has
            none to keep where there is one object
@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,11 +23,14 @@ from case_jax._checks import require, require_seed, unknown
 from case_jax.data import DigitScenes
 from case_jax.data.scene_options import SceneOptions
 from case_jax.metrics import METRICS
-from case_jax.stats import both_usable, mean_interval, median_interval
-from experiments.claim import Answer, Finding, Gain, Table, from_shell, heat, judged, keep, percent
+from case_jax.stats import both_usable, estimates_of, mean_interval, median_interval
+from experiments.claim import Estimate, Finding, percent, place
 from experiments.deleted_parts import deletions, strokes_of, summed_up
+from experiments.estimates import of_images
 from experiments.families import SHIPPED, WEIGHTS, in_processes, small_network, train_network, training_of
+from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined
 from experiments.networks import CONFUSION_SCENES, Subject, Where, correct
+from experiments.pictures import heat
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "usual": {},
@@ -48,6 +51,10 @@ TESTED = (
 )  # fmt: skip
 ASKED = ("sensitivity", "evidence", "specificity")
 MEASURES = {"mass_own": "own mass", "specificity": "specificity", "necessity": "necessity"}
+COLUMNS = (
+    "image_id", "method", "network", "label", "top1", "degenerate_1", "degenerate_2", "F", *MEASURES,
+)  # fmt: skip
+PARTS = ("image_id", "part", "speaks_for", "network", "own", "rivals", "others", "over_rivals", "over_others", "holds")
 ENOUGH = 0.9
 """A part is called what it is said to be where it moves its class in more than this share of the scenes."""
 
@@ -59,6 +66,8 @@ class Config:
     where: tyro.conf.OmitArgPrefixes[Where] = dataclasses.field(default_factory=Where)
     variants: tuple[str, ...] = ()
     """Kinds of scenes; all by default, three of them in a quick run."""
+    again: bool = False
+    """Run nothing: conclude again from what `out` holds."""
     out: Path = Path("experiments/results/scenes")
 
     def check(self) -> None:
@@ -119,12 +128,12 @@ def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def gain_of(rows: pd.DataFrame, column: str) -> Gain | None:
+def gain_of(rows: pd.DataFrame, column: str) -> Estimate | None:
     """How much more of a column the contrast has than Grad-CAM, paired by scene, by stroke; None where nothing is known of it."""
     usable = rows[~rows["degenerate_1"] & rows[column].notna()].set_index("image_id")
     first, second = (usable[usable["method"] == name] for name in (CONTRAST, PLAIN))
     gains = (first[column] - second[column]).dropna()
-    return Gain(*mean_interval(gains.to_numpy(np.float64), strokes_of(first.loc[gains.index]))) if len(gains) else None
+    return of_images(str(rows["network"].iloc[0]), gains, estimates_of(rows)) if len(gains) else None
 
 
 def number(value: float, low: float, high: float) -> str:
@@ -154,55 +163,50 @@ def parts_in_words(parts: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
+WHERE = place("digit_scenes", "one small network for each kind of scenes")
+
+
 def truth_finding(parts: pd.DataFrame) -> Finding:
     """Whether the known truth is true."""
-    sure = int((parts["holds_low"] > ENOUGH).sum())
-    worst = parts.nsmallest(3, "holds")[["part", "scenes_of", "holds", "holds_low", "holds_high"]]
-    said = "; ".join(f"{part} of {scenes} {percent(*shares)}" for part, scenes, *shares in worst.to_numpy().tolist())
+    columns = ["part", "scenes_of", "holds", "holds_low", "holds_high", "scenes"]
+    shares = [
+        Estimate(f"{part} of {kind}", value, low, high, int(n), "scenes, by what they share", ENOUGH)
+        for part, kind, value, low, high, n in parts[columns].to_numpy().tolist()
+    ]
     return Finding(
-        "Is the known evidence what the classifier uses? Each part is taken out of each scene.",
-        "answered",
-        f"{sure} of {len(parts)} parts surely move what they are said to speak for in more than {percent(ENOUGH)} of the scenes. The least: {said}.",
-    )
+        "The known evidence is what the classifier uses: each part, taken out, moves the class that it is said to speak for.", WHERE, shares,
+        "universal", measure="share of scenes", shown="percent", note=f"More than {percent(ENOUGH)} would be enough.",
+    )  # fmt: skip
 
 
 def contrast_finding(rows: pd.DataFrame, column: str, words: str) -> Finding:
     """Whether the contrast is ahead of Grad-CAM on every kind of scenes."""
-    kinds = rows.groupby("network", sort=False)
-    gains = {kind: gain for kind, found in kinds if (gain := gain_of(found, column)) is not None}
-    scale = "points" if column == "mass_own" else "hundredths"
+    kinds = [gain_of(found, column) for _, found in rows.groupby("network", sort=False, observed=True)]
     return Finding(
-        f"Finer-CAM has more {words} than Grad-CAM on digit scenes of every kind.",
-        judged([*gains.values()]),
-        f"In {scale} [95% by stroke], paired by scene: " + ", ".join(f"{k} {gain}" for k, gain in gains.items()) + ".",
-    )
-
-
-class Numbers(NamedTuple):
-    """What was measured; `network` is the kind of scenes, which has a network of its own."""
-
-    rows: pd.DataFrame
-    """One row per scene and method."""
-    parts: pd.DataFrame
-    """One row per scene and part that was taken out."""
+        f"Finer-CAM has more {words} than Grad-CAM on digit scenes of every kind.", WHERE, [gain for gain in kinds if gain is not None],
+        "universal", measure=f"{words}, less Grad-CAM's", shown="points" if column == "mass_own" else "number",
+    )  # fmt: skip
 
 
 def measured(config: Config) -> Numbers:
-    """Train, take parts out, and ask all methods, on every kind of scenes."""
+    """Train, take parts out, and ask all methods, on every kind of scenes; `network` is the kind, which has a network of its own."""
     rows, parts = [], []
     for subject in networks(config):
         assert isinstance(subject.source, DigitScenes)
-        parts.append(deletions(subject.classifier, subject.source).assign(network=subject.name))
-        rows.append(rows_of(subject))
-    return Numbers(pd.concat(rows, ignore_index=True), pd.concat(parts, ignore_index=True))
+        parts.append(compact(deletions(subject.classifier, subject.source).assign(network=subject.name), PARTS))
+        rows.append(compact(rows_of(subject), COLUMNS))
+    return Numbers({"rows": joined(rows), "parts": joined(parts)}, {})
 
 
-def concluded(numbers: Numbers) -> Answer:
+def concluded(numbers: Numbers, config: Config) -> Answer:
     """Tables, findings and a picture."""
-    rows, kinds = numbers.rows, list(numbers.rows["network"].unique())
+    rows = numbers.rows["rows"].astype({"network": str, "method": str})
+    kinds = list(rows["network"].unique())
     table = pd.concat([summary_of(found).assign(scenes=kind) for kind, found in rows.groupby("network", sort=False)])
     table["method"] = [METHODS[name].title for name in table["method"]]
-    taken = numbers.parts.groupby("network", sort=False)
+    taken = (
+        numbers.rows["parts"].astype({"network": str, "part": str, "speaks_for": str}).groupby("network", sort=False)
+    )
     parts = pd.concat([summed_up(found).assign(scenes_of=kind) for kind, found in taken], ignore_index=True)
     right = [correct(rows[rows["network"] == kind]) for kind in kinds]
     options = [str(SceneOptions(**VARIANTS[kind])) or "–" for kind in kinds]
@@ -214,7 +218,7 @@ def concluded(numbers: Numbers) -> Answer:
         text = by_variant(table, column, f"{column}_value", percent if column == "mass_own" else number)
         shown[words.replace(" ", "_")] = Table(f"Mean {words} [95% by handwritten stroke]", table[columns], text)
     title = "Each part taken out: does it move what it is said to speak for? [95% by handwritten stroke]"
-    shown["parts"] = Table(title, parts, parts_in_words(parts))
+    shown["deleted"] = Table(title, parts, parts_in_words(parts))
     text = about.assign(accuracy=about["accuracy"].map(percent))
     shown["networks"] = Table("Kinds of scenes and their networks", about, text)
     own = table.pivot(index="method", columns="scenes", values="mass_own_value").loc[table["method"].unique(), kinds]
@@ -226,7 +230,7 @@ def concluded(numbers: Numbers) -> Answer:
 def main(config: Config) -> None:
     """Answer, and keep it."""
     config.check()
-    keep(concluded(measured(config)), config, config.out)
+    carry_out(config, measured, concluded)
 
 
 if __name__ == "__main__":
