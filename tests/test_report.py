@@ -14,11 +14,14 @@ import pytest
 from case_jax import stats
 from case_jax._checks import CaseJaxError
 from case_jax.files import write_json
+from case_jax.metric_column import MetricColumn
 from case_jax.records import NOTHING
 from case_jax.report import write_report
 from case_jax.report.figures import cumulative, plain_style, rendered
 from case_jax.report.gallery import evidence_masks, outlines, overlay
-from case_jax.report.loading import load_run
+from case_jax.report.loading import Method, load_run, numbers_of
+from case_jax.report.sentence import answer
+from case_jax.report.tables import markdown, plain_table
 from case_jax.results import RunFolder
 
 HOSTILE = "<script>alert(1)</script>"
@@ -64,7 +67,9 @@ def columns(methods, images, *, overlap=OVERLAP, left=LEFT, own=OWN, labelled=Tr
     return rows
 
 
-def run_folder(path, rows, *, class_names=("zero", HOSTILE, "$5 two"), excluded=(), images=None, contrast=None):
+def run_folder(
+    path, rows, *, class_names=("zero", HOSTILE, "$5 two"), excluded=(), images=None, contrast=None, **facts_of_run
+):
     """A finished run with these rows."""
     methods = list(dict.fromkeys(rows["method"].tolist()))
     facts = {
@@ -81,6 +86,8 @@ def run_folder(path, rows, *, class_names=("zero", HOSTILE, "$5 two"), excluded=
         "contrast": {"name": "confusion:1"},
         "metrics": {"sensitivity": {"percent": 5.0}, "fidelity": {"percents": PERCENTS}},
     }
+    config = config | facts_of_run
+    config["data"] |= {"unit": "handwritten strokes"} if "cluster_1" in rows else {}
     folder = RunFolder(path)
     session = {"command": ["case-jax", "evaluate", "--data", "folder:my photos"], "date": "2025-01-01T00:00:00+00:00"}
     folder.open(config, session | {"devices": ["cpu"], "machine": "x", "versions": {"jax": "1"}})
@@ -197,6 +204,147 @@ def test_sentence_of_one_method(tmp_path):
     )
     assert "Fidelity against" not in page.read_text()
     assert "class pointing" not in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("overlap", "words"),
+    [
+        ({"grad_cam": 0.6, "case": 0.0}, "at θ = 0.7 all are (Grad-CAM and CASE)."),
+        ({"grad_cam": 0.9, "case": 0.0}, "at θ = 0.7 the verdicts are the same."),
+        ({"grad_cam": 0.6, "case": 0.8}, "at θ = 0.7 1 is (Grad-CAM)."),
+        ({"case": 0.6}, "at θ = 0.7 it is class-sensitive."),
+        ({"case": 0.1}, "at θ = 0.7 the verdict is the same."),
+    ],
+)
+def test_the_sentence_speaks_of_both_thresholds(overlap, words):
+    rows = pd.DataFrame(columns(list(overlap), 30, overlap=overlap))
+    table = stats.summarise(rows, resamples=50).table
+    methods = [Method(name, TITLES[name], False, False, {}) for name in overlap]
+    said = answer(numbers_of(table), methods, {}, thetas=stats.THETAS, percent_of_pixels=5.0)
+    assert words in said[0]
+
+
+def test_a_median_below_with_an_interval_that_is_not_is_open():
+    rows = pd.DataFrame(columns(["grad_cam", "case"], 30, overlap={"grad_cam": 0.3, "case": 0.1}))
+    table = stats.summarise(rows, resamples=50).table
+    table.loc["grad_cam", ["F_high", "sensitive_0.5"]] = [0.55, False]
+    methods = [Method(name, TITLES[name], False, False, {}) for name in ("grad_cam", "case")]
+    said = answer(numbers_of(table), methods, {}, thetas=stats.THETAS, percent_of_pixels=5.0)
+    assert "for Grad-CAM (30%, p < 0.001, but the interval reaches 55%) the median overlap lies below" in said[0]
+
+
+PAIR = [
+    MetricColumn(name, name, f"how much of {name}", "high", maps="both", percent=False)._asdict()
+    for name in ("specificity", "necessity")
+]
+SPECIFIC = {"grad_cam": (6.0, 4.0), "case": (9.9, 1.0), "random": (-0.04, 0.01)}
+
+
+def with_pair(images=60, specific=SPECIFIC, methods=tuple(TITLES)):
+    """Rows with the scores by intervention, and strokes that images share."""
+    rows, rng = columns(list(methods), images), np.random.default_rng(1)
+    for place, name in enumerate(("specificity", "necessity")):
+        means = np.array([specific[m][place] for m in rows["method"]])
+        rows[name] = (means + rng.normal(0, 0.3, len(means))).astype(np.float32)
+    return rows | {"cluster_1": rows["image_id"] % 30, "cluster_2": 30 + rows["image_id"] % 23}
+
+
+def described(name, rows):
+    return run_folder(name, rows, metric_columns={"specificity": PAIR})
+
+
+@pytest.fixture(scope="module")
+def by_intervention(tmp_path_factory):
+    folder = described(tmp_path_factory.mktemp("pair") / "run", with_pair())
+    return folder, write_report(folder.path)
+
+
+def test_the_first_picture_and_sentence_are_specificity_and_necessity(by_intervention):
+    folder, page = by_intervention
+    said, table = sentence_of(page), pd.read_csv(folder.path / "summary.csv", index_col="method")
+    text = page.read_text()
+    row = table.loc["case"]
+    low, high = (f"{row[f'specificity_{end}']:.3g}" for end in ("low", "high"))
+    assert said.startswith(
+        "Of 2 methods (and 1 control) on 60 images (the network is right on 90% of them), most specific to its own class is"
+    )
+    assert f"own class is CASE: specificity {row['specificity_mean']:.3g} [{low}, {high}] and necessity" in said
+    assert ". 1 is class-sensitive at θ = 0.5 (CASE); Grad-CAM is not" in said
+    assert "Most faithful is CASE" in said
+    assert "; CASE puts most, 40% of its mass, on its own class's evidence." in said
+    assert f'alt="Specificity and necessity: Grad-CAM {table.loc["grad_cam", "specificity_mean"]:.3g} and' in text
+    assert "random map −0." in text  # a typographic minus
+
+
+def test_the_first_table_answers_every_question_in_a_hundred_columns(by_intervention):
+    lines = (by_intervention[0].path / "summary.md").read_text().splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    heads = [head.strip() for head in table[0].strip("|").split("|")]
+    assert heads == ["method", "at 0.5/0.7", "F", "specificity", "necessity", "drop", "own mass", "rank"]
+    rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]}
+    assert [rows[m][1] for m in ("CASE", "Grad-CAM", "random map (control)")] == ["yes/yes", "no/no", "yes/yes"]
+    assert max(map(len, table)) <= 100 - len("centre Gaussian (control)") + len("random map (control)")
+
+
+def test_a_wide_table_loses_its_spaces():
+    cells = {"case": {f"number {i}": "1" for i in range(8)}}
+    narrow, wide = (
+        markdown(plain_table([Method("case", title, False, False, {})], cells, {})) for title in ("CASE", "C" * 20)
+    )
+    assert narrow.splitlines()[2].startswith("| CASE   | 1        |")
+    assert wide.splitlines()[1].startswith(f"|{'-' * 20}|--------|")
+    assert {len(line) for line in narrow.splitlines()} == {8 * 11 + 10}
+    assert {len(line) for line in wide.splitlines()} == {8 * 9 + 22}
+
+
+def test_the_unit_stands_under_each_table(by_intervention, reported):
+    folder, page = by_intervention
+    words = "Intervals and tests by handwritten stroke: 60 images share 53 handwritten strokes."
+    assert page.read_text().count(words) == 5  # the first table, fidelity, the diagnostic, further scores, paired tests
+    assert words in (folder.path / "summary.md").read_text()
+    assert reported[1].read_text().count("Intervals and tests by image: 60 images, taken as independent.") == 4
+
+
+def test_the_paper_s_diagnostic_has_a_table_of_its_own(by_intervention):
+    folder, page = by_intervention
+    section = page.read_text().split("<summary>The paper&#39;s diagnostic</summary>")[1].split("</details>")[0]
+    table = stats.summarise(folder.rows(), controls=["random"]).table
+    assert "Wilcoxon, θ = 0.5" in section
+    assert "sensitive at θ = 0.7?" in section
+    assert f"r = {table.loc['grad_cam', 'effect_0.5']:.2f}" in section
+    assert "p is Holm-corrected over 2 methods: all that are no controls." in section
+    assert "and so counted once" not in section
+
+
+def test_methods_with_equal_maps_are_said_to_count_once(tmp_path):
+    rows = columns(["grad_cam", "case", "random"], 30)
+    rows["F"] = np.where(rows["method"] == "case", np.roll(rows["F"], 1), rows["F"])  # CASE has Grad-CAM's
+    text = write_report(run_folder(tmp_path / "run", rows).path).read_text()
+    assert "Holm-corrected over 1 method: all that are no controls." in text
+    assert "The same F in every image, and so counted once: CASE and Grad-CAM." in text
+
+
+@pytest.mark.parametrize(
+    ("specific", "words"),
+    [
+        (
+            SPECIFIC | {"random": (20.0, 0.0)},
+            "none is more specific to its own class than the control random map (CASE: specificity",
+        ),
+        ({"grad_cam": (-3, 0), "case": (0, 0), "random": (-4, 0)}, "none is shown to be specific to its own class ("),
+        (SPECIFIC | {"grad_cam": (9.9, 1.0)}, ", not clearly ahead of "),
+    ],
+)
+def test_the_sentence_about_the_pair(specific, words):
+    table = stats.summarise(
+        pd.DataFrame(with_pair(specific=specific)),
+        controls=["random"],
+        columns=[MetricColumn(**facts) for facts in PAIR],
+    ).table
+    methods = [Method(name, title, name == "random", False, {}) for name, title in TITLES.items()]
+    said = answer(numbers_of(table), methods, {}, thetas=stats.THETAS, percent_of_pixels=5.0)
+    assert words in said[0]
+    assert len(said) == 3
 
 
 def test_a_control_that_wins_is_said_to_win(tmp_path):

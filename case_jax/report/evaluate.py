@@ -1,6 +1,6 @@
 """The page of an evaluation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,15 +8,14 @@ import pandas as pd
 from case_jax import stats
 from case_jax.reasons import Reason
 from case_jax.report.evaluate_figures import draw
-from case_jax.report.figures import plain_style, rendered
-from case_jax.report.formatting import percent
+from case_jax.report.formatting import counted, listed, unit_words
 from case_jax.report.loading import Method, Numbers, Run, load_run, numbers_of
-from case_jax.report.page import Drawing, Page, Section
-from case_jax.report.scores import Scored, two_scores
+from case_jax.report.overview import first_table, picture
+from case_jax.report.page import Page, Section
 from case_jax.report.sentence import answer
 from case_jax.report.tables import (
-    MainTable,
     columns,
+    diagnostic_columns,
     main_table,
     metric_columns,
     pairs_table,
@@ -24,9 +23,12 @@ from case_jax.report.tables import (
     rank_table,
     ranked_first,
 )
-from case_jax.stats import Interval, Summary
+from case_jax.stats import Summary
 
-INTERVALS = "Shares in percent; intervals are 95% bootstrap intervals over images."
+DIAGNOSTIC = (
+    "The maps of two classes may differ and yet hold neither class: noise passes these tests, and so do two maps that are exchanged. Read them "
+    "beside what an intervention says."
+)
 
 
 def page_of(path: Path) -> tuple[Run, Page]:
@@ -36,27 +38,36 @@ def page_of(path: Path) -> tuple[Run, Page]:
         CaseJaxError: when it has no rows yet, or one of its files is missing or damaged.
     """
     run = load_run(path)
-    summary = stats.summarise(run.rows, columns=[m for described in run.metric_columns.values() for m in described])
+    described = [m for found in run.metric_columns.values() for m in found]
+    controls = [m.name for m in run.methods if m.control]
+    summary = stats.summarise(run.rows, controls=controls, columns=described)
     numbers, k = numbers_of(summary.table), run.config["metrics"].get("sensitivity", {}).get("percent", 5.0)
-    shown, further = columns(stats.THETAS, k, stats.DROP_PERCENT), metric_columns(run.metric_columns)
-    criteria = {c.needs: c.better for c in [*shown, *further] if c.better and c.needs in summary.table}
+    diagnostic, shown = diagnostic_columns(stats.THETAS, k), columns(stats.DROP_PERCENT)
+    further = metric_columns(run.metric_columns)
+    unit = unit_words(run.config["data"].get("unit", "images"), run.done, summary.clusters)
+    criteria = {c.needs: c.better for c in [*diagnostic, *shown, *further] if c.better and c.needs in summary.table}
     judged = [m.name for m in run.methods if not m.control and m.name in summary.table.index]
     ranks = stats.ranked(summary.table.loc[judged], criteria)
     methods = ranked_first(run.methods, [str(name) for name in ranks.index])
     drawings = {drawing.name: drawing for drawing in draw(run, numbers)}
     gallery = [d for name, d in drawings.items() if name.startswith("gallery")]
-    sections = [Section("All scores", main_table(numbers, methods, shown), words=[INTERVALS])]
+    words = [f"Shares in percent, intervals of 95%. {unit}"]
+    sections = [Section("Fidelity and evidence", main_table(numbers, methods, shown), words=words)]
+    if "F" in run.rows:
+        told = [*words, *_family(summary, run.methods), DIAGNOSTIC]
+        sections.append(Section("The paper's diagnostic", main_table(numbers, methods, diagnostic), words=told))
     if further:
-        sections.append(Section("Further scores", main_table(numbers, methods, further), words=[INTERVALS]))
+        sections.append(Section("Further scores", main_table(numbers, methods, further), words=words))
     if criteria and len(judged) > 1:
-        sections.append(Section("Ranks", rank_table(ranks, [*shown, *further], run.methods)))
+        sections.append(Section("Ranks", rank_table(ranks, [*diagnostic, *shown, *further], run.methods)))
     sections += [Section(d.title, drawings=[d]) for name, d in drawings.items() if not name.startswith("gallery")]
-    sections += _paired(summary, run.methods)
+    sections += _paired(summary, run.methods, unit)
     page = Page(
         title=f"{run.config['model']['name']} on {run.config['data']['name']}: class sensitivity",
-        sentences=answer(numbers, run.methods, summary.counts, theta=stats.THETAS[0], percent_of_pixels=k),
-        picture=_picture(numbers, run.methods),
-        table=_first_table(numbers, methods, ranks["mean_rank"] if judged else pd.Series(dtype=float)),
+        sentences=answer(numbers, run.methods, summary.counts, thetas=stats.THETAS, percent_of_pixels=k),
+        picture=picture(numbers, run.methods),
+        table=first_table(numbers, methods, ranks["mean_rank"] if judged else pd.Series(dtype=float)),
+        unit=unit,
         gallery=gallery,
         sections=sections,
         counts={
@@ -69,71 +80,16 @@ def page_of(path: Path) -> tuple[Run, Page]:
     return run, page
 
 
-def _interval(row: Mapping[str, float], prefix: str, value: str, *, less: bool = False) -> Interval:
-    found = [row.get(f"{prefix}_{part}", float("nan")) for part in (value, "low", "high")]
-    return Interval(1 - found[0], 1 - found[2], 1 - found[1]) if less else Interval(*found)
-
-
-def _picture(numbers: Numbers, methods: Sequence[Method]) -> Drawing | None:
-    """Class sensitivity against faithfulness, where both were measured."""
-    rows = [(m, numbers[m.name]) for m in methods if m.name in numbers]
-    if not all("F_median" in row and "sweep_mean" in row for _, row in rows):
-        return None
-    scored = [Scored(m, _interval(row, "F", "median", less=True), _interval(row, "sweep", "mean")) for m, row in rows]
-    with plain_style():
-        figure = two_scores(
-            scored,
-            x="class-sensitive: 1 − F, pixels that only one of the two maps marks",
-            y="faithful: probability lost, averaged over all percentages removed",
-            corner="depends on the class, and on what the network uses",
-        )
-        words = ", ".join(
-            f"{m.title} {percent(s.x.value)} and {percent(s.y.value)}"
-            for m, s in zip([m for m, _ in rows], scored, strict=True)
-        )
-        caption = (
-            "Lines: 95% intervals over images. Grey diamonds: controls, which know no class and no network. A random map is "
-            "class-sensitive, too: only both scores together say something."
-        )
-        return Drawing(
-            "overview",
-            "The methods at a glance",
-            caption,
-            f"Class sensitivity and faithfulness: {words}.",
-            *rendered(figure),
-        )
-
-
-def _first_table(numbers: Numbers, methods: Sequence[Method], ranks: pd.Series) -> MainTable:
-    notes = {
-        "sensitive at 0.5?": "Whether the maps of the two likeliest classes share less than half of their top pixels, by a test; see “All scores”.",
-        "F": "Share of the top pixels that the maps of the two likeliest classes have in common, median: low = the map depends on the class.",
-        "drop": "Relative loss of the class's probability when the map's top pixels are removed, averaged over all percentages: high = faithful.",
-        "own mass": "Relevance mass accuracy: share of the map's mass on its own class's evidence.",
-        "rank": "Mean rank over the scores of this run. Controls are not ranked.",
-    }
-    cells: dict[str, dict[str, str]] = {}
-    for m in methods:
-        row = numbers.get(m.name)
-        if row is None:
-            continue
-        entry = {"n": f"{row['images'] - row['degenerate']:,}"}
-        if f"p_holm_{stats.THETAS[0]:g}" in row:
-            known = row[f"p_holm_{stats.THETAS[0]:g}"] == row[f"p_holm_{stats.THETAS[0]:g}"]
-            yes = bool(row[f"sensitive_{stats.THETAS[0]:g}"])
-            below = "no" if row["F_median"] >= stats.THETAS[0] else "not shown"
-            entry |= {
-                "sensitive at 0.5?": "–" if not known else "yes" if yes else below,
-                "F": percent(row["F_median"], digits=0),
-            }
-        if "sweep_mean" in row:
-            entry["drop"] = percent(row["sweep_mean"], digits=0)
-        if "own_mean" in row:
-            entry["own mass"] = percent(row["own_mean"], digits=0)
-        entry["rank"] = f"{ranks[m.name]:.1f}" if m.name in ranks.index else ""
-        cells[m.name] = entry
-    notes["n"] = "Images with usable maps of both classes."
-    return plain_table(methods, cells, notes)
+def _family(summary: Summary, methods: Sequence[Method]) -> list[str]:
+    """Which methods the tests are corrected over, and which of them count once."""
+    titles = {m.name: m.title for m in methods if not m.control}
+    same = {str(name): first for name, first in summary.table["same_as"].items() if first}
+    number = sum(name in titles and name not in same for name in map(str, summary.table.index))
+    once = [f"{titles[name]} and {titles[first]}" for name, first in same.items()]
+    beside = f" The same F in every image, and so counted once: {listed(once, shown=30)}." if once else ""
+    return [
+        f"p is Holm-corrected over {counted(number, 'method')}: all that are no controls. Controls are judged by their own p.{beside}"
+    ]
 
 
 def _degenerate(numbers: Numbers, rows: pd.DataFrame, methods: Sequence[Method]) -> dict[str, int]:
@@ -150,14 +106,14 @@ def _degenerate(numbers: Numbers, rows: pd.DataFrame, methods: Sequence[Method])
     return counts
 
 
-def _paired(summary: Summary, methods: Sequence[Method]) -> list[Section]:
+def _paired(summary: Summary, methods: Sequence[Method], unit: str) -> list[Section]:
     if summary.pairs.empty:
         return []
     titles = {m.name: m.title for m in methods}
     reference = titles.get(summary.pairs["reference"].iloc[0], summary.pairs["reference"].iloc[0])
     heads: tuple[str, ...] = (
         "images",
-        "mean difference of the drop, points",
+        "mean difference of the drop, points [95%]",
         "t",
         "paired t-test",
         "W",
@@ -170,7 +126,8 @@ def _paired(summary: Summary, methods: Sequence[Method]) -> list[Section]:
     }
     words = (
         f"Difference is method − {reference}: above 0 means a larger drop, more faithful. Tests are two-sided, p Holm-corrected over the "
-        "methods. The two tests ask different things (the mean, and the typical image) and may disagree."
+        "methods. The two tests ask different things (the mean, and the typical image) and may disagree; Wilcoxon's takes images as independent. "
+        f"{unit}"
     )
     return [
         Section(

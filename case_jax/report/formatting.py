@@ -11,12 +11,21 @@ def percent(value: float, *, digits: int = 1) -> str:
 
 def interval(value: float, low: float, high: float) -> str:
     """A share and, on a second line, its interval, in percent; a dash where it is undefined."""
-    return "–" if math.isnan(value) else f"{100 * value:.1f}\n[{100 * low:.1f}, {100 * high:.1f}]"
+    return "–" if math.isnan(value) else f"{100 * value:.1f}\n{_limits(100 * low, 100 * high, '.1f')}"
 
 
 def plain_interval(value: float, low: float, high: float) -> str:
     """A number and, on a second line, its interval; a dash where it is undefined."""
-    return "–" if math.isnan(value) else f"{value:.3g}\n[{low:.3g}, {high:.3g}]".replace("-", "−")
+    return plain(value) if math.isnan(value) else f"{plain(value)}\n{_limits(low, high, '.3g')}"
+
+
+def plain(value: float) -> str:
+    """A number to three digits; a dash where it is undefined."""
+    return "–" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
+
+
+def _limits(low: float, high: float, form: str) -> str:
+    return "[unknown]" if math.isnan(low) else f"[{low:{form}}, {high:{form}}]".replace("-", "−")
 
 
 def p_value(p: float) -> str:
@@ -37,6 +46,19 @@ def listed(names: Sequence[str], *, shown: int = 6, last: str = "and") -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun: `1 method`, `1,000 images`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def unit_words(unit: str, images: int, clusters: int) -> str:
+    """By what intervals and tests are, and how many images share how many of them.
+
+    Args:
+        unit: what the images are independent in, in the plural.
+        images: how many.
+        clusters: how many of the unit they share; 0 where images are independent.
+    """
+    if not clusters:
+        return f"Intervals and tests by image: {counted(images, 'image')}, taken as independent."
+    return f"Intervals and tests by {unit.removesuffix('s')}: {counted(images, 'image')} share {clusters:,} {unit}."
 
 
 def signed(value: float, form: str) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from case_jax import stats
 from case_jax.report.evaluate_figures import galleries
 from case_jax.report.figures import plain_style, rendered
-from case_jax.report.formatting import percent, signed
+from case_jax.report.formatting import percent, signed, unit_words
 from case_jax.report.loading import Method, Run, load_run
 from case_jax.report.page import Drawing, Page, Section
 from case_jax.report.scores import Scored, two_scores
@@ -47,12 +47,12 @@ BASELINES_NOTE = "Baselines stand last, marked as controls: they know no network
 
 
 def summarise(rows: pd.DataFrame, overall: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Means over images, with bootstrap 95% intervals, beside the scores of the data set as a whole, which have none.
+    """Means over images, with 95% intervals, by cluster where rows name clusters, beside the scores of the data set as a whole, which have none.
 
     Args:
         rows: one per image and method, see `case_jax.evaluation.studies.localise`.
         overall: one row per method: `images`, `pxap`, `max_box_acc`, `max_box_acc_v2`.
-        resamples: bootstrap samples.
+        resamples: bootstrap samples, where images are independent.
         seed: of the resampling.
 
     Returns:
@@ -60,13 +60,13 @@ def summarise(rows: pd.DataFrame, overall: pd.DataFrame, *, resamples: int = 200
         `f1`, `f1a`, `sm` with `_low` and `_high`; `mean_sd`, the deviation of the maps' means over images; means of the other columns.
         NaN where nothing is known.
     """
-    table = []
+    table, estimates = [], stats.estimates_of(rows, resamples=resamples, seed=seed)
     for method, group in rows.groupby("method", sort=False, observed=True):
         entry: dict[str, object] = {"method": method, "images": int((~group["degenerate"]).sum())}
         entry["degenerate"] = int(group["degenerate"].sum())
         for name in WITH_INTERVAL:
-            values = group[name].dropna().to_numpy(np.float64)
-            found = stats.bootstrap(values, "mean", resamples=resamples, seed=seed)
+            known = group[group[name].notna()]
+            found = estimates.interval(known, known[name].to_numpy(np.float64))
             entry |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
         entry |= {name: group[name].astype(np.float64).mean() for name in PLAIN}
         entry["mean_sd"] = group["mean"].std(ddof=1)
@@ -97,6 +97,7 @@ def page_of(path: Path) -> tuple[Run, Page]:
         sentences=_answer(rows, methods, settings),
         picture=_picture(rows, methods),
         table=_table(rows, methods),
+        unit=unit_words(run.config["data"].get("unit", "images"), run.done, stats.estimates_of(found.rows).clusters),
         gallery=galleries(run),
         sections=[Section("What the maps are like", _further(rows, methods))],
         counts=found.counts,
@@ -138,7 +139,7 @@ def _picture(rows: Mapping[str, Mapping[Any, Any]], methods: Sequence[Method]) -
             scored, x="1 − LE: boxes that meet the true one", y="F1 with the true box", corner="lies on the object"
         )
         words = ", ".join(f"{s.method.title} {percent(s.x.value)} and {percent(s.y.value)}" for s in scored)
-        caption = "Lines: 95% intervals over images. Grey diamonds: controls and baselines, which know no network."
+        caption = "Lines: 95% intervals. Grey diamonds: controls and baselines, which know no network."
         return Drawing("overview", "The methods at a glance", caption, f"1 − LE and F1: {words}.", *rendered(figure))
 
 

@@ -53,6 +53,8 @@ class Page(NamedTuple):
     picture: Drawing | None
     table: MainTable
     """What a reader needs first; fits the page and a terminal."""
+    unit: str = ""
+    """By what intervals and tests are, in a sentence."""
     gallery: Sequence[Drawing] = ()
     sections: Sequence[Section] = ()
     counts: Mapping[str, int] = {}
@@ -68,7 +70,12 @@ class Page(NamedTuple):
     def text(self) -> str:
         """The answer and the first table, for a terminal and for `summary.md`."""
         left_out = [f"- {what}: {number:,}" for what, number in self.counts.items() if number]
-        return "\n\n".join([*self.sentences, markdown(self.table), "\n".join(left_out)]).rstrip() + "\n"
+        return (
+            "\n\n".join(
+                [*self.sentences, markdown(self.table), *filter(None, [self.unit]), "\n".join(left_out)]
+            ).rstrip()
+            + "\n"
+        )
 
 
 def template(name: str) -> jinja2.Template:

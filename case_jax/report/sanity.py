@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from case_jax import stats
 from case_jax.report.figures import LEGEND_COLUMNS, LEGEND_LINE, lines_of, plain_style, rendered
+from case_jax.report.formatting import unit_words
 from case_jax.report.loading import Method, Run, load_run
 from case_jax.report.page import Drawing, Page, Section
 from case_jax.report.scores import Scored, two_scores
@@ -58,9 +58,9 @@ def layer_table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def of_images(rows: pd.DataFrame, column: str) -> Float[np.ndarray, " n"]:
+def of_images(rows: pd.DataFrame, column: str) -> pd.Series:
     """Each image's mean over the changes at which its two maps are usable; images without any are left out."""
-    return rows.groupby("image_id")[column].mean().dropna().to_numpy(np.float64)
+    return rows.groupby("image_id")[column].mean().dropna()
 
 
 def parts_of(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -80,21 +80,22 @@ def parts_of(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def summarise(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
     """One row per method, those whose maps hang most on what was learnt first.
 
-    Of each part (see `parts_of`) and similarity the mean over images of their means over layers, `PART_SIMILARITY`, with a bootstrap
-    95% interval over images, `…_low` and `…_high`; and `PART_degenerate`, the share of comparisons left out because either map
+    Of each part (see `parts_of`) and similarity the mean over images of their means over layers, `PART_SIMILARITY`, with a
+    95% interval, by cluster where rows name clusters, `…_low` and `…_high`; and `PART_degenerate`, the share of comparisons left out because either map
     is degenerate. Methods are ranked by the magnitudes' Spearman correlation in the cascade, else in the first part that there is.
 
     Args:
         rows: of the checks.
-        resamples: bootstrap samples.
+        resamples: bootstrap samples, where images are independent.
         seed: of the resampling.
     """
-    table = []
+    table, estimates = [], stats.estimates_of(rows, resamples=resamples, seed=seed)
     for method, group in rows.groupby("method", sort=False):
         entry: dict[str, Any] = {"method": method}
         for part, chosen in parts_of(group).items():
             for name in SIMILARITIES:
-                found = stats.bootstrap(of_images(chosen, name), "mean", resamples=resamples, seed=seed)
+                values = of_images(chosen, name).reset_index()
+                found = estimates.interval(values, values[name].to_numpy(np.float64))
                 column = f"{part}_{name}"
                 entry |= {column: found.value, f"{column}_low": found.low, f"{column}_high": found.high}
             entry[f"{part}_degenerate"] = (chosen["degenerate"] | chosen["degenerate_changed"]).mean()
@@ -138,6 +139,7 @@ def page_of(path: Path) -> tuple[Run, Page]:
                 plain_table(methods, {n: _others(row) for n, row in rows.items()}, {}),
             ),
         ],
+        unit=unit_words(run.config["data"].get("unit", "images"), run.done, stats.estimates_of(run.rows).clusters),
         counts=counts,
         files=files,
     )
@@ -222,7 +224,7 @@ def _others(row: Mapping[Any, Any]) -> dict[str, str]:
 def _notes(layers: pd.DataFrame) -> list[str]:
     notes = [
         "How alike a method's maps are before and after layers of the classifier lose what they have learnt, for the class that the trained "
-        "classifier predicts: 1 = the map did not notice, 0 = nothing is left of it. Means over layers and images, and a bootstrap 95% interval "
+        "classifier predicts: 1 = the map did not notice, 0 = nothing is left of it. Means over layers and images, and a 95% interval "
         "over images alone, for one draw of the layers. ρ: Spearman's rank correlation of magnitudes. Where nothing is changed, less than 1 is the method's own randomness. First layer: "
         "the one that gives the logits, so that only the classes are forgotten; all layers: the end of the cascade.",
         "Degenerate: the share of comparisons left out because a map is all zero, constant or not finite.",
