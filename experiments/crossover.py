@@ -23,7 +23,7 @@ from case_jax import METHODS
 from case_jax._checks import require
 from case_jax.evaluation import Localise, Sanity, prepare, run
 from case_jax.evaluation.studies import localisation
-from case_jax.methods import MapFunction, top_class_maps
+from case_jax.methods import MapFunction, top_class_maps, usual
 from case_jax.models.initial import initial_params
 from case_jax.report.sanity import summarise as summarise_sanity
 from case_jax.results import RunFolder
@@ -35,8 +35,8 @@ from experiments.families import SHIPPED
 from experiments.networks import Subject, Where, asked_by_name, only
 
 SLOW = tuple(name for name, entry in METHODS.items() if entry.slow)
-FAST = tuple(name for name, entry in METHODS.items() if not entry.slow)
-CONTROLS = tuple(name for name, entry in METHODS.items() if entry.control)
+FAST = usual()
+CONTROLS = tuple(name for name in FAST if METHODS[name].control)
 MASKERS = {"masker": "fixed, both", "contrastive masker": "contrastive"}
 TESTS = {
     "F": ("class sensitivity: mean F", "low"),
@@ -168,7 +168,7 @@ def answer(config: Config) -> Answer:
     low, high = upper.idxmin(), upper.idxmax()
     say = f"{high[0]} and {high[1]} agree most (ρ = {upper.max():.2f}), {low[0]} and {low[1]} least (ρ = {upper.min():.2f})"
     best = [titles[i] for i in order[:3]]
-    missing = [METHODS[name].title for name in METHODS if name not in table.index]
+    missing = [METHODS[name].title for name in (*FAST, *SLOW) if name not in table.index]
     omitted = f" Not in the table, as they need hundreds of passes an image: {', '.join(missing)}." if missing else ""
     findings = [
         Finding(
