@@ -23,7 +23,7 @@ from case_jax import METHODS
 from case_jax._checks import require
 from case_jax.evaluation import Localise, Sanity, prepare, run
 from case_jax.evaluation.studies import localisation
-from case_jax.methods import MapFunction, top_class_maps
+from case_jax.methods import MapFunction, top_class_maps, usual
 from case_jax.models.initial import initial_params
 from case_jax.report.sanity import summarise as summarise_sanity
 from case_jax.results import RunFolder
@@ -38,8 +38,8 @@ from experiments.networks import Subject, Where, asked_by_name, only
 from experiments.pictures import heat
 
 SLOW = tuple(name for name, entry in METHODS.items() if entry.slow)
-FAST = tuple(name for name, entry in METHODS.items() if not entry.slow)
-CONTROLS = tuple(name for name, entry in METHODS.items() if entry.control)
+FAST = usual()
+CONTROLS = tuple(name for name in FAST if METHODS[name].control)
 MASKERS = {"masker": "fixed, both", "contrastive masker": "contrastive"}
 TESTS = {
     "F": ("class sensitivity: mean F", "low"),
@@ -189,7 +189,7 @@ def concluded(numbers: Numbers, config: Config) -> Answer:
     against = agreement[SENSITIVITY].drop(SENSITIVITY).sort_values(ascending=False)
     low, high = upper.idxmin(), upper.idxmax()
     best = ", ".join(titles[i] for i in order[:3])
-    missing = [METHODS[name].title for name in METHODS if name not in table.index]
+    missing = [METHODS[name].title for name in (*FAST, *SLOW) if name not in table.index]
     omitted = f" Not in the table, as they need hundreds of passes an image: {', '.join(missing)}." if missing else ""
     here = place(config.where.data, "one small network" if config.where.offline else "one network")
     findings = [

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from case_jax import METHODS
+from case_jax.methods import UNTRAINED
 from case_jax.results import RunFolder
 
 
@@ -20,13 +21,17 @@ def test_every_method_through_every_default_test(shell, tmp_path):
     )
     assert status == 0, err
     rows = RunFolder(tmp_path / "run").rows()
-    assert rows.groupby("method").size().to_dict() == dict.fromkeys(METHODS, 20)
+    assert rows.groupby("method").size().to_dict() == dict.fromkeys((*METHODS, UNTRAINED), 20)
     assert np.isfinite(rows["F"]).mean() > 0.99
     summary = pd.read_csv(tmp_path / "run" / "summary.csv", index_col="method")
     for name, entry in METHODS.items():
         assert np.isfinite(summary.loc[name, "mean_rank"]) == (not entry.control), name
         if entry.class_blind:
             assert summary.loc[name, "F_median"] == 1, name
+    assert np.isnan(summary.loc[UNTRAINED, "mean_rank"])
+    np.testing.assert_allclose(summary.loc["exchanged", "F_median"], summary.loc["finer_cam", "F_median"])
+    found = rows.pivot(index="image_id", columns="method", values="specificity")
+    np.testing.assert_array_equal(found["exchanged"], -found["finer_cam"])
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Ranks" in page
     assert [entry.title for entry in METHODS.values() if html.escape(entry.title) not in page] == []

@@ -12,7 +12,6 @@ from case_jax._checks import CaseJaxError, require
 from case_jax.contrast.sets import Query
 from case_jax.methods.cam import positive_maps
 from case_jax.methods.finer_cam import finer_cam
-from case_jax.results import fingerprint
 from case_jax.tap.parameters import fitted
 from case_jax.tap.view import Params, TappedModel, View
 
@@ -113,6 +112,8 @@ def untrained_contrast(model: TappedModel, untrained: Params, *, seed: int | Non
     Raises:
         CaseJaxError: for parameters of another network.
     """
+    from case_jax.results import fingerprint  # it reads tables, which `import case_jax` must not wait for
+
     params = fitted(model.params, untrained, "untrained")
     digest = f"{'parameters' if seed is None else f'seed {seed},'} {fingerprint(jax.tree.leaves(params))}"
     return UntrainedContrast(replace(model, params=params), digest)

@@ -186,9 +186,9 @@ def rank_table(ranks: pd.DataFrame, shown: Iterable[Column], methods: Sequence[M
 
 
 CONTROLS_NOTE = (
-    "Controls look at no class and no classifier: they show what each column is worth without knowledge. A random map "
-    "passes the sensitivity test and says nothing, so sensitivity counts only together with fidelity or evidence; a "
-    "centre Gaussian shows how far the middle of the picture alone carries."
+    "Controls know no class, no classifier, nothing that it has learnt, or the wrong class: they show what each column is worth without "
+    "knowledge. A random map, a contrast of noise and maps that were exchanged pass the sensitivity test and say nothing, so sensitivity "
+    "counts only together with specificity or evidence; a centre Gaussian shows how far the middle of the picture alone carries."
 )
 
 
