@@ -44,6 +44,8 @@ def forest(finding: Mapping[str, Any]) -> Figure:
                     )
         elif finding["shown"] == "points":
             axis.axvline(0, color="#bbbbbb", linewidth=0.8)
+        if not any(row["low"] is not None for row in rows) and all((row["value"] or 0) >= 0 for row in rows):
+            axis.set_xlim(left=0)  # without intervals nothing else says how much a difference is
         axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
         axis.set_ylim(len(rows) - 0.4, -0.6)
         axis.tick_params(axis="y", length=0)
