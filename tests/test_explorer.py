@@ -193,7 +193,7 @@ def test_the_page_itself_runs_and_asks_no_address(scene_page, tmp_path):
     cells = [re.sub(r"<[^>]*>", " ", row).split() for row in rows]
     best = np.argsort(-logits)[:10]
     assert [row[1] for row in cells[:10]] == [model.class_names[c] for c in best]
-    np.testing.assert_allclose([float(row[3]) for row in cells[:10]], logits[best], atol=0.0051)
+    np.testing.assert_allclose([float(row[3].replace("−", "-")) for row in cells[:10]], logits[best], atol=0.0051)
 
 
 def packed(page):

@@ -29,6 +29,10 @@ LONGEST, QUALITY = 512, 90
 LARGEST = 32767
 
 
+PROGRAM = ("maps", "curves", "search", "page")
+"""The files of the page's program, in their order."""
+
+
 class Centred(NamedTuple):
     """Rows about their mean in 16 bits, `row_c ≈ mean + scale_c · number_c / 32767`: differences of rows keep their digits."""
 
@@ -119,7 +123,7 @@ def write_explorer(
         model_name: for the title.
     """
     room = files("case_jax.report")
-    script = "\n".join((room / name).read_text("utf-8") for name in ("explorer_maps.js", "explorer_page.js"))
+    script = "\n".join((room / f"explorer_{part}.js").read_text("utf-8") for part in PROGRAM)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     html = template("explorer").render(
         title=f"{image_name}: class maps of {model_name}",

@@ -5,7 +5,6 @@ const count = data.classes.length;
 const rankOf = new Map(data.classes.map((number, rank) => [number, rank]));
 const OPACITY = 0.6;
 const LISTED = 10; // of the likeliest classes in the table
-const MATCHES = 100; // of a search that are listed
 const FEW = 12; // others that are shown as a button each
 const METHODS = [
   { id: "grad-cam", title: "Grad-CAM", colour: "#0072B2", dash: "" },
@@ -46,7 +45,7 @@ function counted(size) {
 function listed(ranks) {
   const names = ranks.slice(0, ranks.length > 5 ? 4 : 5).map((rank) => data.names[rank]);
   if (ranks.length > 5) names.push(`${(ranks.length - 4).toLocaleString("en")} more`);
-  return names.length === 1 ? names[0] : `${names.slice(0, -1).join("; ")} and ${names.at(-1)}`;
+  return names.length === 1 ? names[0] : `${names.slice(0, -1).join("; ")} and ${names[names.length - 1]}`;
 }
 
 /** The classes that the target is contrasted with; never itself. */
@@ -65,7 +64,8 @@ function readGrey() {
   const context = canvas.getContext("2d");
   context.drawImage(at("photo"), 0, 0, width, height);
   const pixels = context.getImageData(0, 0, width, height).data;
-  return Float32Array.from({ length: height * width }, (_, i) => (pixels[4 * i] + pixels[4 * i + 1] + pixels[4 * i + 2]) / 3);
+  const mean = (_, i) => (pixels[4 * i] + pixels[4 * i + 1] + pixels[4 * i + 2]) / 3;
+  return Float32Array.from({ length: height * width }, mean);
 }
 
 /** A map over the grey image; the image alone, with words, where there is none. */
@@ -130,7 +130,8 @@ function showWords() {
   const { target } = state;
   const likeliest = set.length === 1 ? "the likeliest other: " : `the ${set.length.toLocaleString("en")} likeliest others: `;
   const against = set.length === 0 ? "" : `, against ${state.chosen ? "" : likeliest}${listed(set)}`;
-  at("answer").textContent = `${data.names[target]}, ${percent(data.probabilities[target])}, rank ${target + 1} of ${data.classCount.toLocaleString("en")}${against}.`;
+  const rank = `rank ${target + 1} of ${data.classCount.toLocaleString("en")}`;
+  at("answer").textContent = `${data.names[target]}, ${percent(data.probabilities[target])}, ${rank}${against}.`;
   at("class").value = data.names[target];
   at("size").value = SIZES.findIndex((size) => size >= state.size); // the stop at or above it
   at("size-words").textContent = counted(state.size);
@@ -140,9 +141,10 @@ function showWords() {
   at("likelier").disabled = target === 0;
   at("less-likely").disabled = target === count - 1;
   at("rivals").replaceChildren(
-    ...state.rivals.map((rank) => {
-      const button = element("button", { type: "button", "aria-label": `Remove ${data.names[rank]}` }, `${data.names[rank]} ×`);
-      button.addEventListener("click", () => toggleRival(rank));
+    ...state.rivals.map((rival) => {
+      const name = data.names[rival];
+      const button = element("button", { type: "button", "aria-label": `Remove ${name}` }, `${name} ×`);
+      button.addEventListener("click", () => removeRival(rival));
       return button;
     }),
   );
@@ -153,11 +155,13 @@ function row(rank, set) {
   const name = element("button", { type: "button", class: "name", id: `name-${rank}` }, data.names[rank]);
   name.addEventListener("click", () => change({ target: rank }));
   const rival = set.has(rank);
-  const against = element("button", { type: "button", id: `against-${rank}`, "aria-pressed": rival }, rival ? "yes" : "no");
+  const pressed = { type: "button", id: `against-${rank}`, "aria-pressed": rival };
+  const against = element("button", pressed, rival ? "yes" : "no");
   against.setAttribute("aria-label", `Against ${data.names[rank]}`);
   against.disabled = rank === state.target;
   against.addEventListener("click", () => toggleRival(rank));
-  const cells = [rank + 1, name, data.classes[rank], data.logits[rank].toFixed(2), percent(data.probabilities[rank]), against];
+  const logit = data.logits[rank].toFixed(2).replace("-", "−");
+  const cells = [rank + 1, name, data.classes[rank], logit, percent(data.probabilities[rank]), against];
   const kind = rank === state.target ? "chosen" : rival ? "rival" : "";
   return element("tr", { class: kind }, ...cells.map((cell) => element("td", {}, cell)));
 }
@@ -165,50 +169,25 @@ function row(rank, set) {
 function showTable() {
   const focused = document.activeElement.id;
   const set = new Set(others());
-  const ranks = new Set([...Array(Math.min(LISTED, count)).keys(), state.target, ...(state.chosen ? state.rivals : [])]);
+  const likeliest = Array(Math.min(LISTED, count)).keys();
+  const ranks = new Set([...likeliest, state.target, ...(state.chosen ? state.rivals : [])]);
   at("classes").replaceChildren(...[...ranks].sort((a, b) => a - b).map((rank) => row(rank, set)));
   if (focused && at(focused)) at(focused).focus();
 }
 
 function showCurves() {
-  const lines = data.curves.values[state.target];
-  const rivals = data.curves.rivals;
+  const { values, rivals } = data.curves;
+  const lines = values[state.target];
+  at("curves").replaceChildren(...(lines ? [curvesPicture(lines, data.names[state.target])] : []));
   if (!lines) {
-    at("curves").replaceChildren();
-    at("curves-words").textContent = `Computed for the ${data.curves.values.length} likeliest classes only.`;
+    at("curves-words").textContent = `Computed for the ${values.length} likeliest classes only.`;
     return;
   }
-  const [width, height, left, top, right, bottom] = [420, 250, 46, 12, 24, 40];
-  const most = Math.max(...lines.flat().map((p) => p ?? 0), 1e-9);
-  const x = (share) => left + share * (width - left - right);
-  const y = (p) => height - bottom - (p / most) * (height - top - bottom);
-  const picture = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "font-size": 12, "font-family": "sans-serif" });
-  picture.append(
-    element("line", { x1: x(0), y1: y(0), x2: x(1), y2: y(0), stroke: "#444" }),
-    element("line", { x1: x(0), y1: y(0), x2: x(0), y2: y(most), stroke: "#444" }),
-    ...[0, 0.5, 1].map((share) => element("text", { x: x(share), y: y(0) + 16, "text-anchor": "middle" }, `${100 * share}%`)),
-    ...[0, most].map((p) => element("text", { x: left - 5, y: y(p) + 4, "text-anchor": "end" }, percent(p).replace("< 0.0001%", "0%"))),
-    element("text", { x: x(0.5), y: height - 6, "text-anchor": "middle" }, "pixels removed, the map's highest first"),
-  );
-  const areas = [];
-  METHODS.forEach(({ title, colour, dash }, method) => {
-    const line = lines[method];
-    if (line.includes(null)) return areas.push(`${title} degenerate`);
-    const points = line.map((p, step) => `${x(step / (line.length - 1)).toFixed(1)} ${y(p).toFixed(1)}`);
-    const area = line.reduce((sum, p) => sum + p, 0) - (line[0] + line.at(-1)) / 2;
-    picture.append(
-      element("path", { d: `M${points.join("L")}`, fill: "none", stroke: colour, "stroke-width": 2.2, "stroke-dasharray": dash }),
-      element("line", { x1: width - 130, x2: width - 98, y1: 20 + 18 * method, y2: 20 + 18 * method, stroke: colour, "stroke-width": 2.2, "stroke-dasharray": dash }),
-      element("text", { x: width - 92, y: 24 + 18 * method }, title),
-    );
-    return areas.push(`${title} ${percent(area / (line.length - 1))}`);
-  });
-  picture.setAttribute("aria-label", `Deletion curves of ${data.names[state.target]}`);
-  at("curves").replaceChildren(picture);
+  const areas = lines.map((line) => (line.includes(null) ? "degenerate" : percent(areaUnder(line))));
+  const means = METHODS.map(({ title }, method) => `${title} ${areas[method]}`).join(", ");
   const set = rivals === 1 ? "the likeliest other class" : `the ${rivals} likeliest other classes`;
-  const same = !state.chosen && state.size === rivals;
-  at("curves-words").textContent =
-    `Mean probability along the curve: ${areas.join(", ")}. Computed beforehand, against ${set}${same ? "" : ", not against those chosen above"}.`;
+  const same = !state.chosen && state.size === rivals ? "" : ", not against those chosen above";
+  at("curves-words").textContent = `Mean probability along the curve: ${means}. Computed beforehand, against ${set}${same}.`;
 }
 
 // ---- state
@@ -219,7 +198,8 @@ function show() {
   showTable();
   showCurves();
   const numbers = state.rivals.map((rank) => data.classes[rank]).join(",");
-  history.replaceState(null, "", `#class=${data.classes[state.target]}&${state.chosen ? `against=${numbers}` : `k=${state.size}`}`);
+  const against = state.chosen ? `against=${numbers}` : `k=${state.size}`;
+  history.replaceState(null, "", `#class=${data.classes[state.target]}&${against}`);
 }
 
 function change(news) {
@@ -234,6 +214,11 @@ function toggleRival(rank) {
   change({ chosen: true, rivals: known.includes(rank) ? known.filter((other) => other !== rank) : [...known, rank] });
 }
 
+function removeRival(rank) {
+  change({ rivals: state.rivals.filter((other) => other !== rank) });
+  at("rival").focus(); // as the button that was pressed is gone
+}
+
 /** Adds a class to those that have been chosen so far. */
 function addRival(rank) {
   change({ chosen: true, rivals: [...new Set([...state.rivals, rank])] });
@@ -242,7 +227,10 @@ function addRival(rank) {
 /** What the page's address asks for: #class=281&against=282,285 or #class=281&k=5. */
 function readAddress() {
   const asked = new URLSearchParams(location.hash.slice(1));
-  const ranks = (text) => (text ?? "").split(",").map((number) => rankOf.get(Number.parseInt(number, 10))).filter((rank) => rank !== undefined);
+  const ranks = (text) => {
+    const found = (text ?? "").split(",").map((number) => rankOf.get(Number.parseInt(number, 10)));
+    return found.filter((rank) => rank !== undefined);
+  };
   const [target] = ranks(asked.get("class"));
   const size = Number.parseInt(asked.get("k"), 10);
   change({
@@ -253,73 +241,7 @@ function readAddress() {
   });
 }
 
-// ---- search fields
-
-/** Ranks of classes whose names hold all words, or whose number it is; names that begin with them first. */
-function matches(text) {
-  const wanted = text.trim().toLowerCase();
-  const words = wanted.split(/\s+/);
-  const found = [...data.names.keys()].filter((rank) => {
-    const name = data.names[rank].toLowerCase();
-    return String(data.classes[rank]) === wanted || words.every((word) => name.includes(word));
-  });
-  const begins = (rank) => String(data.classes[rank]) === wanted || data.names[rank].toLowerCase().startsWith(wanted);
-  return [...found.filter(begins), ...found.filter((rank) => !begins(rank))].slice(0, MATCHES);
-}
-
-/** A text field with a list of matching classes below; `take` is called with the rank of the one that is taken. */
-function searchField(field, list, take, resting) {
-  let found = [];
-  let active = 0;
-
-  function mark(place) {
-    active = place;
-    [...list.children].forEach((option, i) => option.setAttribute("aria-selected", i === active));
-    if (list.children[active]) {
-      field.setAttribute("aria-activedescendant", list.children[active].id);
-      list.children[active].scrollIntoView({ block: "nearest" });
-    }
-  }
-  function open(text) {
-    found = matches(text);
-    const options = found.map((rank, i) => {
-      const option = element("li", { role: "option", id: `${list.id}-${i}` }, `${data.names[rank]} (${data.classes[rank]}), ${percent(data.probabilities[rank])}`);
-      option.addEventListener("mousedown", (event) => event.preventDefault()); // the field keeps the focus
-      option.addEventListener("click", () => choose(i));
-      return option;
-    });
-    list.replaceChildren(...(options.length ? options : [element("li", { role: "presentation" }, "no class has this name")]));
-    list.hidden = false;
-    field.setAttribute("aria-expanded", "true");
-    mark(0);
-  }
-  function close() {
-    list.hidden = true;
-    field.setAttribute("aria-expanded", "false");
-    field.removeAttribute("aria-activedescendant");
-    field.value = resting();
-  }
-  function choose(place) {
-    const rank = found[place];
-    close();
-    if (rank !== undefined) take(rank);
-    field.value = resting();
-    field.select();
-  }
-  field.addEventListener("focus", () => field.select());
-  field.addEventListener("input", () => open(field.value));
-  field.addEventListener("click", () => list.hidden && open(""));
-  field.addEventListener("blur", close);
-  field.addEventListener("keydown", (event) => {
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (step && list.hidden) open("");
-    else if (step && found.length) mark((active + step + found.length) % found.length);
-    else if (event.key === "Enter" && !list.hidden) choose(active);
-    else if (event.key === "Escape") close();
-    else if (event.key !== "Enter") return;
-    event.preventDefault();
-  });
-}
+// ---- beginning
 
 function start() {
   grey = readGrey();
@@ -329,7 +251,8 @@ function start() {
     ? `It needs the inner products of all pairs of classes; this page holds those of the ${data.inner.count.toLocaleString("en")} likeliest.`
     : "";
   if (count < data.classCount) {
-    at("classes-title").textContent += `: the ${count.toLocaleString("en")} likeliest of ${data.classCount.toLocaleString("en")}, as many as fit the page`;
+    const [held, all] = [count, data.classCount].map((number) => number.toLocaleString("en"));
+    at("classes-title").textContent += `: the ${held} likeliest of ${all}, as many as fit the page`;
   }
   at("size").max = SIZES.length - 1;
   at("size").addEventListener("input", () => change({ size: SIZES[at("size").value], chosen: false }));
