@@ -176,6 +176,7 @@ def _explored(images: Sequence[str], model: Model, drawing: Mapping[str, Any], e
     example = photograph.example
     for change in example.changes:
         say(f"{example.name} has {change}")
+    say("explore: the class maps, then the deletion curves of the likeliest classes, which take longest")
     return write_page(
         setup.model,
         normalise_image(jnp.asarray(example.image), *setup.pixels),

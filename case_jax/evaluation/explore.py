@@ -20,7 +20,7 @@ from case_jax.tap.link import Link, require_probabilities
 from case_jax.tap.view import TappedModel
 
 METHODS_SHOWN = ("grad_cam", "finer_cam", "case")
-WATCHED, RIVALS, STEPS = 10, 5, 20
+WATCHED, RIVALS, STEPS = 10, 5, 10
 """Of how many likeliest classes deletion curves are drawn, against how many likeliest others, in how many steps."""
 
 

@@ -29,7 +29,7 @@ def explore(
 
     The page is one file under 2 MB for an image of any size and asks no address for anything. It holds the class maps S_c of all classes, of
     which Grad-CAM, Finer-CAM and CASE are made as they are asked for: equal to `explain`'s to 1e-3 of the maximum, unless less than 2% of the
-    class map is left after the contrast. Beside them stand logits, probabilities and, for the 10 likeliest classes, the deletion curves of the
+    class map is left after the contrast or varies. Beside them stand logits, probabilities and, for the 10 likeliest classes, the deletion curves of the
     three maps against the 5 likeliest others. What does not fit (very many classes, a layer of many positions) is left out from the least
     likely classes up, and the page says so.
 
