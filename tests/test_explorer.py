@@ -5,6 +5,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,8 @@ def test_maps_in_a_browser_are_those_of_explain(kind, tmp_path):
     shown = seen_in_a_browser(page, f"const CASES = {json.dumps(flat)};{SHOWN}", tmp_path)
     for group in groups:
         found, shown = shown[: len(group)], shown[len(group) :]
-        for name, method in METHODS.items():
+        for name in ("finer-cam",) if kind == "independent labels" else METHODS:  # alone in asking for probabilities
+            method = METHODS[name]
             for maps, expected in zip(found, asked_in_python(model, image, group, method), strict=True):
                 assert (maps[name] is None) == (expected.max() == 0), (name, group[0])
                 if maps[name] is not None:
@@ -206,11 +208,10 @@ def test_curves_are_the_deletion_metrics(scene_page):
     curves = np.asarray(found["curves"]["values"], float)
     assert curves.shape == (10, 3, numbers.STEPS + 1)
     view = model.view(model.params, image)
-    for place, method in ((0, "grad_cam"), (2, "case")):
-        target = found["classes"][1]
-        saliency = cj.explain(model, image, method, targets=target, contrast="topk_logits:5")
-        expected = deletion_curve(view, saliency, jnp.asarray(target), steps=numbers.STEPS)
-        np.testing.assert_allclose(curves[1, place], expected, atol=2e-4)
+    target = found["classes"][1]
+    saliency = cj.explain(model, image, "case", targets=target, contrast="topk_logits:5")
+    expected = jax.jit(partial(deletion_curve, steps=numbers.STEPS))(view, saliency, jnp.asarray(target))
+    np.testing.assert_allclose(curves[1, 2], expected, atol=2e-4)
 
 
 def test_names_are_texts(tmp_path):
