@@ -52,12 +52,18 @@ if TYPE_CHECKING:
         training as training,
     )
     from case_jax.front.evaluating import evaluate
+    from case_jax.front.exploring import explore
     from case_jax.front.showing import show
     from case_jax.models import load
 
 __version__ = "0.2.0"
 
-_ON_USE = {"evaluate": "case_jax.front.evaluating", "load": "case_jax.models", "show": "case_jax.front.showing"}
+_ON_USE = {
+    "evaluate": "case_jax.front.evaluating",
+    "explore": "case_jax.front.exploring",
+    "load": "case_jax.models",
+    "show": "case_jax.front.showing",
+}
 _ROOMS_ON_USE = ("data", "evaluation", "masking", "models", "report", "stats", "training")
 """What imports more than JAX does: files of images and weights, tables, figures."""
 
@@ -88,6 +94,7 @@ __all__ = [
     "confusion_sets",
     "evaluate",
     "explain",
+    "explore",
     "finer_cam",
     "finish_maps",
     "grad_cam",

@@ -1,15 +1,13 @@
 """The report of run folders with made-up rows: its numbers, its words, and that the page shows what it should."""
 
-import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
 import pytest
+from browser import browse, requested
 
 from case_jax import stats
 from case_jax._checks import CaseJaxError
@@ -526,34 +524,6 @@ def test_figures_are_images(reported):
     assert all(b"CreationDate" not in file.read_bytes() for file in folder.path.rglob("*.pdf"))
 
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-def browse(url, tmp_path, *flags):
-    """What chromium prints for a page, with a profile of its own."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("needs a browser: install chromium (Debian: apt-get install chromium) to check the page in one")
-    profile = tmp_path / "profile"
-    done = subprocess.run(
-        [chromium, *FLAGS, f"--user-data-dir={profile}", *flags, url],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout
-
-
 def test_a_browser_shows_every_figure(reported, tmp_path):
     probe = (
         "<script>addEventListener('load', () => { document.body.dataset.widths = "
@@ -567,19 +537,6 @@ def test_a_browser_shows_every_figure(reported, tmp_path):
     widths = [int(width) for width in found[1].split(",")]
     assert len(widths) == 5
     assert min(widths) > 300
-
-
-BROWSERS_OWN = ("google.com", "googleapis.com", "gvt1.com")
-"""Hosts that chromium calls on its own account when it starts."""
-
-
-def requested(log):
-    """Web addresses that the browser asked for, by the log of its network stack, its own ones left out."""
-    facts = json.loads(log.read_text())
-    started = facts["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    urls = [event.get("params", {}).get("url", "") for event in facts["events"] if event["type"] == started]
-    web = [url for url in urls if url.startswith(("http:", "https:", "ws:", "wss:"))]
-    return [url for url in web if not (urlsplit(url).hostname or "").endswith(BROWSERS_OWN)]
 
 
 def test_a_browser_fetches_nothing_from_outside(reported, tmp_path):
@@ -597,7 +554,7 @@ def test_the_templates_are_part_of_the_package():
     import case_jax.report
 
     names = {file.name for file in Path(case_jax.report.__file__).parent.glob("*.html")}
-    assert names == {"base.html", "page.html", "training.html", "unreadable.html"}
+    assert names == {"base.html", "explorer.html", "page.html", "training.html", "unreadable.html"}
 
 
 def test_rendered_without_a_date():

@@ -1,10 +1,11 @@
 """`case-jax explain`: pictures and numbers of single images, from the shell."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from PIL import Image
@@ -15,6 +16,7 @@ from case_jax.contrast import against as contrasted_with
 from case_jax.data import DigitScenes, Exif, options_of, read_crop, require_side
 from case_jax.evaluation.explain import explain_images
 from case_jax.files import require_writable
+from case_jax.imageops import normalise_image
 from case_jax.methods import METHODS, described, titles_of
 from case_jax.models import Preprocessing
 from case_jax.models.class_names import classes_called
@@ -51,6 +53,7 @@ def explain(
     original: bool = False,
     exif: Exif = "apply",
     save_maps: Path | None = None,
+    explore: bool = False,
     format: Literal["png", "svg", "pdf"] = "png",
     out: Path = Path(),
     seed: int = 0,
@@ -67,6 +70,8 @@ def explain(
 
         case-jax explain cat.jpg --model resnet50 --targets tabby --against "tiger cat" --signed --original
 
+        case-jax explain cat.jpg --model resnet50 --explore
+
     Images are shown as a viewer shows them: turned as their EXIF orientation says, transparent pixels over white. Confusions that the contrast
     needs are counted once, and kept beside compiled programs, in `~/.cache/case_jax`.
 
@@ -82,6 +87,7 @@ def explain(
         exif: turn photographs as their EXIF orientation says, as viewers do, or ignore it, as torchvision does.
         save_maps: write the maps as numbers, too, at the layer's resolution and enlarged: a file .npz, .npy or .tif; with several images
             each image's name is added.
+        explore: instead of pictures write a page for one image, to be opened in a browser: the map of any class, against any others.
         format: of the pictures.
         out: folder for the pictures; files of the same name are replaced.
         seed: for random methods.
@@ -91,6 +97,11 @@ def explain(
 
     require(images, "images", "none", "image files, or digit_scenes:INDEX for a scene of the embedded data")
     require(not (targets and top is not None), "top", top, "classes by --targets, or how many likeliest ones by --top")
+    if explore:
+        drawing = {"methods": methods, "targets": targets, "against": against, "top": top, "signed": signed}
+        drawing |= {"original": original, "save-maps": save_maps, "format": format != "png"}
+        print(_explored(images, model, drawing, exif, out))
+        return
     usual = EXPLAINED_AGAINST if against else EXPLAINED
     chosen = model.methods(methods or usual)
     if against:
@@ -146,6 +157,35 @@ def explain(
             }
             for path in write_maps(file, found, names, geometry):
                 print(path)
+
+
+def _explored(images: Sequence[str], model: Model, drawing: Mapping[str, Any], exif: Exif, out: Path) -> Path:
+    """The page of one image; what is about pictures, or decides a contrast that the page leaves open, is refused."""
+    from case_jax.front.exploring import write_page
+
+    own = {"contrast": model.contrast, "contrast-data": model.contrast_data, "contrast-limit": model.contrast_limit}
+    chosen = {**drawing, **own, "set": model.set}.items()
+    given = [f"--{name}" for name, value in chosen if not (value is None or value is False or value == ())]
+    accepted = "it with an image, a model and --out: classes, contrasts and maps are chosen on the page"
+    require(not given, "explore", f"{', '.join(given)}, too", accepted)
+    images = files_in(images)
+    require(len(images) == 1, "images", f"{len(images)} images", "one with --explore: a page shows one image")
+    require_writable(out)
+    setup = set_up(dataclasses.replace(model, contrast="topk_logits:1"))  # a stand-in: nobody asks for it
+    (photograph,) = read_photographs(images, setup.classifier.preprocessing, exif)
+    example = photograph.example
+    for change in example.changes:
+        say(f"{example.name} has {change}")
+    say("explore: the class maps, then the deletion curves of the likeliest classes, which take longest")
+    return write_page(
+        setup.model,
+        normalise_image(jnp.asarray(example.image), *setup.pixels),
+        example.image,
+        setup.classifier.class_names,
+        out / f"explore-{Path(example.name).stem}.html",
+        image_name=Path(example.name).name,
+        model_name=setup.classifier.name,
+    )
 
 
 def _without_contrast(model: Model, methods: dict[str, Any]) -> Model:

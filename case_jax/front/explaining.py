@@ -87,7 +87,7 @@ def explain(
         accepted = "no sign: a signed map has both"
         require("sign" not in dict(chosen.options), "sign", dict(chosen.options).get("sign"), accepted)
         chosen = chosen._replace(signed=True)
-    image = _image(model, image)
+    image = checked_image(model, image)
     batch = len(image) if image.ndim > len(model.image_shape) else None
     asked = _targets(targets, model.num_classes, batch)
     if contrast is None and model.num_classes > 1:
@@ -158,7 +158,7 @@ def _chosen(method: str | MapFunction, options: Mapping[str, Any]) -> _Chosen:
     return _Chosen(name, function, tuple(sorted(options.items())), described(name, function).mask)
 
 
-def _image(model: TappedModel, image: Any) -> Array:
+def checked_image(model: TappedModel, image: Any) -> Array:
     """The image or batch as an array of JAX's; what it holds is looked at where it is known."""
     rank, size = len(model.image_shape), "×".join(map(str, model.image_shape))
     accepted = (

@@ -51,7 +51,7 @@ def show(
     _check(pixels, found, model)
     unknown = model is None or model.link == "identity"
     probabilities, ranked = (None, None) if unknown else map(np.asarray, _answers(model, image))
-    seen, signed = _visible(pixels, model, shown), bool((found < -ROUNDING).any())
+    seen, signed = visible(pixels, model, shown), bool((found < -ROUNDING).any())
     titles = _titles(len(found), targets, model, probabilities)
     figure = Figure(figsize=(2.3 * (len(found) + 1), 2.9), layout="constrained")
     first, *panels = figure.subplots(1, len(found) + 1, squeeze=False)[0]
@@ -96,7 +96,7 @@ def _check(pixels: np.ndarray, maps: np.ndarray, model: TappedModel | None) -> N
     )
 
 
-def _visible(
+def visible(
     pixels: np.ndarray, model: TappedModel | None, channels: Sequence[int] | None
 ) -> Float[np.ndarray, "H W 3"]:
     """The image as a screen shows it, in [0, 1]."""
