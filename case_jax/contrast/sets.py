@@ -119,7 +119,7 @@ class HighestOthers:
     k: int
     num_classes: int
 
-    def members(self, logits: Float[Array, " C"]) -> Int[Array, " k+1"]:
+    def members(self, logits: Float[Array, " C"]) -> Int[Array, " {self.k}+1"]:
         """The k + 1 likeliest classes, from which the sets of all targets are taken."""
         _require_classes(logits, self.num_classes)
         return jax.lax.top_k(logits, self.k + 1)[1]
