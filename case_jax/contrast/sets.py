@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
 from case_jax._checks import CaseJaxError, require
 
@@ -201,7 +201,7 @@ def all_sets(num_classes: int) -> Int[np.ndarray, "C k"]:
 
 
 def confusion_sets(
-    confusion: Float[Any, "C C"], k: int, *, mean_probabilities: Float[Any, "C C"] | None = None
+    confusion: Num[Any, "C C"], k: int, *, mean_probabilities: Float[Any, "C C"] | None = None
 ) -> ConfusionSets:
     """The k classes that the model confuses each class with most often.
 
