@@ -7,8 +7,9 @@ import numpy as np
 from flax import nnx
 
 from case_jax._checks import require
-from case_jax.cli.setup import require_outside, run_folder, say
+from case_jax.cli.setup import run_folder, say
 from case_jax.cli.train.data import Data
+from case_jax.data import require_outside
 from case_jax.evaluation.folders import session
 from case_jax.models import Classifier, save_weights
 from case_jax.results import RunFolder
