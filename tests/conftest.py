@@ -22,6 +22,20 @@ from case_jax.models import load_classifier, tap_classifier
 from case_jax.tap import tag_head_input
 
 avoid_wrong_fusions()  # as every command does
+
+
+def _compile_in_half_the_time():
+    """XLA's older way to compile fusions, in one piece; it reads its flags once, so processes that tests start have none of this."""
+    before = os.environ.get("XLA_FLAGS")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
+        if before:
+            patch.setenv("XLA_FLAGS", before, prepend=" ")
+        jax.devices()
+
+
+if jax.__version_info__ < (0, 11):  # later ones end a process that gives them the first of these flags
+    _compile_in_half_the_time()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiling is most of the time: what one test has compiled, all that follow, other workers' and processes' too, read back.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -37,6 +51,13 @@ jax.config.update("jax_disable_most_optimizations", True)  # processes that test
 gc.disable()  # a tenth of the time: traced programs are millions of objects; collected once a file, below
 # for experiments/ and processes.py; last: the installed case_jax is what is tested
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+
+LONGEST = ("test_evaluation", "test_cli", "test_masks_methods", "test_confusions", "test_studies", "test_front")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that none of them is left to one process at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def pytest_configure(config):

@@ -28,8 +28,9 @@ def photos(tmp_path_factory):
 
 def test_evaluate_writes_rows_and_a_report(shell, tmp_path):
     status, out, _ = shell(
-        "evaluate", "--limit", 20, "--methods", "grad_cam", "case", "--tile", 10, "--part", 10, "--out", "run"
-    )
+        "evaluate", "--limit", 20, "--methods", "grad_cam", "case", "--tile", 10, "--part", 10, "--out", "run",
+        "--contrast-limit", 500,
+    )  # fmt: skip
     assert status == 0
     assert "Grad-CAM" in out
     rows = RunFolder(tmp_path / "run").rows()
@@ -61,6 +62,8 @@ def test_evaluate_runs_on_photographs_and_names_a_truncated_one(shell, photos, t
         "run",
         "--crops",
         "crops",
+        "--contrast-limit",
+        50,
     )
     assert status == 0
     assert len(list((tmp_path / "crops").glob("*/header.json"))) == 2  # what is evaluated, and the confusions' scenes
@@ -370,14 +373,14 @@ def test_precision_reaches_mosaics_and_drawings(shell, tmp_path, monkeypatch):
         return at_precision(model, precision)
 
     monkeypatch.setattr("case_jax.cli.setup.at_precision", spied)
-    words = ("--methods", "grad_cam", "--precision", "bf16", "--out", "run")
+    words = ("--methods", "grad_cam", "--contrast", "topk_logits:2", "--precision", "bf16", "--out", "run")
     status, _, err = shell("grid-pointing", *words, "--mosaics", 1, "--limit", 60, "--no-difull")
     assert status == 0, err
     settings = json.loads((tmp_path / "run" / "summary.json").read_text())["settings"]
     assert settings["confidence"] == 0.6
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["precision"] == "bf16"
     assert asked == ["bf16"] * 2  # as loaded, at the size of a mosaic
-    status, _, err = shell("explain", "digit_scenes:3", *words, "--contrast", "topk_logits:2")
+    status, _, err = shell("explain", "digit_scenes:3", *words)
     assert status == 0, err
     assert asked == ["bf16"] * 3
 

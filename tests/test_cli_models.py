@@ -10,7 +10,8 @@ from huggingface_hub import constants
 from PIL import Image
 from random_weights import write_random_weights
 
-from case_jax.cli.setup import Model, default_contrast
+from case_jax.cli.setup import Model, confusion_data
+from case_jax.contrast.choice import default_contrast
 from case_jax.models import MODELS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -99,10 +100,12 @@ def test_what_cannot_be_loaded_says_what_to_do(shell, fine_tuned, command, words
 
 
 def test_the_default_contrast_counts_confusions_where_there_are_data():
-    assert default_contrast(Model(), 25) == "confusion:5"
-    assert default_contrast(Model(model="resnet50"), 1000) == "topk_logits:5"
-    assert default_contrast(Model(model="resnet50", contrast_data="folder:x"), 1000) == "confusion:5"
-    assert default_contrast(Model(model="resnet50"), 3) == "topk_logits:2"
+    assert confusion_data(Model()) == "digit_scenes:confusion"
+    assert confusion_data(Model(model="resnet50")) is None
+    assert confusion_data(Model(model="resnet50", contrast_data="folder:x")) == "folder:x"
+    assert default_contrast(25, countable=True) == "confusion:5"
+    assert default_contrast(1000, countable=False) == "topk_logits:5"
+    assert default_contrast(3, countable=False) == "topk_logits:2"
 
 
 def test_the_list_of_models_shows_weights_and_layers(shell):

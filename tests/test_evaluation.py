@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 import signal
 import threading
 import time
@@ -34,6 +35,7 @@ from case_jax.stats import summarise
 
 METHODS = ("grad_cam", "case", "random")
 PERCENTS = (10, 50)
+FAST = {"metrics": ["sensitivity"]}
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +70,19 @@ def prepared(model, pixels):
 
 
 @pytest.fixture(scope="module")
-def unbroken(prepared, tmp_path_factory):
-    return run(prepared(), RunFolder(tmp_path_factory.mktemp("runs") / "unbroken")).rows()
+def whole(prepared, tmp_path_factory):
+    return run(prepared(), RunFolder(tmp_path_factory.mktemp("runs") / "unbroken"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(whole):
+    return whole.rows()
+
+
+@pytest.fixture
+def finished(whole, tmp_path):
+    """A finished run that a test may spoil."""
+    return RunFolder(shutil.copytree(whole.path, tmp_path / "run"))
 
 
 class Scenes:
@@ -152,11 +165,10 @@ def test_an_interrupted_run_resumes_to_the_same_rows(prepared, unbroken, tmp_pat
     pd.testing.assert_frame_equal(run(prepared(), folder).rows(), unbroken, check_exact=True)
 
 
-def test_a_finished_run_is_left_alone(prepared, tmp_path):
-    folder = run(prepared(), RunFolder(tmp_path / "run"))
-    before = {p.name: p.stat().st_mtime_ns for p in folder.parts.iterdir()}
-    run(prepared(Scenes(37, crash_at=5)), folder)
-    assert {p.name: p.stat().st_mtime_ns for p in folder.parts.iterdir()} == before
+def test_a_finished_run_is_left_alone(prepared, finished):
+    before = {p.name: p.stat().st_mtime_ns for p in finished.parts.iterdir()}
+    run(prepared(Scenes(37, crash_at=5)), finished)
+    assert {p.name: p.stat().st_mtime_ns for p in finished.parts.iterdir()} == before
 
 
 def test_part_size_does_not_change_the_rows(prepared, unbroken, tmp_path):
@@ -184,24 +196,22 @@ def test_unreadable_images_are_named_and_the_others_keep_their_rows(prepared, un
     pd.testing.assert_frame_equal(folder.rows(), expected, check_exact=True)
 
 
-def test_another_configuration_is_refused_with_the_difference(prepared, tmp_path):
-    folder = run(prepared(), RunFolder(tmp_path / "run"))
+def test_another_configuration_is_refused_with_the_difference(prepared, finished):
     with pytest.raises(CaseJaxError, match=r"metrics\.sensitivity\.percent: the folder has 5\.0, this run 10\.0"):
-        run(prepared(agreement_percent=10.0), folder)
+        run(prepared(agreement_percent=10.0), finished)
     with pytest.raises(CaseJaxError, match=r"seed: the folder has 0, this run 1"):
-        run(prepared(seed=1), folder)
+        run(prepared(seed=1), finished)
     with pytest.raises(CaseJaxError, match=r"data\.images: the folder has 37, this run 36"):
-        run(prepared(DigitScenes("test", 36)), folder)
+        run(prepared(DigitScenes("test", 36)), finished)
 
 
-def test_a_damaged_part_is_refused_by_name_and_rebuilt_after_deletion(prepared, unbroken, tmp_path):
-    folder = run(prepared(), RunFolder(tmp_path / "run"))
-    part = folder.part(1)
+def test_a_damaged_part_is_refused_by_name_and_rebuilt_after_deletion(prepared, unbroken, finished):
+    part = finished.part(1)
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(CaseJaxError, match=r"part-000001\.parquet is damaged.*delete it"):
-        run(prepared(), folder)
+        run(prepared(), finished)
     part.unlink()
-    pd.testing.assert_frame_equal(run(prepared(), folder).rows(), unbroken, check_exact=True)
+    pd.testing.assert_frame_equal(run(prepared(), finished).rows(), unbroken, check_exact=True)
 
 
 class Signalled(Scenes):
@@ -279,26 +289,24 @@ def test_a_batch_that_takes_too_long_is_given_up_after_a_grace_period(prepared, 
     assert "stopped by SIGTERM" in capsys.readouterr().err
 
 
-def test_a_part_that_was_begun_and_is_whole_now_counts_once(prepared, unbroken, tmp_path):
-    folder = run(prepared(), RunFolder(tmp_path / "run"))
-    (folder.parts / "begun-000001.parquet").write_bytes(folder.part(1).read_bytes())  # killed before it was removed
-    assert not folder.begun()
-    pd.testing.assert_frame_equal(run(prepared(), folder).rows(), unbroken, check_exact=True)
+def test_a_part_that_was_begun_and_is_whole_now_counts_once(prepared, unbroken, finished):
+    (finished.parts / "begun-000001.parquet").write_bytes(finished.part(1).read_bytes())  # killed before it was removed
+    assert not finished.begun()
+    pd.testing.assert_frame_equal(run(prepared(), finished).rows(), unbroken, check_exact=True)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7])
-def test_a_flipped_bit_is_no_other_number(prepared, tmp_path, share):
-    folder = run(prepared(), RunFolder(tmp_path / "run"))
-    whole = folder.rows()
-    part = folder.part(1)
+def test_a_flipped_bit_is_no_other_number(finished, share):
+    whole = finished.rows()
+    part = finished.part(1)
     damaged = bytearray(part.read_bytes())
     damaged[int(share * len(damaged))] ^= 1
     part.write_bytes(damaged)
     try:
-        rows = folder.rows()
+        rows = finished.rows()
     except CaseJaxError:
         with pytest.raises(CaseJaxError, match=r"part-000001\.parquet is damaged"):
-            folder.done()
+            finished.done()
     else:
         pd.testing.assert_frame_equal(rows, whole, check_exact=True)
 
@@ -355,9 +363,9 @@ def test_selection_is_drawn_once_by_the_seed(prepared):
 
 
 def test_another_order_of_methods_is_another_run(prepared, tmp_path):
-    folder = run(prepared(methods=("grad_cam", "case")), RunFolder(tmp_path / "run"))
+    folder = run(prepared(methods=("grad_cam", "case"), **FAST), RunFolder(tmp_path / "run"))
     with pytest.raises(CaseJaxError, match=r"order of methods: the folder has \['grad_cam', 'case'\]"):
-        run(prepared(methods=("case", "grad_cam")), folder)
+        run(prepared(methods=("case", "grad_cam"), **FAST), folder)
 
 
 def blurred(sigma):
@@ -368,12 +376,12 @@ def blurred(sigma):
 
 
 def test_functions_of_ones_own_are_told_apart_by_their_options_and_source(prepared, tmp_path):
-    folder = run(prepared(methods={"mine": blurred(2.0)}), RunFolder(tmp_path / "run"))
+    folder = run(prepared(methods={"mine": blurred(2.0)}, **FAST), RunFolder(tmp_path / "run"))
     with pytest.raises(CaseJaxError, match=r"methods\.mine\.options\.width: the folder has 2\.0, this run 3\.0"):
-        run(prepared(methods={"mine": blurred(3.0)}), folder)
+        run(prepared(methods={"mine": blurred(3.0)}, **FAST), folder)
     with pytest.raises(CaseJaxError, match=r"methods\.mine\.source"):
-        run(prepared(methods={"mine": lambda view, query: grad_cam(view, query)}), folder)
-    assert prepared(methods={"random": grad_cam}).config["methods"]["random"]["control"] is False
+        run(prepared(methods={"mine": lambda view, query: grad_cam(view, query)}, **FAST), folder)
+    assert prepared(methods={"random": grad_cam}, **FAST).config["methods"]["random"]["control"] is False
 
 
 def test_contrast_sets_counted_on_the_evaluated_images_are_refused(prepared, model, pixels):
@@ -438,14 +446,13 @@ def test_an_image_that_does_not_fit_is_named(prepared, tmp_path, changes, words)
         run(prepared(Strange(**changes)), RunFolder(tmp_path / "run"))
 
 
-def test_a_session_line_torn_by_a_crash_does_no_harm(prepared, tmp_path):
+def test_a_session_line_torn_by_a_crash_does_no_harm(prepared, finished):
     from case_jax.report.loading import load_run
 
-    folder = run(prepared(), RunFolder(tmp_path / "run"))
-    log = folder.path / "sessions.jsonl"
+    log = finished.path / "sessions.jsonl"
     log.write_bytes(log.read_bytes()[:-20])
-    run(prepared(), folder)
-    assert len(load_run(folder.path).sessions) == 1  # the torn one is gone, the new one is whole
+    run(prepared(), finished)
+    assert len(load_run(finished.path).sessions) == 1  # the torn one is gone, the new one is whole
 
 
 def test_a_module_with_dropout_is_evaluated(prepared, pixels, tmp_path):

@@ -13,7 +13,7 @@ from processes import cpu_environment, end, on_devices, start, succeed
 from safetensors.numpy import load_file, save_file
 
 from case_jax import CaseJaxError
-from case_jax.cli.train import Data
+from case_jax.cli.train.data import Data
 from case_jax.data import ImageFolder
 from case_jax.masking import load_masker
 from case_jax.masking.trained import digest

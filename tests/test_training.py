@@ -15,7 +15,7 @@ from case_jax import CaseJaxError, parallel
 from case_jax.data import DigitScenes
 from case_jax.masking import InfillNet, Ingredients, Side, infiller, masked_in, masked_out, masker_task, networks
 from case_jax.masking.infill import INFILLERS, as_infiller, infill_task, random_holes
-from case_jax.masking.task import CLASSIFIER_MODES, CONTRAST_IN, CONTRAST_OUT, IN, check
+from case_jax.masking.ingredients import CLASSIFIER_MODES, CONTRAST_IN, CONTRAST_OUT, IN, check
 from case_jax.results import RunFolder
 from case_jax.source import Example, UnreadableImageError
 from case_jax.training import Batch, Examples, Keys, Network, Recipe, few_shot, train

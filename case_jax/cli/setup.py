@@ -13,8 +13,8 @@ from jaxtyping import Array
 from case_jax._checks import CaseJaxError, require
 from case_jax.cli.numerics import cache_folder, require_right_numbers
 from case_jax.cli.options import options_of, with_options
-from case_jax.contrast.choice import Confusions, ContrastChoice, Uncounted, choose_contrast
-from case_jax.data import CachedCrops, Exif, ImageFolder, open_source
+from case_jax.contrast.choice import Confusions, ContrastChoice, Uncounted, choose_contrast, default_contrast
+from case_jax.data import CachedCrops, Exif, open_source
 from case_jax.data.folder import SUFFIXES
 from case_jax.evaluation.confusion import IMAGES, count_confusions
 from case_jax.evaluation.maps import Pixels
@@ -163,7 +163,9 @@ class Setup(NamedTuple):
         They are kept in the run's folder, or for this user where a command has none, and not counted again there. While `planning` nothing
         is counted, and stand-ins take their place.
         """
-        name = self.choice.contrast or default_contrast(self.choice, self.model.num_classes)
+        name = self.choice.contrast or default_contrast(
+            self.model.num_classes, countable=bool(confusion_data(self.choice))
+        )
         limit = IMAGES if self.choice.contrast_limit is None else self.choice.contrast_limit
 
         def confusions() -> Confusions | Uncounted:
@@ -203,10 +205,9 @@ def say_counted(name: str, counted: Confusions) -> None:
         )
 
 
-def default_contrast(choice: Model, num_classes: int) -> str:
-    """The contrast sets when none are chosen: what the model confuses, where that can be counted, else its likeliest other classes."""
-    k = min(5, num_classes - 1)
-    return f"confusion:{k}" if choice.contrast_data or bundled_model(choice.model).contrast_data else f"topk_logits:{k}"
+def confusion_data(choice: Model) -> str | None:
+    """The labelled images on which confusions can be counted: those given, or those that come with the model."""
+    return choice.contrast_data or bundled_model(choice.model).contrast_data
 
 
 def require_contrast_data(choice: Model) -> None:
@@ -215,7 +216,7 @@ def require_contrast_data(choice: Model) -> None:
     Raises:
         CaseJaxError: says what to give; also for an unknown model.
     """
-    data, limit = choice.contrast_data or bundled_model(choice.model).contrast_data, choice.contrast_limit
+    data, limit = confusion_data(choice), choice.contrast_limit
     kind, _, k = (choice.contrast or ("confusion:5" if data else "")).partition(":")
     for argument, given in (("contrast_data", choice.contrast_data), ("contrast_limit", limit)):
         accepted = "data to count confusions on and how many of them, with --contrast confusion:K; leave it out"
@@ -248,7 +249,8 @@ def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFu
         model.num_classes >= 2, "weights", f"{model.num_classes} class", "weights of a classifier of at least 2 classes"
     )
     if choice.contrast is None:
-        choice = dataclasses.replace(choice, contrast=default_contrast(choice, model.num_classes))
+        wanted = default_contrast(model.num_classes, countable=bool(confusion_data(choice)))
+        choice = dataclasses.replace(choice, contrast=wanted)
         say(f"contrast: {choice.contrast}, by default")
     return Setup(choice, classifier, model, Pixels(facts.mean, facts.std), crops)
 
@@ -283,15 +285,6 @@ def kept_between_runs() -> Path | None:
         say(f"contrast: nothing can be kept in {cache_folder()}; what is counted is counted anew each time")
         return None
     return cache_folder()
-
-
-def require_outside(folder: Path, source: Source) -> None:
-    """Raise when a command would write its figures into the folder of images that it reads."""
-    plain = source.source if isinstance(source, CachedCrops) else source
-    if isinstance(plain, ImageFolder):
-        inside = folder.resolve().is_relative_to(plain.root.resolve())
-        accepted = "a folder elsewhere: the run's figures are images"
-        require(not inside, "out", f"{folder}, inside the data folder", accepted)
 
 
 def files_in(images: Sequence[str]) -> tuple[str, ...]:

@@ -99,6 +99,11 @@ ACCEPTED = (
 )
 
 
+def default_contrast(num_classes: int, *, countable: bool) -> str:
+    """The contrast sets when none are chosen: what the model confuses, where that can be counted, else its likeliest other classes."""
+    return f"{'confusion' if countable else 'topk_logits'}:{min(5, num_classes - 1)}"
+
+
 def choose_contrast(
     contrast: AnyContrast,
     num_classes: int,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
 from case_jax._checks import CaseJaxError, require
 
@@ -119,7 +119,7 @@ class HighestOthers:
     k: int
     num_classes: int
 
-    def members(self, logits: Float[Array, " C"]) -> Int[Array, " k+1"]:
+    def members(self, logits: Float[Array, " C"]) -> Int[Array, " {self.k}+1"]:
         """The k + 1 likeliest classes, from which the sets of all targets are taken."""
         _require_classes(logits, self.num_classes)
         return jax.lax.top_k(logits, self.k + 1)[1]
@@ -201,7 +201,7 @@ def all_sets(num_classes: int) -> Int[np.ndarray, "C k"]:
 
 
 def confusion_sets(
-    confusion: Float[Any, "C C"], k: int, *, mean_probabilities: Float[Any, "C C"] | None = None
+    confusion: Num[Any, "C C"], k: int, *, mean_probabilities: Float[Any, "C C"] | None = None
 ) -> ConfusionSets:
     """The k classes that the model confuses each class with most often.
 

@@ -1,5 +1,6 @@
 """Data sets: sequences of images with stable ids; `open_source` reads the names that the shell accepts."""
 
+from pathlib import Path
 from typing import Any
 
 from case_jax._checks import CaseJaxError, require, unknown
@@ -107,6 +108,19 @@ def require_side(scenes: DigitScenes, crop: int) -> None:
     require(side == crop, "data", given, f"side={crop}, with a classifier of digit scenes of that side")
 
 
+def require_outside(folder: Path, source: Source) -> None:
+    """Raise when a run would write its figures into the folder of images that it reads.
+
+    Raises:
+        CaseJaxError: names the run folder.
+    """
+    plain = source.source if isinstance(source, CachedCrops) else source
+    if isinstance(plain, ImageFolder):
+        inside = folder.resolve().is_relative_to(plain.root.resolve())
+        accepted = "a folder elsewhere: the run's figures are images"
+        require(not inside, "out", f"{folder}, inside the data folder", accepted)
+
+
 __all__ = [
     "DATASETS",
     "EXIF",
@@ -138,5 +152,6 @@ __all__ = [
     "prepare_imagenet",
     "preprocess",
     "read_crop",
+    "require_outside",
     "require_side",
 ]

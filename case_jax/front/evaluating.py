@@ -10,8 +10,8 @@ import numpy as np
 
 from case_jax._checks import require, unknown
 from case_jax.contrast import ContrastChoice, choose_contrast
-from case_jax.contrast.choice import AnyContrast, Confusions
-from case_jax.data import Exif, ImageFolder, open_source
+from case_jax.contrast.choice import AnyContrast, Confusions, default_contrast
+from case_jax.data import Exif, open_source, require_outside
 from case_jax.evaluation import Evaluate, Pixels, Subject, count_confusions, prepare, run
 from case_jax.evaluation.confusion import IMAGES
 from case_jax.evaluation.kept_gallery import save_gallery
@@ -116,9 +116,7 @@ def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any],
 def _folder(out: str | Path | None, source: Source, model_name: str) -> RunFolder:
     below = f"{source.name}-{model_name}".replace("/", "-").replace(":", "-")
     folder = RunFolder(Path("runs") / below if out is None else out)
-    if isinstance(source, ImageFolder):
-        inside = folder.path.resolve().is_relative_to(source.root.resolve())
-        require(not inside, "out", f"{folder.path}, inside the data", "a folder elsewhere: a run has images of its own")
+    require_outside(folder.path, source)
     return folder
 
 
@@ -160,6 +158,5 @@ def _contrast(contrast: AnyContrast | None, model: TappedModel, pixels: Pixels, 
         assert where is not None
         return count_confusions(_opened(where, model, limit=IMAGES, seed=0), model, pixels)
 
-    k = min(5, model.num_classes - 1)
-    wanted = (f"confusion:{k}" if where else f"topk_logits:{k}") if contrast is None else contrast
+    wanted = default_contrast(model.num_classes, countable=where is not None) if contrast is None else contrast
     return choose_contrast(wanted, model.num_classes, confusions=confusions if where else None, seed=seed)

@@ -182,7 +182,7 @@ def all_class_maps(
     *,
     contrast: AnyContrast | None = None,
     key: Key[Array, ""] | None = None,
-) -> Float[Array, "C *space"]:
+) -> Float[Array, "C *map"]:
     """The maps of every class of one image from one forward pass.
 
     Args:
@@ -209,7 +209,7 @@ def top_class_maps(
     top: int = 2,
     contrast: AnyContrast | None = None,
     key: Key[Array, ""] | None = None,
-) -> Float[Array, "top *space"]:
+) -> Float[Array, "top *map"]:
     """The maps of the model's `top` likeliest classes of one image, likeliest first; arguments as `all_class_maps`.
 
     Raises:

@@ -27,7 +27,7 @@ def _corner_to_corner(source: int, target: int) -> np.ndarray:
     return np.maximum(1 - np.abs(position[:, None] - np.arange(source)), 0)
 
 
-def _enlarge(channel: Float[Array, "*space"], shape: tuple[int, ...], align: Align) -> Float[Array, "*space"]:
+def _enlarge(channel: Float[Array, "*space"], shape: tuple[int, ...], align: Align) -> Float[Array, "*image"]:
     """One channel at the image's size."""
     if align == "half-pixel":
         return resize_map(channel, shape)

@@ -57,7 +57,7 @@ def deletion_curve(
     fill: Fill = "mean",
     black: Float[Array, " D"] | None = None,
     key: Key[Array, ""] | None = None,
-) -> Float[Array, " steps+1"]:
+) -> Float[Array, " {steps}+1"]:
     """The target's probability while a map's top pixels are replaced, from the whole image to none of it.
 
     `d_i = p_target(x with its n_i highest-ranked pixels replaced)`, n_i = ⌊i · pixels / steps⌋. Its `area_under` is the deletion score:
@@ -103,7 +103,7 @@ def insertion_curve(
     fill: Fill = "blur",
     black: Float[Array, " D"] | None = None,
     key: Key[Array, ""] | None = None,
-) -> Float[Array, " steps+1"]:
+) -> Float[Array, " {steps}+1"]:
     """The target's probability while a map's top pixels are put into an empty image, from none to the whole image.
 
     `s_i = p_target(fill with the n_i highest-ranked pixels of x)`, n_i = ⌊i · pixels / steps⌋. Its `area_under` is the insertion score:

@@ -27,7 +27,7 @@ def evidence_regions(
 
 
 def evidence_shares(
-    saliency: Float[Array, "*space"],
+    saliency: Float[Array, "*space"] | Bool[Array, "*space"],
     regions: Bool[Array, "R *space"],
     classes: Int[Array, " R"],
     target: Int[Array, ""],

@@ -21,7 +21,7 @@ def require_grid(n: int) -> None:
     require(n >= 2, "n", n, "at least 2 rows and columns of images in a mosaic, for example 2 or 3")
 
 
-def join_cells(cells: Shaped[Any, "n*n H W D"]) -> Shaped[Any, "n*H n*W D"]:
+def join_cells(cells: Shaped[Any, "N H W D"]) -> Shaped[Any, "h w D"]:
     """One mosaic of n² images (or activations) of one size, in row-major order; the inverse of `split_cells`.
 
     Args:
@@ -41,7 +41,7 @@ def join_cells(cells: Shaped[Any, "n*n H W D"]) -> Shaped[Any, "n*H n*W D"]:
     return cells.reshape(n, n, height, width, depth).swapaxes(1, 2).reshape(n * height, n * width, depth)
 
 
-def split_cells(mosaic: Shaped[Any, "n*H n*W D"], n: int) -> Shaped[Any, "n*n H W D"]:
+def split_cells(mosaic: Shaped[Any, "h w D"], n: int) -> Shaped[Any, "{n}*{n} H W D"]:
     """The n² cells of a mosaic, in row-major order.
 
     Args:
@@ -66,7 +66,7 @@ def _coverage(n: int, size: int) -> np.ndarray:
     return np.maximum(overlap, 0) / n
 
 
-def cell_shares(saliency: Float[Array, "h w"], n: int) -> Float[Array, " n*n"]:
+def cell_shares(saliency: Float[Array, "h w"], n: int) -> Float[Array, " {n}*{n}"]:
     """Shares of a map's positive mass in the n × n cells of its mosaic.
 
     `share_i = Σ_{(y,x) ∈ cell i} max(m[y,x], 0) / Σ_{(y,x)} max(m[y,x], 0)`, which add up to 1.

@@ -20,7 +20,7 @@ BLOCK = 1 << 16
 LARGEST, ANY = 0, 1
 
 
-def pixel_counts(saliency: Float[np.ndarray, "H W"], pixels: Bool[np.ndarray, "H W"]) -> Int[np.ndarray, "2 LEVELS+1"]:
+def pixel_counts(saliency: Float[np.ndarray, "H W"], pixels: Bool[np.ndarray, "H W"]) -> Int[np.ndarray, "2 levels"]:
     """How many pixels of one image lie between which thresholds: not on the object, and on it.
 
     Args:
@@ -41,7 +41,7 @@ def pixel_counts(saliency: Float[np.ndarray, "H W"], pixels: Bool[np.ndarray, "H
     return np.stack([np.bincount(bins[where], minlength=LEVELS + 1) for where in (~pixels.ravel(), pixels.ravel())])
 
 
-def pixel_average_precision(counts: Int[np.ndarray, "2 LEVELS+1"]) -> float:
+def pixel_average_precision(counts: Int[np.ndarray, "2 levels"]) -> float:
     """PxAP: the area under the curve of pixel precision and recall, over all pixels of all images at once.
 
     With `τ_l = l/1000` and the pixels `m ≥ τ_l` taken for the object, `PxAP = Σ_l precision(τ_l) (recall(τ_l) − recall(τ_{l+1}))`, the

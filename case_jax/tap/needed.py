@@ -257,7 +257,7 @@ def _pad(eqn: JaxprEqn, box: Any, everything: list[Box], _: Resolve) -> list[Box
         start, stop = max(-((low - a) // (gap + 1)), 0), min((b - 1 - low) // (gap + 1) + 1, n)
         if start >= stop:
             return [None, *everything[1:]]
-        found.append((start, stop))
+        found.append((int(start), int(stop)))
     return [tuple(found), *everything[1:]]
 
 

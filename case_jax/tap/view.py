@@ -85,12 +85,12 @@ class View:
 
     image: Float[Array, "*space D"]
     logits: Float[Array, " C"]
-    activation: Float[Array, "*space K"]
+    activation: Float[Array, "*layer K"]
     tail: Tail
     """The classifier after the layer: activation to logits."""
     predict: Callable[[Float[Array, "*space D"]], Float[Array, " C"]]
     """The whole classifier: normalised image to logits."""
-    pull: Callable[[Float[Array, " C"]], Float[Array, "*space K"]]
+    pull: Callable[[Float[Array, " C"]], Float[Array, "*layer K"]]
     """Gradient of `⟨cotangent, y⟩` with respect to the activation."""
     class_weights: Weights
     """`α` of the given classes."""
@@ -98,7 +98,7 @@ class View:
     """The first dense layer, where no channels mix before it and the model declares so; else None."""
     chunk: int
     """Most classes, channels or altered copies of the image that a method holds in memory at once."""
-    stages: Callable[[], tuple[Float[Array, "*space k"], ...]] | None = None
+    stages: Callable[[], tuple[Float[Array, "*stage k"], ...]] | None = None
     """Maps of further layers, the highest resolution first; None where the model was tapped without."""
     link: Link = "softmax"
     """How logits become probabilities."""
@@ -138,7 +138,7 @@ class TappedModel:
     """Whether the head's output are the logits."""
     chunk: int = 64
     """Most classes (or channels) that one pullback holds in memory at once."""
-    stages: Callable[[Params, Float[Array, "*space D"]], tuple[Float[Array, "*space k"], ...]] | None = None
+    stages: Callable[[Params, Float[Array, "*space D"]], tuple[Float[Array, "*stage k"], ...]] | None = None
     """Maps of further layers, the highest resolution first."""
     precision: str = "float32"
     """Of its passes, see `at_precision`."""
