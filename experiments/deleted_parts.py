@@ -96,7 +96,7 @@ def strokes_of(rows: pd.DataFrame) -> Int[np.ndarray, "n c"]:
 def summed_up(rows: pd.DataFrame) -> pd.DataFrame:
     """For each part the means of all that `deletions` measures, with 95% intervals by stroke."""
     found = []
-    for (part, kind), group in rows.groupby(["part", "speaks_for"], sort=False):
+    for (part, kind), group in rows.groupby(["part", "speaks_for"], sort=False, observed=True):
         row = {"part": part, "speaks_for": kind, "scenes": group["image_id"].nunique()}
         for column in ("holds", "own", "rivals", "others", "over_rivals", "over_others"):
             known = group[group[column].notna()]

@@ -23,10 +23,9 @@ from case_jax._checks import require, require_seed, unknown
 from case_jax.data import DigitScenes
 from case_jax.data.scene_options import SceneOptions
 from case_jax.metrics import METRICS
-from case_jax.stats import both_usable, estimates_of, mean_interval, median_interval
+from case_jax.stats import both_usable, mean_interval, median_interval
 from experiments.claim import Estimate, Finding, percent, place
 from experiments.deleted_parts import deletions, strokes_of, summed_up
-from experiments.estimates import of_images
 from experiments.families import SHIPPED, WEIGHTS, in_processes, small_network, train_network, training_of
 from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined
 from experiments.networks import CONFUSION_SCENES, Subject, Where, correct
@@ -51,10 +50,8 @@ TESTED = (
 )  # fmt: skip
 ASKED = ("sensitivity", "evidence", "specificity")
 MEASURES = {"mass_own": "own mass", "specificity": "specificity", "necessity": "necessity"}
-COLUMNS = (
-    "image_id", "method", "network", "label", "top1", "degenerate_1", "degenerate_2", "F", *MEASURES,
-)  # fmt: skip
-PARTS = ("image_id", "part", "speaks_for", "network", "own", "rivals", "others", "over_rivals", "over_others", "holds")
+COLUMNS = ("image_id", "method", "network", "label", "top1", "degenerate_1", "degenerate_2", "F", *MEASURES)
+UNIT, HERE = "scenes, by what they share", place("digit_scenes", "the shipped architecture, one training each")
 ENOUGH = 0.9
 """A part is called what it is said to be where it moves its class in more than this share of the scenes."""
 
@@ -115,7 +112,7 @@ def rows_of(subject: Subject) -> pd.DataFrame:
 def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Median F, and mean own mass, specificity and necessity of every method, with 95% intervals by stroke."""
     found = []
-    for method, group in rows.groupby("method", sort=False):
+    for method, group in rows.groupby("method", sort=False, observed=True):
         usable = group[both_usable(group)]
         F = median_interval(usable["F"].to_numpy(np.float64), strokes_of(usable))
         row = {"method": method, "scenes_used": len(usable), "F_median": F.value, "F_low": F.low, "F_high": F.high}
@@ -133,7 +130,10 @@ def gain_of(rows: pd.DataFrame, column: str) -> Estimate | None:
     usable = rows[~rows["degenerate_1"] & rows[column].notna()].set_index("image_id")
     first, second = (usable[usable["method"] == name] for name in (CONTRAST, PLAIN))
     gains = (first[column] - second[column]).dropna()
-    return of_images(str(rows["network"].iloc[0]), gains, estimates_of(rows)) if len(gains) else None
+    if gains.empty:
+        return None
+    interval = mean_interval(gains.to_numpy(np.float64), strokes_of(first.loc[gains.index]))
+    return Estimate(str(rows["network"].iloc[0]), *interval, len(gains), UNIT)
 
 
 def number(value: float, low: float, high: float) -> str:
@@ -163,50 +163,46 @@ def parts_in_words(parts: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-WHERE = place("digit_scenes", "one small network for each kind of scenes")
-
-
 def truth_finding(parts: pd.DataFrame) -> Finding:
     """Whether the known truth is true."""
-    columns = ["part", "scenes_of", "holds", "holds_low", "holds_high", "scenes"]
     shares = [
-        Estimate(f"{part} of {kind}", value, low, high, int(n), "scenes, by what they share", ENOUGH)
-        for part, kind, value, low, high, n in parts[columns].to_numpy().tolist()
+        Estimate(f"{r.part}, {r.scenes_of}", r.holds, r.holds_low, r.holds_high, int(r.scenes), UNIT, ENOUGH)  # type: ignore[arg-type]
+        for r in parts.itertuples()
     ]
-    return Finding(
-        "The known evidence is what the classifier uses: each part, taken out, moves the class that it is said to speak for.", WHERE, shares,
-        "universal", measure="share of scenes", shown="percent", note=f"More than {percent(ENOUGH)} would be enough.",
-    )  # fmt: skip
+    claim = f"Each part moves what it is said to speak for in more than {percent(ENOUGH)} of the scenes."
+    return Finding(claim, HERE, shares, "universal", measure="share of scenes", shown="percent")
 
 
 def contrast_finding(rows: pd.DataFrame, column: str, words: str) -> Finding:
     """Whether the contrast is ahead of Grad-CAM on every kind of scenes."""
-    kinds = [gain_of(found, column) for _, found in rows.groupby("network", sort=False, observed=True)]
-    return Finding(
-        f"Finer-CAM has more {words} than Grad-CAM on digit scenes of every kind.", WHERE, [gain for gain in kinds if gain is not None],
-        "universal", measure=f"{words}, less Grad-CAM's", shown="points" if column == "mass_own" else "number",
-    )  # fmt: skip
+    gains = [
+        gain for _, found in rows.groupby("network", sort=False, observed=True) if (gain := gain_of(found, column))
+    ]
+    shown = "points" if column == "mass_own" else "number"
+    claim = f"Finer-CAM has more {words} than Grad-CAM on every kind of scenes."
+    return Finding(claim, HERE, gains, "universal", measure=f"{words}, less Grad-CAM's", shown=shown)
 
 
 def measured(config: Config) -> Numbers:
-    """Train, take parts out, and ask all methods, on every kind of scenes; `network` is the kind, which has a network of its own."""
+    """Train, take parts out, and ask all methods, on every kind of scenes."""
+    config.check()
     rows, parts = [], []
     for subject in networks(config):
         assert isinstance(subject.source, DigitScenes)
-        parts.append(compact(deletions(subject.classifier, subject.source).assign(network=subject.name), PARTS))
+        parts.append(deletions(subject.classifier, subject.source).assign(network=subject.name))
         rows.append(compact(rows_of(subject), COLUMNS))
     return Numbers({"rows": joined(rows), "parts": joined(parts)}, {})
 
 
 def concluded(numbers: Numbers, config: Config) -> Answer:
     """Tables, findings and a picture."""
-    rows = numbers.rows["rows"].astype({"network": str, "method": str})
+    rows, deleted = numbers.rows["rows"], numbers.rows["parts"]
     kinds = list(rows["network"].unique())
-    table = pd.concat([summary_of(found).assign(scenes=kind) for kind, found in rows.groupby("network", sort=False)])
-    table["method"] = [METHODS[name].title for name in table["method"]]
-    taken = (
-        numbers.rows["parts"].astype({"network": str, "part": str, "speaks_for": str}).groupby("network", sort=False)
+    table = pd.concat(
+        [summary_of(found).assign(scenes=kind) for kind, found in rows.groupby("network", sort=False, observed=True)]
     )
+    table["method"] = [METHODS[name].title for name in table["method"]]
+    taken = deleted.groupby("network", sort=False, observed=True)
     parts = pd.concat([summed_up(found).assign(scenes_of=kind) for kind, found in taken], ignore_index=True)
     right = [correct(rows[rows["network"] == kind]) for kind in kinds]
     options = [str(SceneOptions(**VARIANTS[kind])) or "–" for kind in kinds]
@@ -218,7 +214,7 @@ def concluded(numbers: Numbers, config: Config) -> Answer:
         text = by_variant(table, column, f"{column}_value", percent if column == "mass_own" else number)
         shown[words.replace(" ", "_")] = Table(f"Mean {words} [95% by handwritten stroke]", table[columns], text)
     title = "Each part taken out: does it move what it is said to speak for? [95% by handwritten stroke]"
-    shown["deleted"] = Table(title, parts, parts_in_words(parts))
+    shown["parts"] = Table(title, parts, parts_in_words(parts))
     text = about.assign(accuracy=about["accuracy"].map(percent))
     shown["networks"] = Table("Kinds of scenes and their networks", about, text)
     own = table.pivot(index="method", columns="scenes", values="mass_own_value").loc[table["method"].unique(), kinds]
@@ -229,7 +225,6 @@ def concluded(numbers: Numbers, config: Config) -> Answer:
 
 def main(config: Config) -> None:
     """Answer, and keep it."""
-    config.check()
     carry_out(config, measured, concluded)
 
 

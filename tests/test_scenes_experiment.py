@@ -15,6 +15,7 @@ from case_jax.models.entries import MODELS
 from experiments import scenes
 from experiments.deleted_parts import deletions, falls_of, logits_of, summed_up
 from experiments.families import SHIPPED
+from experiments.kept import Numbers
 from experiments.networks import Where
 
 
@@ -98,6 +99,7 @@ def test_logits_of_any_number_of_images(count):
 def test_gains_are_paired_by_scene_and_leave_degenerate_maps_out():
     rows = pd.DataFrame(
         {
+            "network": "usual",
             "image_id": [0, 0, 1, 1, 2, 2, 3, 3],
             "method": [scenes.PLAIN, scenes.CONTRAST] * 4,
             "degenerate_1": [False] * 7 + [True],
@@ -106,11 +108,11 @@ def test_gains_are_paired_by_scene_and_leave_degenerate_maps_out():
         }
     )
     alone, together = (scenes.gain_of(rows.assign(cluster_2=ids), "mass_own") for ids in (-1, [9, 9, 9, 9, 8, 8, 9, 9]))
-    assert alone.mean == together.mean == pytest.approx(0.2)  # of 0.3, 0.2 and 0.1
+    assert alone.value == together.value == pytest.approx(0.2)  # of 0.3, 0.2 and 0.1
     half = 4.3027 * np.sqrt(0.02 / 6)  # Student's t of 2 degrees of freedom
     assert (alone.low, alone.high) == pytest.approx((0.2 - half, 0.2 + half), abs=1e-4)
     assert together.high - together.low > alone.high - alone.low
-    assert scenes.gain_of(rows.assign(mass_own=np.nan), "mass_own") is None
+    assert scenes.gain_of(rows.assign(mass_own=np.nan, network="usual"), "mass_own") is None
 
 
 @pytest.mark.parametrize("options", scenes.VARIANTS.values(), ids=scenes.VARIANTS)
@@ -156,11 +158,13 @@ def test_what_is_concluded_of_two_kinds_by_hand():
         for i in range(4)
     ]
     rows[0]["cluster_2"] = 7  # as where one kind has more parts than another
-    found = scenes.concluded(scenes.Numbers(pd.DataFrame(rows), pd.DataFrame(parts)))
-    assert [finding.verdict for finding in found.findings] == ["answered", "in part"]
-    assert "usual +30.0 [+30.0, +30.0], 96 px +0.0" in found.findings[1].evidence
-    assert found.findings[0].evidence.startswith("0 of 2 parts surely")
-    assert "body of usual 75% [" in found.findings[0].evidence
+    found = scenes.concluded(Numbers({"rows": pd.DataFrame(rows), "parts": pd.DataFrame(parts)}, {}), scenes.Config())
+    assert [finding.verdict for finding in found.findings] == ["undecided", "in part"]
+    assert [(one.label, one.value) for one in found.findings[0].comparisons] == [
+        ("body, usual", 0.75),
+        ("body, 96 px", 0.75),
+    ]
+    assert [(one.label, round(one.value, 6)) for one in found.findings[1].comparisons] == [("usual", 0.3), ("96 px", 0)]
     assert found.tables["networks"].numbers["accuracy"].tolist() == [0.5, 0.5]
     assert found.tables["networks"].numbers["options"].tolist() == ["–", "side=96"]
     F = found.tables["F"].shown
