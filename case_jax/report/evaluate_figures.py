@@ -1,6 +1,5 @@
 """Which figures a run has, with their words."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -102,13 +101,17 @@ def sweep_curves(run: Run, masks: Mapping[str, Bool[np.ndarray, " n"]], percents
         masks: which rows count, by method.
         percents: the sweep, ascending.
     """
-    left = [_by_method(masks, 1 - stats.drops(run.rows, removed)) for removed in percents]
-    curves = {}
-    for name in masks:
-        values = [at_percent[name] for at_percent in left]
-        if all(map(len, values)):
-            errors = [v.std(ddof=1) / math.sqrt(len(v)) if len(v) > 1 else 0.0 for v in values]
-            curves[name] = Sweep(np.asarray(percents), np.asarray([v.mean() for v in values]), np.asarray(errors))
+    estimates, curves = stats.estimates_of(run.rows), {}
+    left = [1 - stats.drops(run.rows, removed).to_numpy() for removed in percents]
+    for name, mask in masks.items():
+        known = [mask & ~np.isnan(values) for values in left]
+        if all(rows.any() for rows in known):
+            found = [
+                estimates.mean(run.rows.loc[rows, "image_id"], values[rows])
+                for rows, values in zip(known, left, strict=True)
+            ]
+            mean, error = np.transpose(found)
+            curves[name] = Sweep(np.asarray(percents), mean, np.nan_to_num(error))  # of a single image none is known
     return curves
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from case_jax.stats.intervals import INTERVALS, Interval
-from case_jax.stats.sharing import Sharing, sharing_of
+from case_jax.stats.intervals import INTERVALS, Interval, standard_error
+from case_jax.stats.sharing import Sharing, independent, sharing_of
 
 
 def cluster_names(rows: pd.DataFrame) -> list[str]:
@@ -31,6 +31,11 @@ class Estimates(NamedTuple):
     def interval(self, rows: pd.DataFrame, values: Float[np.ndarray, " n"], statistic: str = "mean") -> Interval:
         """The mean or median of a value of each of these rows, one row an image, with its 95% interval."""
         return INTERVALS[statistic](values, self.among(rows["image_id"]), resamples=self.resamples, seed=self.seed)
+
+    def mean(self, image_ids: pd.Series, values: Float[np.ndarray, " n"]) -> tuple[float, float]:
+        """The mean of a value of each of these images, and its standard error; NaN for fewer than two clusters."""
+        mean = float(values.mean())
+        return mean, standard_error(values - mean, self.among(image_ids) or independent(len(values)))
 
     @property
     def clusters(self) -> int:
