@@ -83,7 +83,7 @@ def class_specific_insertion(
     other = filling(fill, view.image, black=black, key=key)
     masks = top_masks(maps, counts_of(tuple(percents), maps.shape[1:]))
     moved = key is not None and has_odds(view)
-    if moved:
+    if key is not None and moved:
         offsets = shift_of(jax.random.fold_in(key, SHIFT), maps.shape[1:])
         shown = jnp.concatenate([masks, shifted(masks, offsets)], 1)
     else:
