@@ -83,7 +83,7 @@ def load_classifier(
         name: a name in `MODELS`.
         weights: a file, or a repository of the Hugging Face hub written `organisation/name` or `organisation/name@revision`; None
             takes the network's default weights. A `.safetensors` file holds the arrays under torchvision's or timm's names, or is one
-            of `save_weights`; a `.pth`, `.pt`, `.bin`, `.ckpt` or `.tar` file needs torch. Numbers of 16 bits become float32.
+            of `save_weights`; a `.pth`, `.pt`, `.bin`, `.ckpt` or `.tar` file is one of `torch.save`. Numbers of 16 bits become float32.
         any_size: take depths and widths from the file, too (under torchvision's or timm's names); the name then tells the family only.
 
     Returns:
