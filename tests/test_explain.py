@@ -219,6 +219,7 @@ def test_the_shell_answers_why_this_class_rather_than_that_one(shell, tmp_path):
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.png", exif=exif)
     Image.fromarray(np.dstack([pixels, pixels[..., 0]])).save(tmp_path / "drawing.png")
     words = ("--targets", "0·7", 3, "--against", 4, "--signed", "--original", "--methods", "grad_cam", "finer_cam")
+    words += ("--model", "digit_resnet")
     status, out, err = shell(
         "explain", "upright.png", "lying.png", "drawing.png", *words, "--save-maps", "maps.npz", "--format", "svg"
     )

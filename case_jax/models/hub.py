@@ -1,7 +1,6 @@
 """Weight files of the Hugging Face hub: from its cache when they are there, else fetched once."""
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +42,7 @@ def fetch(repo: str, *, need_config: bool = True) -> HubFiles:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     name, _, revision = repo.partition("@")
-    names = [WEIGHTS, TORCH_WEIGHTS] if find_spec("torch") else [WEIGHTS]
+    names = [WEIGHTS, TORCH_WEIGHTS]
     cached = [try_to_load_from_cache(name, file, revision=revision or None) for file in names]
     weights = next((path for path in cached if isinstance(path, str)), None)
     for file in names if weights is None else ():

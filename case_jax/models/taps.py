@@ -5,6 +5,7 @@ are pulled back, `chunk` classes at a time.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 RAW = "raw convolution (the CASE paper's)"
@@ -96,6 +97,17 @@ def convnext_taps(*, depths: Sequence[int], **_: Any) -> Taps:
     }
     stages = ("features.0", *(f"features.{2 * i + 1}" for i in range(len(depths))))
     return Taps(layers, {}, stages=stages)
+
+
+def efficientnet_lite_taps(*, depths: Sequence[int], **_: Any) -> Taps:
+    """EfficientNet-Lite: everything behind the last convolution acts on each channel alone."""
+    layers = {
+        "relu": f"last ReLU6; {CLOSED}",
+        "conv_head": f"{RAW}; {CLOSED}",
+    }
+    ends = list(accumulate(depths))
+    stages = (*(f"blocks.{ends[i] - 1}" for i in (0, 1, 2, 4)), "relu")  # the last of each resolution
+    return Taps(layers, _declared((*layers, "bn1"), linear_head="fc"), stages=stages)
 
 
 def vit_taps(*, depth: int, image_size: int = 224, patch: int = 16, **_: Any) -> Taps:

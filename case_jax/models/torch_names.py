@@ -25,6 +25,9 @@ class Layout(NamedTuple):
     """Regular expression; a file has this layout when it matches the start of some key."""
     renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
     """(pattern, replacement) pairs of `re.sub`, applied in this order: from the file's key to module path and torch's leaf name."""
+    staged: str | None = None
+    """Where the file numbers blocks within their stages and the network counts them through: a regular expression of what stands in front,
+    the stage's number and the block's, each a group. Applied last."""
 
 
 class Family(NamedTuple):
@@ -86,15 +89,33 @@ def torchvision_names(keys: Iterable[str], family: Family, *, source: str = "the
             f"weights: {source} holds no {family.title} under names that are known; accepted: {known}. "
             f"Its keys ({len(keys)}): {', '.join(sorted(keys)[:10]) or '–'}"
         )
-    names, owners = {}, {}
+    names: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for key in keys:
         name = key
         for pattern, replacement in layout.renames:
             name = re.sub(pattern, replacement, name)
+        names[key] = name
+    if layout.staged is not None:
+        names = _counted_through(names, layout.staged)
+    for key, name in names.items():
         if name in owners:
             raise CaseJaxError(f"weights: {source} holds {name} twice, as {owners[name]} and as {key}; remove one.")
-        names[key], owners[name] = name, key
+        owners[name] = key
     return names
+
+
+def _counted_through(names: Mapping[str, str], staged: str) -> dict[str, str]:
+    """The names with one number for a stage's and a block's."""
+    places = {name: match for name in names.values() if (match := re.match(staged, name))}
+    blocks = sorted({(int(match[2]), int(match[3])) for match in places.values()})
+    number = {block: n for n, block in enumerate(blocks)}
+
+    def one(name: str) -> str:
+        match = places.get(name)
+        return name if match is None else f"{match[1]}{number[int(match[2]), int(match[3])]}.{name[match.end() :]}"
+
+    return {key: one(name) for key, name in names.items()}
 
 
 def network_sizes(shapes: Mapping[str, Shape], family: Family, *, source: str = "the state dict") -> dict[str, Any]:

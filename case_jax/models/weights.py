@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from case_jax._checks import CaseJaxError, require
+from case_jax.models.torch_file import open_torch_file
 from case_jax.models.torch_names import Source
 from case_jax.parallel import on_device
 
@@ -31,7 +31,6 @@ _DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-_WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -100,13 +99,13 @@ def load_weights(path: str | Path, module: nnx.Module) -> dict[str, Any]:
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
-    """What a `.safetensors` file holds, or a PyTorch checkpoint when torch is installed.
+    """What a `.safetensors` file holds, or a file of `torch.save`, which needs no PyTorch and runs nothing (`open_torch_file`).
 
-    Of a checkpoint only tensors are unpickled (`weights_only`); one wrapped as `{"state_dict": …}` or `{"model": …}` is unwrapped,
-    and the prefixes `module.` and `_orig_mod.` that wrapped modules leave on every key are taken off.
+    A state dict wrapped as `{"state_dict": …}` or `{"model": …}` is unwrapped, and the prefixes `module.` and `_orig_mod.` that wrapped
+    modules leave on every key are taken off.
 
     Raises:
-        CaseJaxError: when there is no such file, it is damaged, of another kind, or torch is needed and not installed.
+        CaseJaxError: when there is no such file, it is damaged, or of another kind.
     """
     path = Path(path)
     if path.is_dir():
@@ -154,35 +153,8 @@ def _open_safetensors(path: Path) -> WeightFile:
 
 
 def _open_torch(path: Path) -> WeightFile:
-    if find_spec("torch") is None:
-        raise CaseJaxError(
-            f"weights: {path} is a PyTorch checkpoint, and torch is not installed. Install case-jax[torch], or convert it once where "
-            "torch is: safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')."
-        )
-    import torch  # type: ignore[import-not-found]
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError …
-        raise CaseJaxError(
-            f"weights: {path} cannot be read as tensors alone ({type(error).__name__}: {(str(error).splitlines() or [''])[0]}); "
-            "save the model's state_dict() and give that file."
-        ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-            break
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise CaseJaxError(
-            f"weights: {path} holds no state dict of tensors, neither bare nor under {' or '.join(map(repr, _WRAPPERS))}; "
-            "save the model's state_dict() and give that file."
-        )
-
-    def read(name: str) -> np.ndarray:
-        tensor = state[name].detach()
-        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-    return WeightFile(path, {name: tuple(v.shape) for name, v in state.items()}, read, {})
+    file = open_torch_file(path)
+    return WeightFile(path, file.shapes, file.read, {})
 
 
 def match_own(file: WeightFile, module: nnx.Module) -> dict[str, Source]:
