@@ -246,7 +246,7 @@ def title_of(method: Method) -> str:
 
 
 def markdown(found: MainTable) -> str:
-    """The table as Markdown, to be printed or pasted; without the spaces beside its lines where it would not fit a terminal."""
+    """The table as Markdown, to be printed or pasted; without the spaces beside its lines where only so it fits a terminal."""
 
     def safe(text: str) -> str:
         return text.replace("|", "\\|").replace("\n", " ")
@@ -254,7 +254,8 @@ def markdown(found: MainTable) -> str:
     heads = ["method", *(head for head, _ in found.heads)]
     lines = [heads, *([safe(title_of(method)), *map(safe, cells)] for method, cells in found.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    space = " " if sum(widths) + 3 * len(widths) + 1 <= TERMINAL else ""
+    least = sum(widths) + len(widths) + 1
+    space = "" if least <= TERMINAL < least + 2 * len(widths) else " "
     lines.insert(1, ["-" * width for width in widths])
 
     def line(cells: Sequence[str]) -> str:
