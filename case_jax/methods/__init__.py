@@ -133,7 +133,9 @@ def described(name: str, function: MapFunction) -> Method:
     own, known = bare(function), METHODS.get(name)
     if known is not None and known.maps is own:
         return known
-    flags = {flag: getattr(own, flag, False) for flag in ("contrastive", "control", "class_blind", "mask")}
+    flags: dict[str, Any] = {
+        flag: getattr(own, flag, False) for flag in ("contrastive", "control", "class_blind", "mask")
+    }
     return Method(function, getattr(own, "title", name), **flags)
 
 

@@ -77,7 +77,7 @@ def shift_of(key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, " S"]:
 def shifted(masks: Bool[Array, "*n_space"], offsets: Int[Array, " S"]) -> Bool[Array, "*n_space"]:
     """Masks moved along their spatial axes, the last ones; what leaves the image on one side comes in on the other, so none loses a pixel."""
     space = len(offsets)
-    return jnp.roll(masks, tuple(offsets[axis] for axis in range(space)), tuple(range(-space, 0)))
+    return jnp.roll(masks, offsets, tuple(range(-space, 0)))
 
 
 def scores_without(
