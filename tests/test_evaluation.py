@@ -339,8 +339,8 @@ def test_one_compilation_per_run_and_none_for_new_weights(prepared, model, tmp_p
     source, indices, _ = planned.images
     empty, step = template(source, indices, planned.tile), planned.program.compiled[0].function
     batch = parallel.shard(jax.tree.map(lambda a: a[None], load_tile(source, indices, 0, empty).batch))
-    first = step(parallel.replicate(model.params), batch)
-    other = step(parallel.replicate(jax.tree.map(lambda a: a * 1.5, model.params)), batch)
+    first = step(parallel.replicate((model.params, {})), batch)
+    other = step(parallel.replicate((jax.tree.map(lambda a: a * 1.5, model.params), {})), batch)
     assert len(traces) == 1
     assert not np.array_equal(first["p1"], other["p1"])
 

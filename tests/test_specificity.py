@@ -108,7 +108,7 @@ def test_the_map_of_each_class_s_own_pixels_is_best():
     np.testing.assert_allclose(best.specificity[0], two[-2:].sum() - two[:2].sum(), rtol=1e-4)
 
 
-def test_necessity_of_random_pixels_against_random_pixels_is_nothing_on_average():
+def test_noise_has_neither_on_average():
     images = jnp.asarray(RNG.normal(1.0, 1.0, (100, SIDE, SIDE, 1)), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 100)
     found = jax.jit(jax.vmap(lambda x, m, k: scored(class_specific_deletion, MODEL, x, m, k)))(

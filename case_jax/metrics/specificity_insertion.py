@@ -82,16 +82,15 @@ def class_specific_insertion(
     require_two(view, maps, targets)
     other = filling(fill, view.image, black=black, key=key)
     masks = top_masks(maps, counts_of(tuple(percents), maps.shape[1:]))
-    moved = key is not None and has_odds(view)
-    if key is not None and moved:
+    shown = masks
+    if key is not None and has_odds(view):
         offsets = shift_of(jax.random.fold_in(key, SHIFT), maps.shape[1:])
         shown = jnp.concatenate([masks, shifted(masks, offsets)], 1)
-    else:
-        shown = masks
     margins, odds = scores_without(view, ~shown, other, targets)
     same = (masks[:, 0] == masks[:, 1]).all(tuple(range(1, maps.ndim)))
     specificity = jnp.where(same & jnp.isfinite(margins[:, 0]), 0.0, margins[:, 0] - margins[:, 1])
-    sufficiency = (odds[:, :2] - odds[:, 2:]).mean(1) if moved else jnp.full(len(masks), jnp.nan)
+    unknown = jnp.full(len(masks), jnp.nan)
+    sufficiency = unknown if shown is masks else (odds[:, :2] - odds[:, 2:]).mean(1)
     return ClassSpecificInsertion(specificity, sufficiency)
 
 

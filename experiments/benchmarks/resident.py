@@ -17,4 +17,4 @@ def resident_step(job: Job) -> Callable[[], Any]:
     (source, indices, _), [(step, *_)] = job.images, job.program.compiled
     loaded = [load_tile(source, indices, t, job.empty).batch for t in range(parallel.device_count())]
     batch = parallel.shard(jax.tree.map(lambda *a: np.stack(a), *loaded))
-    return partial(step, parallel.replicate(job.model.params), batch)
+    return partial(step, parallel.replicate((job.model.params, job.question.carried())), batch)
