@@ -25,7 +25,7 @@ from case_jax.models.initial import initial_params
 from case_jax.report.figures import plain_style
 from case_jax.report.loading import Method
 from case_jax.report.scores import Scored, two_scores
-from case_jax.stats import Interval, both_usable, estimates_of, mean_drop
+from case_jax.stats import THETAS, Interval, both_usable, estimates_of, mean_drop, summarise
 from experiments.claim import Estimate, Finding, percent, place
 from experiments.estimates import kendall, mean_of, of_images, paired
 from experiments.families import FAMILIES, SHIPPED
@@ -36,14 +36,14 @@ PLAIN = (
     "grad_cam", "hires_cam", "grad_cam_plus_plus", "layer_cam", "ablation_cam", "eigen_grad_cam", "guided_backprop", "integrated_gradients",
 )  # fmt: skip
 CONTRASTS = (("case", 1), ("case", 5), ("case_span", 5), ("finer_cam", 1), ("finer_cam", 5))
-CONTROLS = ("random", "centre", "sobel", "exchanged", "noise_contrast")
+CONTROLS = ("random", "centre_gaussian", "sobel", "exchanged", "noise_contrast")
 UNTRAINED = "Finer-CAM, untrained network"
 GRAD_CAM, SOFTMAX, RANDOM = (METHODS[name].title for name in ("grad_cam", "softmax_contrast", "random"))
 PERCENTS = (2, 5, 10, 20)
 REMOVED = (5.0, 20.0, 50.0)
 HALVES = ("the first half of the strokes", "the second")
 COLUMNS = (
-    "image_id", "method", "network", "seed", "label", "top1", "p1", "degenerate_1", "degenerate_2", "F", "mass_own",
+    "image_id", "method", "network", "seed", "label", "top1", "p1", "degenerate_1", "degenerate_2", "F", "F_plus", "zeros_in_top", "mass_own",
     *(f"p_removed_{percent:g}" for percent in REMOVED), "specificity", "necessity", "necessity_random", "hurts_own",
     *(f"{name}_{k}" for name in ("specificity", "necessity") for k in PERCENTS), "specificity_oracle", "necessity_oracle",
 )  # fmt: skip
@@ -117,12 +117,27 @@ def scored(rows: pd.DataFrame) -> pd.DataFrame:
     return usable.assign(unlike=1 - usable["F"], drop=mean_drop(usable))
 
 
+ONE = ["network", "seed", "method"]
+
+
 def means_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over images of every method, network and training; of F the median."""
-    by = scored(rows).groupby(["network", "seed", "method"], sort=False, observed=True)
-    numbers = [c for c in (*COLUMNS[9:], "drop") if c in rows or c == "drop"]
-    table = by[numbers].mean().assign(n=by.size(), F=by["F"].median(), unlike=by["unlike"].median())
-    return table.reset_index()
+    by = scored(rows).groupby(ONE, sort=False, observed=True)
+    named = COLUMNS[COLUMNS.index("mass_own") :]
+    numbers = [c for c in named if c in rows] + ["drop"]
+    return by[numbers].mean().assign(n=by.size(), F=by["F"].median(), unlike=by["unlike"].median()).reset_index()
+
+
+def verdicts_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Which methods are class-sensitive on which network and training, and their maps that are degenerate."""
+    controls = [*titles(CONTROLS), UNTRAINED]
+    found = []
+    for _, group in rows.groupby(ONE[:2], sort=False, observed=True):
+        asked = group.drop(columns=[c for c in group if c == "mass_own" or str(c).startswith("p_removed")])
+        table = summarise(asked, controls=controls).table.reset_index()
+        kept = table[["method", "degenerate", *(f"sensitive_{theta:g}" for theta in THETAS)]]
+        found.append(kept.assign(network=group["network"].iloc[0], seed=group["seed"].iloc[0]))
+    return pd.concat(found, ignore_index=True).astype(dict.fromkeys(("network", "method"), str))
 
 
 def of_families(table: pd.DataFrame, method: str, other: str, column: str) -> list[Estimate]:
@@ -289,8 +304,8 @@ def findings(rows: pd.DataFrame, table: pd.DataFrame, here: str) -> list[Finding
 
 def concluded(numbers: Numbers, config: Config) -> Answer:
     """The pair for all methods and networks, and what follows."""
-    rows, networks = numbers.rows["rows"], numbers.tables["networks"]
-    table = means_of(rows)
+    rows, networks = numbers.rows["rows"].astype(dict.fromkeys(("network", "method"), str)), numbers.tables["networks"]
+    table = means_of(rows).merge(verdicts_of(rows), on=ONE)
     trained = networks.groupby("network", sort=False).size()
     said = ", ".join(f"{name} {count}" for name, count in trained.items())
     right: Any = networks.groupby("network", sort=False)["accuracy"].mean()

@@ -9,7 +9,7 @@ import pytest
 
 from case_jax.stats import estimates_of
 from case_jax.stats.sharing import sharing_of
-from experiments import contrasts, fidelity, sanity, seeds, sensitivity
+from experiments import contrasts, fidelity, sanity, seeds, sensitivity, specificity
 from experiments.claim import weighed
 from experiments.estimates import BY_CLUSTER, of_images
 from experiments.kept import Numbers, compact, keep, read
@@ -174,3 +174,43 @@ def test_sanity_of_rows(tmp_path):
     assert [one.value for one in guided.comparisons] == pytest.approx([0.4, 0.5, 0.6], abs=0.02)
     assert {one.unit for one in guided.comparisons} == {BY_CLUSTER}
     assert found["Maps of a classifier of shuffled labels are others"].verdict == "undecided"
+
+
+def test_class_specific_deletion_of_rows(tmp_path):
+    """Contrast has 2 logits more specificity than Grad-CAM and 1 less necessity, on two networks of three trainings, and controls of contrast none."""
+    grey = [*specificity.titles(specificity.CONTROLS), specificity.UNTRAINED]
+    names = [*specificity.titles(specificity.PLAIN), *specificity.contrasts(), *grey]
+    rng, frames = np.random.default_rng(0), []
+    for network, seed in itertools.product(("ResNet", "VGG"), range(3)):
+        rows = made_up(names, [0.1 if n in {*specificity.contrasts(), *grey} else 0.6 for n in names], network=network)
+        contrasted, other = rows["method"].isin([*specificity.contrasts()]), rows["method"].isin(grey)
+        noise = rng.normal(0, 0.05, (2, len(rows)))
+        specific = np.where(contrasted, 3.0, np.where(other, -1.0, 1.0)) + noise[0]
+        necessary = np.where(contrasted, 1.0, np.where(other, 0.0, 2.0)) + noise[1]
+        by_share = {f"specificity_{k}": specific for k in specificity.PERCENTS}
+        by_share |= {f"necessity_{k}": necessary for k in specificity.PERCENTS}
+        scores = {
+            "specificity": specific,
+            "necessity": necessary,
+            "necessity_random": 0.0,
+            "hurts_own": 1.0,
+            "mass_own": 0.3,
+        }
+        scores |= {
+            "specificity_oracle": 4.0,
+            "necessity_oracle": 2.0,
+            **{f"p_removed_{p:g}": 0.5 for p in specificity.REMOVED},
+        }
+        frames.append(rows.assign(seed=seed, **by_share, **scores))
+    facts = pd.DataFrame(itertools.product(("ResNet", "VGG"), range(3), [0.9]), columns=["network", "seed", "accuracy"])
+    found = kept_and_read(specificity, pd.concat(frames), {"networks": facts}, tmp_path, specificity.Config())
+    verdicts = [finding.verdict for finding in found.values()]
+    assert verdicts[:5] == ["reproduced"] * 5
+    assert set(verdicts[5:]) == {"answered"}
+    gains = found["Maps of contrastive methods hold their own class more than Grad-CAM's do."].comparisons
+    assert [one.value for one in gains] == pytest.approx([2.0] * len(specificity.contrasts()), abs=0.05)
+    assert (tmp_path / "pair.png").stat().st_size > 1000
+    table = pd.read_csv(tmp_path / "summary.csv").set_index("method")
+    assert table.loc["Grad-CAM", "sensitive_0.5"].tolist() == [False] * 6
+    assert table.loc["CASE, k = 1", "sensitive_0.5"].all()
+    assert "75%" in (tmp_path / "summary.md").read_text()  # of the oracle's 4 logits
