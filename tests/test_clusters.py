@@ -37,6 +37,28 @@ def test_a_standard_error_by_hand():
     assert stats.mean_interval(values, FIVE) == pytest.approx((10, 10 - half, 10 + half))
 
 
+def test_where_nearly_all_pairs_share_something_a_jackknife_leaves_out_one_thing_at_a_time():
+    """Two by two of three photographs: images 0 to 2 are (0, 1), (0, 2), (1, 2), and every pair shares one."""
+    sharing, errors = stats.sharing_of(np.array([[0, 1], [0, 2], [1, 2]])), np.array([1.0, 2.0, -3.0])
+    assert sharing.pair_sum(np.ones(3)) == 9
+    without = np.array([-3.0, 2.0, 1.0])  # the one image that lacks photograph 0, 1, 2
+    assert standard_error(errors, sharing) == pytest.approx(np.sqrt(2 / 3 * (without**2).sum()))
+    assert np.isnan(
+        standard_error(errors, stats.sharing_of(np.array([[0, 1], [0, 2], [0, 1]])))
+    )  # all have photograph 0
+
+
+def test_the_jackknife_covers_where_mosaics_share_five_photographs():
+    rng = np.random.default_rng(0)
+    hits = []
+    for _ in range(200):
+        mosaics = np.stack([rng.permutation(5)[:4] for _ in range(100)])
+        values = rng.normal(size=5)[mosaics].mean(1) + 0.5 * rng.normal(size=100)
+        low, high = stats.mean_interval(values, mosaics)[1:]
+        hits.append(low < 0 < high)
+    assert 0.88 <= np.mean(hits) <= 1
+
+
 @pytest.mark.parametrize("columns", [1, 2, 3, 4])
 def test_sums_over_groups_are_sums_over_pairs(columns):
     """Ids in any column count, one that an image has twice counts once, and pairs that share several count once."""

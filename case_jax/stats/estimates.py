@@ -40,7 +40,7 @@ class Estimates(NamedTuple):
     @property
     def clusters(self) -> int:
         """How many different things the images share; 0 where they are independent."""
-        return 0 if self.sharing is None else len(np.unique(self.sharing.ids[self.sharing.ids >= 0]))
+        return 0 if self.sharing is None else len(self.sharing.known())
 
 
 def estimates_of(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> Estimates:

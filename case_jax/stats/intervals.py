@@ -48,21 +48,31 @@ def bootstrap(
     return Interval(value, float(found.low), float(found.high))
 
 
+CROWDED = 0.5
+"""Share of dependent pairs above which their sum says nothing: over all pairs it is `(Σ e)² = 0`, whatever the errors."""
+
+
 def standard_error(errors: Float[np.ndarray, " n"], sharing: Sharing) -> float:
     """Standard error of a mean whose summands' deviations are these: `SE² = G / (G − 1) · (1/n²) Σ e_i e_j` over the pairs that share an id.
 
     G is the number of clusters. Where no images share one this is the usual standard error. The sum is at least that of the squares:
-    images that share something never count for more than independent ones.
+    images that share something never count for more than independent ones. Where more than half of all pairs share an id, as mosaics of
+    few photographs do, it is that of the jackknife which leaves out one id with all its images at a time:
+    `SE² = (J − 1) / J · Σ_g m_g²` over J ids, m_g the mean of e over the images without g.
 
-    Cameron, Gelbach, Miller, Journal of Business & Economic Statistics 29 (2011), equations 2.9 to 2.14.
+    Cameron, Gelbach, Miller, Journal of Business & Economic Statistics 29 (2011), equations 2.9 to 2.14; the jackknife: Efron, The Jackknife,
+    the Bootstrap and Other Resampling Plans (1982).
 
     Returns:
-        The standard error; NaN for fewer than two clusters.
+        The standard error; NaN for fewer than two clusters, and where every image has some id.
     """
-    count = sharing.number() if len(errors) else 0
+    count, n = sharing.number() if len(errors) else 0, len(errors)
     if count < 2:
         return np.nan
-    variance = max(sharing.pair_sum(errors), float((errors**2).sum())) / len(errors) ** 2
+    if sharing.pair_sum(np.ones(n)) > CROWDED * n**2:
+        means = [errors[kept].mean() if (kept := ~(sharing.ids == g).any(1)).any() else np.nan for g in sharing.known()]
+        return float(np.sqrt((len(means) - 1) / len(means) * np.square(means).sum()))
+    variance = max(sharing.pair_sum(errors), float((errors**2).sum())) / n**2
     return float(np.sqrt(variance * count / (count - 1)))
 
 

@@ -38,6 +38,10 @@ class Sharing(NamedTuple):
         squares = values**2
         return float(squares.sum() + self.signs @ ((self.members @ values) ** 2 - self.members @ squares))
 
+    def known(self) -> Int[np.ndarray, " J"]:
+        """The distinct ids."""
+        return np.unique(self.ids[self.ids >= 0])
+
     def number(self) -> int:
         """The number of clusters: distinct ids, an image without one being its own, in the column that has fewest."""
         return min(len(np.unique(column[column >= 0])) + int((column < 0).sum()) for column in self.ids.T)
