@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.benchmarks import data, depthwise, loading, networks, sweep
+from experiments.benchmarks import data, depthwise, loading, networks, pairs
 
 
 def test_all_class_maps_beside_the_forward_pass(tmp_path):
@@ -34,12 +34,12 @@ def test_preparing_decoding_and_reading_again(tmp_path):
 
 @pytest.mark.slow
 def test_counting_all_pairs_of_classes(tmp_path):
-    result = sweep.main(sweep.Config(quick=True, out=tmp_path / "sweep.json"))
+    result = pairs.main(pairs.Config(quick=True, out=tmp_path / "pairs.json"))
     assert [row["top"] for row in result["steps"]] == [0, 20, 1000]
     assert all(row["ratio_to_forward"] > 0 for row in result["steps"])
     first, *_, last = (row["temporary_mb"] for row in result["memory"])
     assert 0 < first <= last < result["memory"][-1]["setting_mb"]
-    assert json.loads((tmp_path / "sweep.json").read_text()) == result
+    assert json.loads((tmp_path / "pairs.json").read_text()) == result
 
 
 @pytest.mark.slow

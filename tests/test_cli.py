@@ -261,7 +261,7 @@ BAD = [
     ),
     ("explain plain/a.png --model digit_resnet --save-maps maps.png", ["save_maps", "maps.png", ".npz, .npy, .tif"]),
     ("explain plain/a.png --model digit_resnet --save-maps file.txt/maps.npz", ["cannot write"]),
-    ("explain plain/a.png --model digit_resnet mixed/a.png --explore", ["images", "got 2", "one with --explore"]),
+    ("explain plain/a.png mixed/a.png --model digit_resnet --explore", ["images", "got 2", "one with --explore"]),
     ("explain mixed plain --model digit_resnet --explore", ["images", "got 2", "one with --explore"]),
     ("explain plain/a.png --model digit_resnet --explore --out file.txt/pages", ["out", "cannot write"]),
     (

@@ -568,7 +568,7 @@ def test_what_a_metric_says_of_itself_is_summed_up_ranked_and_shown(own):
         own.rows().query("method == 'grad_cam'")["brightness"].mean(), rel=1e-5
     )
     assert table["mean_rank"].notna().sum() == 2  # the control is not ranked
-    assert page.count('<table class="main">') == 4  # the first, all scores, further scores, ranks
+    assert page.count('<table class="main">') == 5  # the first, all scores, the diagnostic, further scores, ranks
 
 
 def test_unknown_options_of_metrics_are_refused(prepared):

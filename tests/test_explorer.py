@@ -298,7 +298,7 @@ def test_refusals(tmp_path, toy, toy_images):
 
 def test_explore_from_the_shell(shell, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
-    status, out, err = shell("explain", "photo.png", "--explore", "--out", "pages")
+    status, out, err = shell("explain", "photo.png", "--model", "digit_resnet", "--explore", "--out", "pages")
     assert status == 0, err
     assert out.split() == ["pages/explore-photo.html"]
     assert "contrast:" not in err

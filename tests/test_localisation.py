@@ -340,6 +340,7 @@ def test_a_cache_of_crops_knows_what_its_source_knows(tmp_path):
 def test_tables_leave_out_what_has_no_number():
     rows = pd.DataFrame(
         {
+            "image_id": [0, 0, 1, 1, 2, 2],
             "method": ["a", "b"] * 3,
             "degenerate": [False, True] * 3,
             **{name: [0.5, np.nan] * 3 for name in ("iou", "f1", "f1a", "le", "om", "sm", "sm_log_area", "sm_log_p")},

@@ -137,7 +137,7 @@ def test_stages_of_every_network_exist_and_halve(name):
     sides = [m.shape[1] for m in jax.eval_shape(run, state, jnp.zeros((1, side, side, 3)))]
     if name == "digit_resnet":
         assert sides == [24, 24, 12, 12]
-    elif name.startswith("vgg"):
-        assert sides == [112, 56, 28, 14, 7]
+    elif name.startswith(("vgg", "efficientnet")):
+        assert sides == [-(-side // 2**i) for i in range(1, 6)]
     else:
         assert sides == [56, 56, 28, 14, 7]
