@@ -40,7 +40,7 @@ class Common:
     methods: Names = ()
     """Names from `case-jax list methods`, or `all`; by default all but the slow ones."""
     limit: int | None = None
-    """Number of images, drawn once by the seed; all of a folder, 1000 scenes and 300 mosaics by default."""
+    """Number of images, drawn once by the seed; all of a folder, 600 scenes and 300 mosaics by default."""
     out: Path | None = None
     """Run folder; by default one below runs/, named after command, data, model and limit."""
     seed: int = 0

@@ -84,7 +84,7 @@ def _by_overlap(scored: Sequence[Scored]) -> Drawing:
         )
         words = ", ".join(f"{s.method.title} {percent(s.x.value)} and {percent(s.y.value)}" for s in scored)
         caption = (
-            "Lines: 95% intervals. Grey diamonds: controls, which know no class and no network. A random map is "
+            "Lines: 95% intervals. Grey diamonds: controls, which know no class, no network, nothing learnt or the wrong class. A random map is "
             "class-sensitive, too: only both scores together say something."
         )
         alt = f"Class sensitivity and faithfulness: {words}."
