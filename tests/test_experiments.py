@@ -323,7 +323,7 @@ def small(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_sensitivity(small, tmp_path):
-    sensitivity.main(sensitivity.Config(small, tmp_path / "out"))
+    sensitivity.main(sensitivity.Config(small, out=tmp_path / "out"))
     table = pd.read_csv(tmp_path / "out" / "summary.csv").set_index(["kind", "method"])
     assert table.loc[("last map", "Eigen-CAM"), "F_median"] == 1
     assert bool(table.loc[("last map", "CASE, k = 1"), "sensitive_0.5"])
@@ -333,7 +333,7 @@ def test_sensitivity(small, tmp_path):
 def test_ties(small, tmp_path, monkeypatch):
     chosen = {name: maps for name, maps in sensitivity.methods().items() if name in FEW_METHODS}
     monkeypatch.setattr(ties, "methods", lambda: chosen)
-    ties.main(ties.Config(small, tmp_path / "out"))
+    ties.main(ties.Config(small, out=tmp_path / "out"))
     rules = pd.read_csv(tmp_path / "out" / "rules.csv").set_index(["percent", "method", "rule"])["mean"]
     assert rules[5, "CASE, k = 1", "first"] == pytest.approx(rules[5, "CASE, k = 1", "random"], abs=0.02)
     assert set(rules.index.get_level_values("rule")) == set(ties.RULES)
@@ -361,7 +361,7 @@ def test_contrasts_of_a_network_that_is_never_right():
 @pytest.mark.slow
 def test_contrasts(small, tmp_path, monkeypatch):
     monkeypatch.setattr(contrasts, "SIZES", (1, 5))
-    contrasts.main(contrasts.Config(small, tmp_path / "out"))
+    contrasts.main(contrasts.Config(small, out=tmp_path / "out"))
     table = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert len(table) == 2 + 3 * (3 * 2 + 1)  # none and softmax; three operators, three sets of two sizes, and all
     own = table.set_index(["operator", "set", "k"])["own_mean"]
@@ -377,7 +377,7 @@ def test_contrasts_without_labels(small, tmp_path, monkeypatch, capsys):
     (tmp_path / "photos" / "torn.png").write_bytes(b"PNG")
     monkeypatch.setattr(contrasts, "SIZES", (1, 2))
     where = dataclasses.replace(small, data=f"folder:{tmp_path / 'photos'}")
-    contrasts.main(contrasts.Config(where, tmp_path / "out"))
+    contrasts.main(contrasts.Config(where, out=tmp_path / "out"))
     table = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert set(table["set"].dropna()) == {"topk_logits", "random", "all"}
     assert set(table.loc[table["set"].isna(), "operator"]) == set(contrasts.FREE.values())
@@ -417,7 +417,7 @@ class NeverRight:
 def test_fidelity(small, tmp_path, monkeypatch):
     chosen = {name: maps for name, maps in fidelity.tested().items() if name in FEW_METHODS}
     monkeypatch.setattr(fidelity, "tested", lambda: chosen)
-    fidelity.main(fidelity.Config(small, tmp_path / "out"))
+    fidelity.main(fidelity.Config(small, out=tmp_path / "out"))
     drops = pd.read_csv(tmp_path / "out" / "summary.csv").set_index(["protocol", "removed", "method"])["drop"]
     assert drops["mean", 5, fidelity.CASE] > drops["mean", 5, "random map"] + 0.3
     assert drops["mean", 20, fidelity.CASE] > drops["transposed", 20, fidelity.CASE]
@@ -438,7 +438,7 @@ def test_fidelity(small, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_sanity(small, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.networks.QUICK_IMAGES", 8)
-    sanity.main(sanity.Config(small, tmp_path / "out"))
+    sanity.main(sanity.Config(small, out=tmp_path / "out"))
     table = pd.read_csv(tmp_path / "out" / "sanity.csv").set_index("method")
     assert set(table.index) == set(sanity.TESTED[:4])
     assert (table["cascading_spearman_abs_low"] <= table["cascading_spearman_abs"]).all()

@@ -7,7 +7,7 @@ import pandas as pd
 
 from case_jax import stats
 from case_jax.report.figures import plain_style, rendered
-from case_jax.report.formatting import percent, plain
+from case_jax.report.formatting import percent, two_decimals
 from case_jax.report.loading import Method, Numbers
 from case_jax.report.page import Drawing
 from case_jax.report.scores import Scored, two_scores
@@ -65,7 +65,7 @@ def _by_intervention(scored: Sequence[Scored]) -> Drawing:
             corner="each map holds its own class, and what the network needs",
             shares=False,
         )
-        words = ", ".join(f"{s.method.title} {plain(s.x.value)} and {plain(s.y.value)}" for s in scored)
+        words = ", ".join(f"{s.method.title} {two_decimals(s.x.value)} and {two_decimals(s.y.value)}" for s in scored)
         caption = (
             "A and B are the two likeliest classes; what is removed are the top pixels of the map of A or of B. A map that does not depend "
             "on the class has specificity 0, noise 0 on average, and maps of the other's class have less. Lines: 95% intervals. Grey diamonds: controls."
@@ -111,7 +111,9 @@ def first_table(numbers: Numbers, methods: Sequence[Method], ranks: pd.Series) -
                 "F": percent(row["F_median"], digits=0),
             }
         if has_pair(numbers):
-            entry |= {"specificity": plain(row[PAIR[0]]), "necessity": plain(row[PAIR[1]])}
+            entry |= {
+                name: two_decimals(row[column]) for name, column in zip(("specificity", "necessity"), PAIR, strict=True)
+            }
         if "sweep_mean" in row:
             entry["drop"] = percent(row["sweep_mean"], digits=0)
         if "own_mean" in row:
