@@ -10,7 +10,6 @@ from experiments.claim import percent
 
 BEGIN = "<!-- numbers: python -m experiments.all --index -->"
 END = "<!-- end of numbers -->"
-LAYER = "last map"
 METHODS = {
     "CASE, k = 5": "CASE, 5 confused classes",
     "CASE, k = 1": "CASE, 1 confused class",
@@ -19,43 +18,39 @@ METHODS = {
     "softmax-contrast": "softmax-contrast",
     "LayerCAM": "LayerCAM",
     "Grad-CAM": "Grad-CAM",
+    "guided backprop": "guided backprop",
     "Eigen-Grad-CAM": "Eigen-Grad-CAM",
-    "Eigen-CAM": "Eigen-CAM (class-blind)",
     "random map": "random map (control)",
+    "Finer-CAM, maps exchanged": "Finer-CAM, the two maps exchanged (control)",
+    "contrast of noise": "contrast of noise (control)",
+    "Finer-CAM, untrained network": "Finer-CAM, untrained network (control)",
 }
-OWN = {
-    "CASE, k = 5": ("mean-orthogonal (CASE)", "confusion", "5"),
-    "CASE, k = 1": ("mean-orthogonal (CASE)", "confusion", "1"),
-    "CASE-span, k = 5": ("span-orthogonal", "confusion", "5"),
-    "Finer-CAM, k = 5": ("difference (Finer-CAM)", "confusion", "5"),
-    "softmax-contrast": ("softmax", "", ""),
-    "Grad-CAM": ("none (Grad-CAM)", "", ""),
-}
-"""The same methods as contrasts."""
+HEAD = ("method", "specificity", "necessity", "shared top pixels (median F)", f"class-sensitive at {THETAS[0]:g} / {THETAS[1]:g}", "mass on its own evidence")  # fmt: skip
 
 
-def over_networks(values: pd.Series) -> str:
-    """Mean over networks, smallest and largest."""
-    return "–" if values.empty else percent(float(values.mean()), float(values.min()), float(values.max()))
+def number(value: float) -> str:
+    """One digit behind the point."""
+    return f"{value:.1f}".replace("-0.0", "0.0").replace("-", "−")
+
+
+def over_families(values: pd.Series) -> str:
+    """Mean over families, the smallest and the largest."""
+    return f"{number(values.mean())} [{number(values.min())}, {number(values.max())}]"
 
 
 def table(results: Path) -> str:
     """Rows of the README's table, in Markdown."""
-    agreement = pd.read_csv(results / "sensitivity" / "summary.csv")
-    agreement = agreement[agreement["kind"] == LAYER].set_index("method")
-    drops = pd.read_csv(results / "fidelity" / "summary.csv")
-    few = drops[(drops["protocol"] == "mean") & (drops["removed"] == 5)].set_index("method")["drop"]
-    contrasts = pd.read_csv(results / "contrasts" / "summary.csv", dtype={"k": str}).fillna({"set": "", "k": ""})
-    own = contrasts.set_index(["operator", "set", "k"]).sort_index()["own_mean"]
-    head = ["method", "shared top pixels (median F)", f"class-sensitive at {THETAS[0]:g} / {THETAS[1]:g}"]
-    head += ["confidence lost with 5% of the pixels", "map's mass on its own class's evidence"]
-    lines = [" | ".join(head), " | ".join(["---"] * len(head))]
+    summary = pd.read_csv(results / "specificity" / "summary.csv")
+    lines = [" | ".join(HEAD), " | ".join(["---"] * len(HEAD))]
     for name, title in METHODS.items():
-        mine = agreement.loc[[name]]
-        passed = [int((mine[f"sensitive_{theta:g}"] & (mine["F_high"] < theta)).sum()) for theta in THETAS]
-        evidence = own.loc[OWN[name]] if name in OWN else pd.Series(dtype=float)
-        cells = [title, over_networks(mine["F_median"]), f"{passed[0]} / {passed[1]} of {len(mine)} networks"]
-        lines.append(" | ".join([*cells, over_networks(few.loc[[name]]), over_networks(evidence)]))
+        mine = summary[summary["method"] == name]
+        families = mine.groupby("network", sort=False)[["specificity", "necessity", "F", "mass_own"]].mean()
+        passed = " / ".join(str(int(mine[f"sensitive_{theta:g}"].sum())) for theta in THETAS)
+        shared, own = (
+            percent(float(families[c].mean()), float(families[c].min()), float(families[c].max())) for c in ("F", "mass_own")
+        )  # fmt: skip
+        cells = [title, over_families(families["specificity"]), over_families(families["necessity"]), shared]
+        lines.append(" | ".join([*cells, f"{passed} of {len(mine)} networks", own]))
     return "\n".join(f"| {line} |" for line in lines)
 
 
