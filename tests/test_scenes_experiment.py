@@ -176,7 +176,7 @@ def test_what_is_concluded_of_two_kinds_by_hand():
 def test_the_experiment(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     where = Where(quick=True, processes=1, runs=tmp_path / "runs")
-    scenes.main(scenes.Config(where, ("body decides", "96 px"), tmp_path / "out"))
+    scenes.main(scenes.Config(where, ("body decides", "96 px"), out=tmp_path / "out"))
     table = pd.read_csv(tmp_path / "out" / "F.csv")
     assert table["scenes"].unique().tolist() == ["body decides", "96 px"]
     assert len(table) == 2 * table["method"].nunique()
