@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def test_the_python_of_every_page_runs(page, tmp_path, monkeypatch):
     exec(compile("\n".join(blocks), page, "exec"), {"__name__": page})
 
 
+def test_the_numbers_in_the_readme_s_words_are_those_of_the_findings():
+    said = set(re.findall(r"-?\d+\.\d\d \[-?\d+\.\d\d, -?\d+\.\d\d\]", PAGES["README"]))
+    findings = json.loads((README.parent / "experiments/results/specificity/findings.json").read_text())["findings"]
+    assert len(said) == 2
+    assert all(any(number in finding["words"] for finding in findings) for number in said)
+
+
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", PAGES["README"]))))
 def test_the_links_of_the_readme_lead_somewhere(target):
     assert (README.parent / target).exists()
@@ -53,7 +61,10 @@ def test_the_numbers_of_the_readme_are_those_that_experiments_kept():
 
 def test_a_number_of_the_readme_by_hand():
     """One cell, from its file without the code that writes the table."""
-    rows = pd.read_csv(README.parent / "experiments" / "results" / "sensitivity" / "summary.csv")
-    values = rows[(rows["method"] == "Grad-CAM") & (rows["kind"] == "last map")]["F_median"]
-    cell = f"{100 * values.mean():.0f}% [{100 * values.min():.0f}, {100 * values.max():.0f}]"
+    rows = pd.read_csv(README.parent / "experiments" / "results" / "specificity" / "summary.csv")
+    values = [
+        rows[(rows["method"] == "Grad-CAM") & (rows["network"] == network)]["specificity"].mean()
+        for network in ("ResNet", "VGG", "DenseNet", "ConvNeXt", "digit_resnet")
+    ]
+    cell = f"{sum(values) / 5:.1f} [{min(values):.1f}, {max(values):.1f}]"
     assert re.search(rf"^\| Grad-CAM \| {re.escape(cell)} \|", PAGES["README"], re.MULTILINE)

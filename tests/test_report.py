@@ -270,7 +270,7 @@ def test_the_first_picture_and_sentence_are_specificity_and_necessity(by_interve
     assert ". 1 is class-sensitive at θ = 0.5 (CASE); Grad-CAM is not" in said
     assert "Most faithful is CASE" in said
     assert "; CASE puts most, 40% of its mass, on its own class's evidence." in said
-    assert f'alt="Specificity and necessity: Grad-CAM {table.loc["grad_cam", "specificity_mean"]:.3g} and' in text
+    assert f'alt="Specificity and necessity: Grad-CAM {table.loc["grad_cam", "specificity_mean"]:.2f} and' in text
     assert "random map −0." in text  # a typographic minus
 
 
