@@ -274,7 +274,7 @@ def findings(rows: pd.DataFrame, table: pd.DataFrame, here: str) -> list[Finding
             [over_all(table, name, GRAD_CAM, "specificity") for name in named], "universal", measure=difference,
         ),
         Finding(
-            "So do CASE's with one class on every architecture.", here, of_families(table, case, GRAD_CAM, "specificity"), "universal",
+            "CASE's with one class do so on every architecture.", here, of_families(table, case, GRAD_CAM, "specificity"), "universal",
             measure=difference,
         ),
         Finding(
