@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from flax import nnx
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from case_jax.data import NOBODY, SHARED, DigitScenes
 from case_jax.imageops import normalise_image
 from case_jax.models import Classifier
 from case_jax.stats import mean_interval
+from case_jax.stats.estimates import clusters_in
 
 BATCH = 100
 KINDS = {SHARED: "all candidates", NOBODY: "no class"}
@@ -88,11 +89,6 @@ def deletions(classifier: Classifier, scenes: DigitScenes) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def strokes_of(rows: pd.DataFrame) -> Int[np.ndarray, "n c"]:
-    """What the scenes of these rows share: the ids in their columns `cluster_i`; none where scenes of another kind have more parts."""
-    return rows[[column for column in rows if str(column).startswith("cluster_")]].fillna(-1).to_numpy(np.int64)
-
-
 def summed_up(rows: pd.DataFrame) -> pd.DataFrame:
     """For each part the means of all that `deletions` measures, with 95% intervals by stroke."""
     found = []
@@ -100,7 +96,7 @@ def summed_up(rows: pd.DataFrame) -> pd.DataFrame:
         row = {"part": part, "speaks_for": kind, "scenes": group["image_id"].nunique()}
         for column in ("holds", "own", "rivals", "others", "over_rivals", "over_others"):
             known = group[group[column].notna()]
-            value = mean_interval(known[column].to_numpy(np.float64), strokes_of(known))
+            value = mean_interval(known[column].to_numpy(np.float64), clusters_in(known))
             low, high = np.clip((value.low, value.high), 0, 1) if column == "holds" else (value.low, value.high)
             row |= {column: value.value, f"{column}_low": low, f"{column}_high": high}
         found.append(row)

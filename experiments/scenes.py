@@ -22,13 +22,14 @@ from case_jax import METHODS
 from case_jax._checks import require, require_seed, unknown
 from case_jax.data import DigitScenes
 from case_jax.data.scene_options import SceneOptions
-from case_jax.metrics import METRICS
-from case_jax.stats import both_usable, mean_interval, median_interval
+from case_jax.stats import both_usable, estimates_of, mean_interval, median_interval
+from case_jax.stats.estimates import clusters_in
 from experiments.claim import Estimate, Finding, percent, place
-from experiments.deleted_parts import deletions, strokes_of, summed_up
+from experiments.deleted_parts import deletions, summed_up
+from experiments.estimates import of_images
 from experiments.families import SHIPPED, WEIGHTS, in_processes, small_network, train_network, training_of
 from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined
-from experiments.networks import CONFUSION_SCENES, Subject, Where, correct
+from experiments.networks import CONFUSION_SCENES, Subject, Where, asked_by_name, correct
 from experiments.pictures import heat
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -103,10 +104,8 @@ def networks(config: Config) -> Iterator[Subject]:
 
 
 def rows_of(subject: Subject) -> pd.DataFrame:
-    """One row per scene and method; `specificity` and the control `exchanged` where the library has them."""
-    methods = {name: METHODS[name].maps for name in TESTED if name in METHODS}
-    metrics = [name for name in ASKED if name in METRICS]
-    return subject.rows("scenes", methods, contrast="confusion:5", metrics=metrics)
+    """One row per scene and method."""
+    return subject.rows("scenes", asked_by_name(TESTED), contrast="confusion:5", metrics=ASKED)
 
 
 def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
@@ -114,12 +113,12 @@ def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for method, group in rows.groupby("method", sort=False, observed=True):
         usable = group[both_usable(group)]
-        F = median_interval(usable["F"].to_numpy(np.float64), strokes_of(usable))
+        F = median_interval(usable["F"].to_numpy(np.float64), clusters_in(usable))
         row = {"method": method, "scenes_used": len(usable), "F_median": F.value, "F_low": F.low, "F_high": F.high}
         for column in MEASURES:
             if column in rows:
                 known = group[~group["degenerate_1"] & group[column].notna()]
-                mean = mean_interval(known[column].to_numpy(np.float64), strokes_of(known))
+                mean = mean_interval(known[column].to_numpy(np.float64), clusters_in(known))
                 row |= {f"{column}_{end}": value for end, value in mean._asdict().items()}
         found.append(row)
     return pd.DataFrame(found)
@@ -130,10 +129,7 @@ def gain_of(rows: pd.DataFrame, column: str) -> Estimate | None:
     usable = rows[~rows["degenerate_1"] & rows[column].notna()].set_index("image_id")
     first, second = (usable[usable["method"] == name] for name in (CONTRAST, PLAIN))
     gains = (first[column] - second[column]).dropna()
-    if gains.empty:
-        return None
-    interval = mean_interval(gains.to_numpy(np.float64), strokes_of(first.loc[gains.index]))
-    return Estimate(str(rows["network"].iloc[0]), *interval, len(gains), UNIT)
+    return of_images(str(rows["network"].iloc[0]), gains, estimates_of(rows)) if len(gains) else None
 
 
 def number(value: float, low: float, high: float) -> str:

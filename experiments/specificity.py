@@ -26,6 +26,7 @@ from case_jax.report.figures import plain_style
 from case_jax.report.loading import Method
 from case_jax.report.scores import Scored, two_scores
 from case_jax.stats import THETAS, Interval, both_usable, estimates_of, mean_drop, summarise
+from case_jax.stats.estimates import cluster_names, clusters_in
 from experiments.claim import Estimate, Finding, percent, place
 from experiments.estimates import kendall, mean_of, of_images, paired
 from experiments.families import FAMILIES, SHIPPED
@@ -171,9 +172,8 @@ def agreements(table: pd.DataFrame) -> dict[str, Estimate]:
 
 def half_of(rows: pd.DataFrame) -> pd.Series:
     """0 or 1 for images all of whose strokes are in the first or the second half, −1 for the others; by image, where nothing is shared."""
-    names = [c for c in rows if str(c).startswith("cluster_")]
-    ids = rows[names] if names else rows[["image_id"]]
-    halves = np.random.default_rng(0).integers(0, 2, int(ids.to_numpy().max()) + 1)[ids.to_numpy()]
+    ids = clusters_in(rows) if cluster_names(rows) else rows[["image_id"]].to_numpy()
+    halves = np.random.default_rng(0).integers(0, 2, int(ids.max()) + 1)[ids]
     return pd.Series(np.where((halves == halves[:, :1]).all(1), halves[:, 0], -1), index=rows.index)
 
 

@@ -12,7 +12,7 @@ from case_jax.contrast import choose_contrast
 from case_jax.data import DigitScenes
 from case_jax.evaluation import Pixels, run
 from case_jax.front.evaluating import _methods
-from case_jax.front.untrained import untrained_of
+from case_jax.front.untrained import untrained_of, with_untrained
 from case_jax.methods import METHODS, UNTRAINED, described, exchanged, noise_contrast, untrained_contrast, usual
 from case_jax.models.initial import drawn_params, initial_params
 from case_jax.results import RunFolder
@@ -81,6 +81,10 @@ def test_a_loaded_model_has_the_parameters_that_its_sanity_checks_start_from(mod
         np.testing.assert_array_equal(a, b)
     assert own.digest != untrained_of(model, seed=0).digest
     assert untrained_of(toy, seed=0) is None
+    with pytest.raises(CaseJaxError, match=r"^methods: got untrained_contrast; accepted: other methods"):
+        with_untrained({}, toy, named=True, seed=0)
+    with pytest.warns(match="untrained_contrast is left out"):
+        assert with_untrained({}, toy, named=False, seed=0) == {}
 
 
 def test_controls_run_unnamed_and_a_model_without_a_beginning_says_that_it_has_none(model, toy):

@@ -17,8 +17,8 @@ from case_jax.metrics import (
     class_specific_deletion,
     class_specific_insertion,
 )
-from case_jax.metrics.pair_scores import shift_of, shifted
-from case_jax.metrics.specificity import PERCENTS, SHIFT
+from case_jax.metrics.pair_scores import SHIFT, shift_of, shifted
+from case_jax.metrics.specificity import PERCENTS
 from case_jax.ranking import pixel_count, top_mask
 from case_jax.source import SHARED
 

@@ -43,8 +43,10 @@ def evaluate(
     study = Evaluate(tuple(scored), scored, agreement_percent, fidelity_percents, fill)
 
     def asked(setup: Setup, subject: Subject) -> Asked:
-        if common.methods and common.methods != (ALL,) and UNTRAINED not in common.methods:
+        usual, named = common.methods in ((), (ALL,)), UNTRAINED in common.methods
+        if not usual and not named:
             return study, subject
-        return study, subject._replace(methods=with_untrained(subject.functions, setup.model, seed=common.seed))
+        methods = with_untrained(subject.functions, setup.model, named=named, seed=common.seed)
+        return study, subject._replace(methods=methods)
 
     run_study(common, asked, "evaluate", methods=chosen)

@@ -1,7 +1,6 @@
 """An evaluation in one call: from names and paths to a run folder with its report."""
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from case_jax.evaluation import Evaluate, Pixels, Subject, count_confusions, pre
 from case_jax.evaluation.confusion import IMAGES
 from case_jax.evaluation.kept_gallery import save_gallery
 from case_jax.front.explaining import TAPPED
-from case_jax.front.untrained import LEFT_OUT, with_untrained
+from case_jax.front.untrained import with_untrained
 from case_jax.imageops import picture, require_pictures
 from case_jax.methods import UNTRAINED, MapFunction, method, usual
 from case_jax.models import LoadedModel
@@ -95,11 +94,7 @@ def _methods(
     if methods is not None and (isinstance(methods, Mapping | str) or UNTRAINED not in methods):
         return methods
     names = usual(pair=True) if methods is None else tuple(name for name in methods if name != UNTRAINED)
-    found = with_untrained({name: method(name).maps for name in names}, model, seed=seed)
-    require(methods is None or UNTRAINED in found, "methods", UNTRAINED, f"other methods: {LEFT_OUT}")
-    if UNTRAINED not in found:
-        warnings.warn(f"methods: {LEFT_OUT}.", stacklevel=3)
-    return found
+    return with_untrained({name: method(name).maps for name in names}, model, named=methods is not None, seed=seed)
 
 
 def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -1,8 +1,9 @@
 """The control that needs the classifier itself: a contrast of the same network before training."""
 
+import warnings
 from collections.abc import Mapping
 
-from case_jax._checks import CaseJaxError
+from case_jax._checks import CaseJaxError, require
 from case_jax.methods import UNTRAINED, MapFunction, UntrainedContrast, untrained_contrast
 from case_jax.models import LoadedModel
 from case_jax.models import model as bundled_model
@@ -26,7 +27,17 @@ def untrained_of(model: TappedModel, *, seed: int) -> UntrainedContrast | None:
         return None
 
 
-def with_untrained(methods: Mapping[str, MapFunction], model: TappedModel, *, seed: int) -> dict[str, MapFunction]:
-    """The methods, and after them the control where there is one."""
+def with_untrained(
+    methods: Mapping[str, MapFunction], model: TappedModel, *, named: bool, seed: int
+) -> dict[str, MapFunction]:
+    """The methods, and after them the control; where there is none, a warning says so.
+
+    Raises:
+        CaseJaxError: where there is none and the user has `named` it.
+    """
     control = untrained_of(model, seed=seed)
-    return dict(methods) if control is None else {**methods, UNTRAINED: control}
+    if control is not None:
+        return {**methods, UNTRAINED: control}
+    require(not named, "methods", UNTRAINED, f"other methods: {LEFT_OUT}")
+    warnings.warn(f"methods: {LEFT_OUT}.", stacklevel=4)
+    return dict(methods)

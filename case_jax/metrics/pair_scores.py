@@ -1,6 +1,7 @@
 """What tells two classes apart in a classifier's logits, and both from the rest; and where a mask is moved to as its own control."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,9 @@ from case_jax.metrics.perturb import perturbed_logits
 from case_jax.ranking import pixel_count, top_mask
 from case_jax.tap.link import require_classes
 from case_jax.tap.view import View, at_least_float32
+
+SHIFT = 1
+"""What is folded into an image's key to draw the shift; the key itself draws the fill `noise`."""
 
 
 class PairScores(NamedTuple):
@@ -78,6 +82,21 @@ def shifted(masks: Bool[Array, "*n_space"], offsets: Int[Array, " S"]) -> Bool[A
     """Masks moved along their spatial axes, the last ones; what leaves the image on one side comes in on the other, so none loses a pixel."""
     space = len(offsets)
     return jnp.roll(masks, offsets, tuple(range(-space, 0)))
+
+
+def beside_shifted(
+    view: View, masks: Bool[Array, "P 2 *space"], key: Key[Array, ""] | None
+) -> Bool[Array, "P two_or_four *space"]:
+    """Pairs of masks and after them the same moved, by one offset for all; the masks alone where there is no key or L means nothing."""
+    if key is None or not has_odds(view):
+        return masks
+    offsets = shift_of(jax.random.fold_in(key, SHIFT), masks.shape[2:])
+    return jnp.concatenate([masks, shifted(masks, offsets)], 1)
+
+
+def by_percent(values: Mapping[str, Float[Array, " P"]], percents: Sequence[float]) -> dict[str, Float[Array, ""]]:
+    """A column `NAME_K` for each number and percentage K."""
+    return {f"{name}_{k:g}": value[i] for name, value in values.items() for i, k in enumerate(percents)}
 
 
 def scores_without(

@@ -11,20 +11,20 @@ from case_jax.imageops import Fill, filling
 from case_jax.metric_column import MetricColumn
 from case_jax.metrics.inputs import MetricInputs
 from case_jax.metrics.pair_scores import (
+    beside_shifted,
+    by_percent,
     counts_of,
     has_odds,
     pair_scores,
     require_two,
     scores_without,
-    shift_of,
-    shifted,
     top_masks,
 )
 from case_jax.tap.view import View
 
 PERCENTS = (2.0, 5.0, 10.0, 20.0)
-SHIFT, RANDOM = 1, 2
-"""What is folded into an image's key; the key itself draws the fill `noise`."""
+RANDOM = 2
+"""What is folded into an image's key to draw random pixels; see `pair_scores.SHIFT`."""
 COLUMNS = (
     MetricColumn(
         "specificity",
@@ -158,12 +158,10 @@ def _without(
     key: Key[Array, ""] | None,
 ) -> tuple[Float[Array, "P 2"], Float[Array, " P"], Float[Array, " P"]]:
     """m without each mask; the mean L of a pair, without its masks and without them shifted: NaN, and no pass for it, where it means nothing."""
-    if key is None or not has_odds(view):
-        margins, odds = scores_without(view, masks, other, targets)
-        return margins, odds.mean(1), jnp.full(len(masks), jnp.nan)
-    moved = shifted(masks, shift_of(jax.random.fold_in(key, SHIFT), masks.shape[2:]))
-    margins, odds = scores_without(view, jnp.concatenate([masks, moved], 1), other, targets)
-    return margins[:, :2], odds[:, :2].mean(1), odds[:, 2:].mean(1)
+    removed = beside_shifted(view, masks, key)
+    margins, odds = scores_without(view, removed, other, targets)
+    elsewhere = jnp.full(len(masks), jnp.nan) if removed is masks else odds[:, 2:].mean(1)
+    return margins[:, :2], odds[:, :2].mean(1), elsewhere
 
 
 def _random_odds(
@@ -223,7 +221,7 @@ def specificity_columns(
     found = _deletion(view, masks, pair, other, inputs.key, known.random_odds)._asdict()
     averaged = ("specificity", "hurts_own", "necessity", "necessity_random")
     columns = {name: found[name].mean() for name in averaged}
-    columns |= {f"{name}_{k:g}": values[i] for name, values in found.items() for i, k in enumerate(percents)}
+    columns |= by_percent(found, percents)
     unusable = inputs.degenerate[:2].any()
     columns = {name: jnp.where(unusable, jnp.nan, value) for name, value in columns.items()}
     if known.oracle is not None:

@@ -3,15 +3,22 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from case_jax.imageops import Fill, filling
 from case_jax.metric_column import MetricColumn
 from case_jax.metrics.inputs import MetricInputs
-from case_jax.metrics.pair_scores import counts_of, has_odds, require_two, scores_without, shift_of, shifted, top_masks
-from case_jax.metrics.specificity import PERCENTS, SHIFT
+from case_jax.metrics.pair_scores import (
+    beside_shifted,
+    by_percent,
+    counts_of,
+    has_odds,
+    require_two,
+    scores_without,
+    top_masks,
+)
+from case_jax.metrics.specificity import PERCENTS
 from case_jax.tap.view import View
 
 COLUMNS = (
@@ -82,10 +89,7 @@ def class_specific_insertion(
     require_two(view, maps, targets)
     other = filling(fill, view.image, black=black, key=key)
     masks = top_masks(maps, counts_of(tuple(percents), maps.shape[1:]))
-    shown = masks
-    if key is not None and has_odds(view):
-        offsets = shift_of(jax.random.fold_in(key, SHIFT), maps.shape[1:])
-        shown = jnp.concatenate([masks, shifted(masks, offsets)], 1)
+    shown = beside_shifted(view, masks, key)
     margins, odds = scores_without(view, ~shown, other, targets)
     same = (masks[:, 0] == masks[:, 1]).all(tuple(range(1, maps.ndim)))
     specificity = jnp.where(same & jnp.isfinite(margins[:, 0]), 0.0, margins[:, 0] - margins[:, 1])
@@ -108,6 +112,6 @@ def specificity_insertion_columns(
     if has_odds(inputs.view):
         values["sufficiency"] = found.sufficiency
     columns = {name: value.mean() for name, value in values.items()}
-    columns |= {f"{name}_{k:g}": value[i] for name, value in values.items() for i, k in enumerate(percents)}
+    columns |= by_percent(values, percents)
     unusable = inputs.degenerate[:2].any()
     return {name: jnp.where(unusable, jnp.nan, value) for name, value in columns.items()}

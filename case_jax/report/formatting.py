@@ -24,11 +24,6 @@ def plain(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
 
 
-def two_decimals(value: float) -> str:
-    """A number in a column of its like; a dash where it is undefined."""
-    return "–" if math.isnan(value) else f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
-
-
 def _limits(low: float, high: float, form: str) -> str:
     return "[unknown]" if math.isnan(low) else f"[{low:{form}}, {high:{form}}]".replace("-", "−")
 

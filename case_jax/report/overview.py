@@ -7,7 +7,7 @@ import pandas as pd
 
 from case_jax import stats
 from case_jax.report.figures import plain_style, rendered
-from case_jax.report.formatting import percent, two_decimals
+from case_jax.report.formatting import percent, signed
 from case_jax.report.loading import Method, Numbers
 from case_jax.report.page import Drawing
 from case_jax.report.scores import Scored, two_scores
@@ -16,6 +16,8 @@ from case_jax.stats import Interval
 
 PAIR = ("specificity_mean", "necessity_mean")
 """The pair of scores by intervention: does a map hold its own class, and does the network need what it marks?"""
+PAIR_FORM = "z.2f"
+"""Two decimals, and no minus before what rounds to 0."""
 SENSITIVE = f"at {'/'.join(f'{theta:g}' for theta in stats.THETAS)}"
 NOTES = {
     SENSITIVE: "Class-sensitive at θ = 0.5 and at θ = 0.7: whether the maps of the two likeliest classes share less than this part of their top "
@@ -65,7 +67,9 @@ def _by_intervention(scored: Sequence[Scored]) -> Drawing:
             corner="each map holds its own class, and what the network needs",
             shares=False,
         )
-        words = ", ".join(f"{s.method.title} {two_decimals(s.x.value)} and {two_decimals(s.y.value)}" for s in scored)
+        words = ", ".join(
+            f"{s.method.title} {signed(s.x.value, PAIR_FORM)} and {signed(s.y.value, PAIR_FORM)}" for s in scored
+        )
         caption = (
             "A and B are the two likeliest classes; what is removed are the top pixels of the map of A or of B. A map that does not depend "
             "on the class has specificity 0, noise 0 on average, and maps of the other's class have less. Lines: 95% intervals. Grey diamonds: controls."
@@ -112,7 +116,8 @@ def first_table(numbers: Numbers, methods: Sequence[Method], ranks: pd.Series) -
             }
         if has_pair(numbers):
             entry |= {
-                name: two_decimals(row[column]) for name, column in zip(("specificity", "necessity"), PAIR, strict=True)
+                name: signed(row[column], PAIR_FORM)
+                for name, column in zip(("specificity", "necessity"), PAIR, strict=True)
             }
         if "sweep_mean" in row:
             entry["drop"] = percent(row["sweep_mean"], digits=0)

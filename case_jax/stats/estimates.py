@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from case_jax.stats.intervals import INTERVALS, Interval, standard_error
 from case_jax.stats.sharing import Sharing, independent, sharing_of
@@ -13,6 +13,11 @@ from case_jax.stats.sharing import Sharing, independent, sharing_of
 def cluster_names(rows: pd.DataFrame) -> list[str]:
     """The columns that hold what images share: `cluster_1`, …; none where images are independent."""
     return [name for name in rows.columns if name.removeprefix("cluster_").isdigit()]
+
+
+def clusters_in(rows: pd.DataFrame) -> Int[np.ndarray, "n c"]:
+    """The ids in those columns, −1 where a row has none, as where sources with fewer were joined."""
+    return rows[cluster_names(rows)].fillna(-1).to_numpy(np.int64)
 
 
 class Estimates(NamedTuple):
@@ -51,6 +56,6 @@ def estimates_of(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) ->
         resamples: bootstrap samples per interval, where they share nothing.
         seed: of the resampling.
     """
-    images, names = rows.drop_duplicates("image_id"), cluster_names(rows)
-    sharing = sharing_of(images[names].to_numpy(np.int64)) if names else None
+    images = rows.drop_duplicates("image_id")
+    sharing = sharing_of(clusters_in(images)) if cluster_names(rows) else None
     return Estimates(pd.Index(images["image_id"]), sharing, resamples, seed)

@@ -60,7 +60,7 @@ def _evidence(rows: pd.DataFrame, estimates: Estimates) -> dict[str, float]:
     out |= {f"top_{kind}_mean": first[f"top_{kind}"].mean() for kind in ("shared", "own", "other")}
     out |= _named("points_1", estimates.interval(first, first["points_1"].to_numpy(np.float64)), "mean")
     both = rows[both_usable(rows) & rows["points_1"].notna() & rows["points_2"].notna()]
-    if both.empty:  # as where only one class of an image has evidence: a criterion that nobody can meet is none
+    if both.empty:  # omitted where no image has evidence for both classes
         return out
     points = (both[["points_1", "points_2"]] == 1).all(axis=1).to_numpy(np.float64)
     return out | {"n_pointing": len(points), **_named("pointing", estimates.interval(both, points), "mean")}
