@@ -58,12 +58,12 @@ def list_(
                 m.title,
                 "yes" if m.contrastive else "",
                 "yes" if m.control else "",
-                "yes" if m.slow else "",
+                "slow" if m.slow else "yes" if m.by_name else "",
                 (m.maps.__doc__ or "").split("\n")[0],
             )
             for name, m in METHODS.items()
         ]
-        print(tabulate(rows, headers=("name", "title", "contrast sets", "control", "slow", "what it does")))
+        print(tabulate(rows, headers=("name", "title", "contrast sets", "control", "by name only", "what it does")))
     elif what == "models":
         models = [
             (

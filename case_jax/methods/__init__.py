@@ -71,6 +71,8 @@ class Method(NamedTuple):
     """Whether it needs hundreds of passes through the classifier per image: such a method runs only when asked for by name."""
     pair: bool = False
     """Whether its map of a class depends on the other classes asked about, so that it needs two: by default it runs in `evaluate` alone."""
+    by_name: bool = False
+    """Whether it runs only when asked for by name, whatever it costs: a near relative of another, or for some architectures alone."""
     gradient: Literal["", "layer", "image", "ReLUs"] = ""
     """Where it takes one gradient of the class, without which its map is zero: at the layer, at the image, or there by other rules for ReLUs."""
 
@@ -116,8 +118,10 @@ METHODS: dict[str, Method] = {
 
 
 def usual(*, pair: bool = False) -> tuple[str, ...]:
-    """The names of the methods that run when none are named: those that are not slow; with `pair` also those that need a pair of classes."""
-    return tuple(name for name, entry in METHODS.items() if not entry.slow and (pair or not entry.pair))
+    """The names of the methods that run when none are named: neither slow nor `by_name`; with `pair` also those that need a pair of classes."""
+    return tuple(
+        name for name, entry in METHODS.items() if not (entry.slow or entry.by_name) and (pair or not entry.pair)
+    )
 
 
 def bare(function: Callable[..., Any]) -> Callable[..., Any]:
