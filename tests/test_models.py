@@ -41,7 +41,7 @@ TINY = {
 
 @cache
 def key_lists(layout):
-    """Network → key → shape, as torchvision or timm has them; timm's ViTs under its own names."""
+    """Network, by the name of what builds it → key → shape, as torchvision or timm has them."""
     path = Path(__file__).parent / "goldens" / "keys" / f"{layout}.json.gz"
     return json.loads(gzip.decompress(path.read_bytes()))["networks"]
 
@@ -110,8 +110,7 @@ def test_the_shipped_weights_are_small():
 @pytest.mark.parametrize("name", IMAGENET_NETWORKS)
 def test_an_entrys_sizes_are_those_of_its_key_list_and_tell_it_from_all_others(name):
     entry = model(name)
-    listed = {"vit_small_patch16_224": "vit_s_16", "vit_base_patch16_224": "vit_b_16"}.get(name, name)
-    shapes = {key: tuple(shape) for key, shape in key_lists("timm")[listed].items()}
+    shapes = {key: tuple(shape) for key, shape in key_lists("timm")[entry.build.__name__].items()}
     sizes = network_sizes(shapes, entry.family)
     assert entry.sizes.items() <= sizes.items()
     assert [n for n, e in MODELS.items() if e.family is entry.family and e.sizes.items() <= sizes.items()] == [name]
@@ -138,6 +137,13 @@ def test_an_entrys_sizes_are_those_of_its_key_list_and_tell_it_from_all_others(n
         ("vit_small_patch16_224", "encoder.layers.encoder_layer_11.ln_1", {"token_grid": (14, 14), "prefix_tokens": 1}),
         ("vit_base_patch16_224", "encoder.layers.encoder_layer_3", {"token_grid": (14, 14), "prefix_tokens": 1}),
         ("vit_base_patch16_224", "conv_proj", {}),
+        (
+            "vit_medium_patch16_reg4_gap_256",
+            "encoder.layers.encoder_layer_11",
+            {"token_grid": (16, 16), "prefix_tokens": 4},
+        ),
+        ("swin_small", "norm", {"linear_head": "head"}),
+        ("swin_small", "features.7.1", {}),
     ],
 )
 def test_layers_are_tapped_with_what_is_declared_of_them(name, layer, options):

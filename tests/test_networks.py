@@ -1,5 +1,10 @@
 """The ImageNet networks: stored numbers of torchvision and timm, symmetry, precisions, module names."""
 
+import gzip
+import json
+import zlib
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +12,7 @@ import pytest
 from flax import nnx
 
 from case_jax import CaseJaxError, tap_nnx
-from case_jax.models import convnext, densenet, resnet, vgg, vit
+from case_jax.models import convnext, densenet, resnet, swin, vgg, vit
 from case_jax.models.layers import AvgPool, MaxPool
 from case_jax.models.torch_names import MapLinear, from_torch, network_sizes
 from case_jax.models.vgg import AdaptiveAvgPool
@@ -21,12 +26,20 @@ TINY = {
     "densenet": (densenet.FAMILY, "features.denseblock4.denselayer2.conv2"),
     "convnext": (convnext.FAMILY, "features.7.1.block.0"),
     "convnext_timm": (convnext.FAMILY, "features.7.1.block.0"),
+    "swin": (swin.FAMILY, "features.3"),
 }
-VITS = ("vit", "vit_timm")
+VITS = {
+    "vit": {},
+    "vit_timm": {},
+    "vit_deit3": {"placed": False, "layer_scale": True},
+    "vit_registers": {"placed": False, "class_token": False, "registers": 3},
+}
 
 
 def state_of(golden, name):
-    return {key.removeprefix("state/"): a for key, a in golden(name).items() if key.startswith("state/")}
+    """The stored parameters; those that are kept in 16 bits are float32 numbers of few digits."""
+    found = {key.removeprefix("state/"): a for key, a in golden(name).items() if key.startswith("state/")}
+    return {key: a.astype(np.float32) if a.dtype == np.float16 else a for key, a in found.items()}
 
 
 def fill(module, arrays):
@@ -49,7 +62,7 @@ def network(golden):
             if name in VITS:
                 family = vit.FAMILY
                 sizes = {"width": 16, "depth": 2, "heads": 2, "hidden": 40, "patch": 8, "image_size": 32}
-                sizes["num_classes"] = 10
+                sizes |= {"num_classes": 10, **VITS[name]}
             else:
                 family = TINY[name][0]
                 sizes = network_sizes({key: a.shape for key, a in state.items()}, family)
@@ -82,21 +95,22 @@ def tapped_outputs(module, layer, x, **options):
 def test_logits_and_activations_are_the_reference_s(golden, network, name):
     stored = golden(name)
     for size in [""] + ["_large"] * ("x_large" in stored):
-        x = jnp.asarray(stored[f"x{size}"].transpose(0, 2, 3, 1))
+        x = jnp.asarray(stored[f"x{size}"].transpose(0, 2, 3, 1), jnp.float32)
         logits, a = tapped_outputs(network(name), TINY[name][1], x)
         assert_near(logits, stored[f"logits{size}"])
-        assert_near(a, stored[f"act{size}"].transpose(0, 2, 3, 1))
+        a_stored = stored[f"act{size}"]
+        assert_near(a, a_stored if name == "swin" else a_stored.transpose(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize("name", VITS)
 def test_a_vision_transformer_s_logits_and_tokens_are_the_reference_s(golden, network, name):
     stored = golden(name)
-    x = jnp.asarray(stored["x"].transpose(0, 2, 3, 1))
+    x = jnp.asarray(stored["x"].transpose(0, 2, 3, 1), jnp.float32)
     logits, a = tapped_outputs(
-        network(name), "encoder.layers.encoder_layer_1.ln_1", x, token_grid=(4, 4), prefix_tokens=1
+        network(name), "encoder.layers.encoder_layer_1.ln_1", x, token_grid=(4, 4), prefix_tokens=network(name).prefix
     )
     assert_near(logits, stored["logits"])
-    assert_near(a.reshape(2, 16, 16), stored["act"][:, 1:])
+    assert_near(a.reshape(2, 16, 16), stored["act"][:, -16:])
 
 
 @pytest.mark.parametrize("name", ["resnet_bottleneck", "vgg_bn", "densenet", "convnext"])
@@ -151,6 +165,7 @@ NAMED = {
         convnext.convnext_large,
         ("features.7.2.block.0", "features.7.2", "features.6.1", "classifier.2"),
     ),
+    "swin_tiny": (swin.swin_tiny, ("features.7.1.attn.proj", "features.6.reduction", "norm", "head")),
     "vit_b_16": (vit.vit_b_16, ("encoder.layers.encoder_layer_11.ln_1", "encoder.ln", "conv_proj", "heads.head")),
 }
 
@@ -208,6 +223,59 @@ def test_sizes_that_do_not_divide_are_refused(sizes, message):
     given = {"width": 16, "depth": 1, "heads": 2, "hidden": 8, "patch": 8, "image_size": 32} | sizes
     with pytest.raises(CaseJaxError, match=message):
         vit.VisionTransformer(**given, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"), [((1,), "heads: got .1,.; accepted: one number for each of the 2"), ((1, 3), "divisors")]
+)
+def test_a_swin_transformer_s_heads_must_fit(heads, message):
+    with pytest.raises(CaseJaxError, match=message):
+        swin.SwinTransformer(width=8, depths=(1, 1), heads=heads, window=3, rngs=nnx.Rngs(0))
+
+
+def test_shifted_windows_are_masked_as_the_paper_s_figure_says():
+    """A map of 4×4 positions, windows of 2, shifted by 1: only the first window is one region."""
+    mask = swin.apart((4, 4), 2, (1, 1)) == 0
+    assert mask[0].all()
+    np.testing.assert_array_equal(mask[1], [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]])
+    np.testing.assert_array_equal(mask[2], [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
+    np.testing.assert_array_equal(mask[3], np.eye(4))
+    assert (swin.apart((4, 4), 2, (0, 0)) == 0).all()
+
+
+def test_windows_and_back_is_nothing():
+    x = np.random.default_rng(0).normal(size=(2, 6, 9, 4)).astype(np.float32)
+    np.testing.assert_array_equal(swin.from_windows(swin.in_windows(jnp.asarray(x), 3), 3, (6, 9)), x)
+
+
+def seeded(key, shape):
+    """An array that hangs on its key alone; goldens/README.md."""
+    a = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape, np.float32)
+    if (len(shape) == 1 and key.endswith("weight")) or key.endswith("gamma"):
+        return 1 + a * np.float32(0.1)
+    plain = len(shape) == 1 or "pos" in key or "token" in key
+    return a * np.float32(0.1 if plain else 1 / np.sqrt(np.prod(shape[1:])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("listed", "build", "size", "stored"),
+    [
+        ("timm", swin.swin_tiny, (224, 224), "swin_tiny_patch4_window7_224"),
+        ("torchvision", swin.swin_tiny, (200, 232), "swin_t"),
+        ("timm", vit.deit3_s_16, (224, 224), "deit3_small_patch16_224"),
+        ("timm", vit.vit_medium_reg4, (256, 256), "vit_medium_patch16_reg4_gap_256"),
+    ],
+)
+def test_transformers_of_full_size_give_the_reference_s_logits(golden, listed, build, size, stored):
+    path = Path(__file__).parent / "goldens" / "keys" / f"{listed}.json.gz"
+    shapes = json.loads(gzip.decompress(path.read_bytes()))["networks"][build.__name__]
+    state = {key: seeded(key, tuple(shape)) for key, shape in shapes.items() if not key.endswith("_index")}
+    family = swin.FAMILY if build is swin.swin_tiny else vit.FAMILY
+    module = abstract(build, 1000)
+    graph, variables = nnx.split(fill(module, from_torch(state, module, family=family)))
+    x = jnp.asarray(np.random.default_rng(7).standard_normal((1, *size, 3), np.float32))
+    assert_near(jax.jit(lambda v, x: nnx.merge(graph, v)(x))(variables, x)[0], golden("transformers")[stored])
 
 
 def test_a_new_network_can_be_trained():

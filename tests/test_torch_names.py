@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from case_jax import CaseJaxError
-from case_jax.models import convnext, densenet, efficientnet_lite, resnet, vgg, vit
+from case_jax.models import convnext, densenet, efficientnet_lite, resnet, swin, vgg, vit
 from case_jax.models.torch_names import from_torch, layout_of, match_torch, network_sizes
 from case_jax.models.weights import abstract
 
@@ -22,6 +22,8 @@ FAMILIES = {
     "convnext": convnext,
     "efficientnet_lite": efficientnet_lite,
     "vit": vit,
+    "deit3": vit,
+    "swin": swin,
 }
 LITE_DEPTHS = {
     "efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1),
@@ -30,15 +32,25 @@ LITE_DEPTHS = {
     "efficientnet_lite3": (1, 3, 3, 5, 5, 6, 1),
     "efficientnet_lite4": (1, 4, 4, 6, 6, 8, 1),
 }
+TIMM_ALONE = (*(f"deit3_{size}_16" for size in "sbl"), "vit_medium_reg4", "vit_betwixt_reg4")
 NETWORKS = (
     *(f"resnet{n}" for n in (18, 34, 50, 101, 152)),
     *(f"vgg{n}_bn" for n in (11, 13, 16, 19)),
     *(f"densenet{n}" for n in (121, 169, 201)),
     *(f"convnext_{size}" for size in ("tiny", "small", "base", "large")),
     *LITE_DEPTHS,
-    "vit_s_16",
-    "vit_b_16",
+    *(f"swin_{size}" for size in ("tiny", "small", "base")),
+    *(f"vit_{size}_16" for size in "sbl"),
+    *TIMM_ALONE,
 )
+
+
+VIT = {"width": 384, "depth": 12, "heads": 6, "hidden": 1536, "patch": 16, "image_size": 224} | {
+    "class_token": True,
+    "registers": 0,
+    "placed": True,
+    "layer_scale": False,
+}
 
 
 def file_of(name):
@@ -69,7 +81,7 @@ LISTED = [(p, name) for p in ("torchvision", "timm", "efficientnet-lite-pytorch"
 def test_every_network_has_its_key_lists():
     assert set(key_list("timm")) == set(NETWORKS)
     assert set(key_list("efficientnet-lite-pytorch")) == set(LITE_DEPTHS)
-    assert set(key_list("torchvision")) == set(NETWORKS) - {"vit_s_16", *LITE_DEPTHS}  # torchvision has none of these
+    assert set(key_list("torchvision")) == set(NETWORKS) - {"vit_s_16", *TIMM_ALONE, *LITE_DEPTHS}
 
 
 @pytest.mark.parametrize(("package", "name"), LISTED)
@@ -77,7 +89,7 @@ def test_every_key_fills_one_variable_and_every_variable_has_a_key(package, name
     shapes, module, family = key_list(package)[name], network(name), file_of(name).FAMILY
     plan = match_torch(shapes, module, family=family)
     assert list(plan) == list(variables(module))
-    counters = [key for key in shapes if key.endswith("num_batches_tracked")]
+    counters = [key for key in shapes if key.endswith(("num_batches_tracked", "relative_position_index"))]
     assert sorted([source.key for source in plan.values()] + counters) == sorted(shapes)
     assert sum(np.prod(shapes[source.key]) for source in plan.values()) == sum(
         np.prod(variable.shape) for variable in variables(module).values()
@@ -107,8 +119,22 @@ def test_every_key_fills_one_variable_and_every_variable_has_a_key(package, name
                 "features": 1280,
             },
         ),
-        ("vit_s_16", {"width": 384, "depth": 12, "heads": 6, "hidden": 1536, "patch": 16, "image_size": 224}),
-        ("vit_b_16", {"width": 768, "depth": 12, "heads": 12, "hidden": 3072, "patch": 16, "image_size": 224}),
+        (
+            "swin_base",
+            {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32), "window": 7, "patch": 4},
+        ),
+        ("vit_s_16", VIT),
+        ("vit_b_16", VIT | {"width": 768, "heads": 12, "hidden": 3072}),
+        (
+            "deit3_l_16",
+            VIT | {"width": 1024, "depth": 24, "heads": 16, "hidden": 4096, "placed": False, "layer_scale": True},
+        ),
+        (
+            "vit_medium_reg4",
+            VIT
+            | {"width": 512, "heads": 8, "hidden": 2048, "image_size": 256}
+            | {"class_token": False, "registers": 4, "placed": False, "layer_scale": True},
+        ),
     ],
 )
 def test_sizes_are_read_from_names_and_shapes(name, sizes):
@@ -119,7 +145,17 @@ def test_sizes_are_read_from_names_and_shapes(name, sizes):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet50", "vgg11_bn", "densenet121", "convnext_tiny", "efficientnet_lite2", "vit_s_16"]
+    "name",
+    [
+        "resnet50",
+        "vgg11_bn",
+        "densenet121",
+        "convnext_tiny",
+        "efficientnet_lite2",
+        "vit_s_16",
+        "vit_betwixt_reg4",
+        "swin_tiny",
+    ],
 )
 def test_the_sizes_that_are_read_build_the_named_network(name):
     family = file_of(name).FAMILY
@@ -154,6 +190,8 @@ def timm_name(key, name):
         return f"stages.{int(index) // 2}.blocks.{part}.{leaf}"
     elif name.startswith("efficientnet_lite"):
         return timm_name_of_lite(key.removeprefix("_").replace("._", "."), LITE_DEPTHS[name])
+    elif name.startswith("swin"):
+        return timm_name_of_swin(key)
     elif name.startswith("vit"):
         outer = {
             "class_token": "cls_token",
@@ -177,6 +215,23 @@ def timm_name(key, name):
             return f"blocks.{layer}.attn.qkv.{rest[0].removeprefix('in_proj_')}"
         return f"blocks.{layer}.{inner[(part, *rest[:-1])]}.{rest[-1]}"
     return key
+
+
+def timm_name_of_swin(key):
+    """The same of a Swin transformer's key."""
+    top, *rest = key.split(".")
+    if top == "head":
+        return f"head.fc.{rest[0]}"
+    if top != "features":
+        return key
+    index, part, *rest = rest
+    if index == "0":
+        return f"patch_embed.{'proj' if part == '0' else 'norm'}.{rest[0]}"
+    if int(index) % 2 == 0:
+        return ".".join(["layers", str(int(index) // 2), "downsample", part, *rest])
+    if rest[0] == "mlp":
+        rest[1] = {"0": "fc1", "3": "fc2"}[rest[1]]
+    return ".".join(["layers", str(int(index) // 2), "blocks", part, *rest])
 
 
 def timm_name_of_lite(key, depths):
@@ -203,7 +258,7 @@ def publisher(name):
     return "efficientnet-lite-pytorch" if name in LITE_DEPTHS else "torchvision"
 
 
-@pytest.mark.parametrize("name", [n for n in NETWORKS if n != "vit_s_16"])
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in {"vit_s_16", *TIMM_ALONE}])
 def test_both_packages_keys_lead_to_the_same_variables(name):
     family = file_of(name).FAMILY
     ours, theirs = (match_torch(key_list(p)[name], network(name), family=family) for p in (publisher(name), "timm"))
@@ -225,7 +280,7 @@ LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_
 
 def torchvision_key(path):
     """The key of a variable, from its path alone."""
-    if path.endswith(("layer_scale", "class_token", "pos_embedding")):
+    if path.endswith(("layer_scale", "class_token", "pos_embedding", "bias_table")):
         return path
     parent, leaf = path.rsplit(".", 1)
     return f"{parent}_{LEAF[leaf]}" if parent.endswith("in_proj") else f"{parent}.{LEAF[leaf]}"
@@ -279,7 +334,8 @@ SMALL = {
     "vgg": {"stages": ((2, 3), (4,)), "hidden": (5, 6)},
     "densenet": {"depths": (1, 2), "growth": 2, "stem": 4, "bottleneck": 3},
     "convnext": {"depths": (1, 2), "widths": (3, 4)},
-    "vit": {"width": 64, "depth": 2, "heads": 1, "hidden": 5, "patch": 4, "image_size": 8},
+    "vit": VIT | {"width": 64, "depth": 2, "heads": 1, "hidden": 5, "patch": 4, "image_size": 8},
+    "swin": {"width": 4, "depths": (1, 2), "heads": (1, 2), "window": 3, "patch": 2},
 }
 
 
@@ -351,6 +407,16 @@ def test_older_files_give_the_same_arrays(small, name, pattern, old):
     expected = from_torch(state, module, family=family)
     for path, a in from_torch(renamed, module, family=family).items():
         np.testing.assert_array_equal(a, expected[path])
+
+
+def test_swin_files_that_merge_patches_at_a_stage_s_end_give_the_same_arrays():
+    shapes, module = key_list("timm")["swin_tiny"], network("swin_tiny")
+    older = {re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", k): k for k in shapes}
+    older = {re.sub(r"^head\.fc\.", "head.", new): key for new, key in older.items()}
+    computed = {"layers.0.blocks.1.attn_mask": (64, 49, 49), "layers.0.blocks.0.attn.relative_position_index": (49, 49)}
+    expected = match_torch(shapes, module, family=swin.FAMILY)
+    found = match_torch({new: shapes[key] for new, key in older.items()} | computed, module, family=swin.FAMILY)
+    assert {path: older[source.key] for path, source in found.items()} == {path: s.key for path, s in expected.items()}
 
 
 def test_a_scale_is_accepted_as_a_vector_and_per_channel(small):
@@ -461,6 +527,12 @@ def test_no_more_than_ten_keys_of_each_side_are_named(small):
 
 
 NO_SIZES = [
+    (
+        "swin",
+        changed(features__1__0__attn__relative_position_bias_table=np.zeros((24, 1))),
+        r"24 rows, no \(2 · window",
+    ),
+    ("vit", changed(fc_norm__weight=np.zeros(64)), r"both a class token and a normalisation of the mean token"),
     ("resnet", without("fc.weight"), r"holds no classifier .* fc\.weight is missing"),
     ("resnet", without("conv1.weight"), r"ResNet\. conv1\.weight is missing"),
     ("resnet", changed(fc__weight=np.zeros(3)), r"fc\.weight has shape \(3,\), but an array of 2 axes"),
@@ -476,7 +548,11 @@ NO_SIZES = [
         lambda s: {k: a for k, a in s.items() if not k.startswith("features.3.0.")},
         r"from 0, but there are \[1\]",
     ),
-    ("vit", changed(encoder__pos_embedding=np.zeros((1, 7, 64))), r"6 positions besides the class token"),
+    (
+        "vit",
+        changed(encoder__pos_embedding=np.zeros((1, 7, 64))),
+        r"7 positions, which form no square, with or without 1 ",
+    ),
     ("vit", changed(conv_proj__weight=np.zeros((60, 3, 4, 4))), r"tokens of length 60, no multiple of a head's 64"),
     ("vit", lambda s: {k: a for k, a in s.items() if "layer_0." not in k}, r"count on from 0, but there are \[1\]"),
 ]

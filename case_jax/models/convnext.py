@@ -97,7 +97,7 @@ FAMILY = Family(
     sizes=sizes,
     head="classifier.2",
     layouts=(
-        Layout("torchvision's names", marker=r"features\.\d+\.\d+\."),
+        Layout("torchvision's names", marker=r"features\.\d+\.\d+\.block\."),
         Layout(
             "timm's names",
             marker=r"stages\.\d+\.blocks\.",

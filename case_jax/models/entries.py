@@ -7,7 +7,7 @@ from flax import nnx
 
 from case_jax._checks import unknown
 from case_jax.data.digit_scenes import CLASS_NAMES
-from case_jax.models import convnext, densenet, efficientnet_lite, resnet, vgg, vit
+from case_jax.models import convnext, densenet, efficientnet_lite, resnet, swin, vgg, vit
 from case_jax.models.digit_resnet import DigitResNet
 from case_jax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from case_jax.models.taps import (
@@ -17,6 +17,7 @@ from case_jax.models.taps import (
     digit_resnet_taps,
     efficientnet_lite_taps,
     resnet_taps,
+    swin_taps,
     vgg_taps,
     vit_taps,
 )
@@ -70,6 +71,7 @@ _BILINEAR = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
 _BICUBIC = _BILINEAR._replace(interpolation="bicubic")
 _HALVES = Preprocessing(248, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
 _LITE = _HALVES._replace(resize=256)
+_REGISTERS = _HALVES._replace(resize=269, crop=256)
 
 
 def _resnet(build: Callable[..., nnx.Module], block: type, depths: tuple[int, ...]) -> ModelEntry:
@@ -124,17 +126,46 @@ def _convnext(
 
 
 def _vit(
-    build: Callable[..., nnx.Module], name: str, width: int, *tags: str, torchvision: Preprocessing | None = None
+    build: Callable[..., nnx.Module],
+    weights: Mapping[str, Preprocessing],
+    width: int,
+    *also: str,
+    depth: int = 12,
+    torchvision: Preprocessing | None = None,
+    **form: Any,
 ) -> ModelEntry:
+    usual = {"image_size": 224, "patch": 16, "class_token": True, "registers": 0, "placed": True, "layer_scale": False}
     return ModelEntry(
         build,
-        sizes={"width": width, "depth": 12, "image_size": 224, "patch": 16},
+        sizes={"width": width, "depth": depth} | usual | form,
         taps_of=vit_taps,
-        weights={f"timm/vit_{name}.{tag}": _HALVES for tag in tags},
+        weights={f"timm/{name}": facts for name, facts in weights.items()},
         head=vit.FAMILY.head,
         family=vit.FAMILY,
         torchvision=torchvision,
-        also=(f"deit_{name}",),
+        also=also,
+    )
+
+
+def _deit3(build: Callable[..., nnx.Module], size: str, width: int, *, depth: int = 12) -> ModelEntry:
+    resize = {"fb_in1k": 248, "fb_in22k_ft_in1k": 224}
+    weights = {f"deit3_{size}_patch16_224.{tag}": _BICUBIC._replace(resize=side) for tag, side in resize.items()}
+    return _vit(build, weights, width, depth=depth, **vit.DEIT_3)
+
+
+def _swin(
+    build: Callable[..., nnx.Module], width: int, depths: tuple[int, ...], *tags: str, torchvision: int
+) -> ModelEntry:
+    timm = f"{build.__name__}_patch4_window7_224"
+    return ModelEntry(
+        build,
+        sizes={"width": width, "depths": depths, "window": 7},
+        taps_of=swin_taps,
+        weights={f"timm/{timm}.{tag}": _BICUBIC._replace(resize=248) for tag in tags},
+        head=swin.FAMILY.head,
+        family=swin.FAMILY,
+        torchvision=_BICUBIC._replace(resize=torchvision),
+        also=(timm,),
     )
 
 
@@ -204,15 +235,46 @@ MODELS: dict[str, ModelEntry] = {
         _LITE._replace(resize=413, crop=380, interpolation="bilinear"),
         package=False,
     ),
-    "vit_small_patch16_224": _vit(vit.vit_s_16, "small_patch16_224", 384, "augreg_in1k", "augreg_in21k_ft_in1k"),
+    "swin_tiny": _swin(swin.swin_tiny, 96, (2, 2, 6, 2), "ms_in1k", "ms_in22k_ft_in1k", torchvision=232),
+    "swin_small": _swin(swin.swin_small, 96, (2, 2, 18, 2), "ms_in1k", "ms_in22k_ft_in1k", torchvision=246),
+    "swin_base": _swin(swin.swin_base, 128, (2, 2, 18, 2), "ms_in1k", "ms_in22k_ft_in1k", torchvision=238),
+    "vit_small_patch16_224": _vit(
+        vit.vit_s_16,
+        {f"vit_small_patch16_224.{tag}": _HALVES for tag in ("augreg_in1k", "augreg_in21k_ft_in1k")},
+        384,
+        "deit_small_patch16_224",
+    ),
     "vit_base_patch16_224": _vit(
         vit.vit_b_16,
-        "base_patch16_224",
+        {
+            f"vit_base_patch16_224.{tag}": _HALVES
+            for tag in ("augreg_in1k", "augreg_in21k_ft_in1k", "augreg2_in21k_ft_in1k")
+        },
         768,
-        "augreg_in1k",
-        "augreg_in21k_ft_in1k",
-        "augreg2_in21k_ft_in1k",
+        "deit_base_patch16_224",
         torchvision=_BILINEAR,
+    ),
+    "vit_large_patch16_224": _vit(
+        vit.vit_l_16,
+        {"vit_large_patch16_224.augreg_in21k_ft_in1k": _HALVES},
+        1024,
+        depth=24,
+        torchvision=_BILINEAR._replace(resize=242),
+    ),
+    "deit3_small_patch16_224": _deit3(vit.deit3_s_16, "small", 384),
+    "deit3_base_patch16_224": _deit3(vit.deit3_b_16, "base", 768),
+    "deit3_large_patch16_224": _deit3(vit.deit3_l_16, "large", 1024, depth=24),
+    "vit_medium_patch16_reg4_gap_256": _vit(
+        vit.vit_medium_reg4, {"vit_medium_patch16_reg4_gap_256.sbb_in12k_ft_in1k": _REGISTERS}, 512, **vit.REGISTERS
+    ),
+    "vit_betwixt_patch16_reg4_gap_256": _vit(
+        vit.vit_betwixt_reg4,
+        {
+            f"vit_betwixt_patch16_reg4_gap_256.{tag}": _REGISTERS
+            for tag in ("sbb2_e200_in12k_ft_in1k", "sbb_in12k_ft_in1k")
+        },
+        640,
+        **vit.REGISTERS,
     ),
 }
 

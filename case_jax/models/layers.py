@@ -63,9 +63,10 @@ class Identity(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Normalisation over channels, `(x − mean) / √(var + 1e-6) · scale + bias`, computed in float32 at least."""
+    """Normalisation over channels, `(x − mean) / √(var + ε) · scale + bias`, computed in float32 at least."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, *, epsilon: float = 1e-6):
+        self.epsilon = epsilon
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
 
@@ -73,7 +74,7 @@ class LayerNorm(nnx.Module):
         """The normalised map; every position by itself."""
         wide = at_least_float32(x)
         centred = wide - wide.mean(-1, keepdims=True)
-        normed = centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + 1e-6)
+        normed = centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + self.epsilon)
         return normed.astype(x.dtype) * self.scale[...] + self.bias[...]
 
 

@@ -20,14 +20,16 @@ class Taps(NamedTuple):
     closed_forms: dict[str, dict[str, Any]]
     """Layers behind which channels do not mix before the first dense layer, with the options of `tap_nnx` that declare it."""
     token_grid: tuple[int, int] | None = None
-    """Rows and columns of the patches, where layers below `encoder` give tokens, behind one for the class."""
+    """Rows and columns of the patches, where layers below `encoder` give tokens."""
+    prefix_tokens: int = 1
+    """Tokens in front of the patches'."""
     stages: tuple[str, ...] = ()
     """Layers that give one map for each resolution, the highest first: what a masking model reads. None where there is one alone."""
 
     def options(self, layer: str) -> dict[str, Any]:
         """What `tap_nnx` must be told at a layer; nothing at most."""
         if self.token_grid is not None and f"{layer}.".startswith("encoder."):
-            return {"token_grid": self.token_grid, "prefix_tokens": 1}
+            return {"token_grid": self.token_grid, "prefix_tokens": self.prefix_tokens}
         return self.closed_forms.get(layer, {})
 
 
@@ -110,10 +112,27 @@ def efficientnet_lite_taps(*, depths: Sequence[int], **_: Any) -> Taps:
     return Taps(layers, _declared((*layers, "bn1"), linear_head="fc"), stages=stages)
 
 
-def vit_taps(*, depth: int, image_size: int = 224, patch: int = 16, **_: Any) -> Taps:
+def vit_taps(
+    *, depth: int, image_size: int = 224, patch: int = 16, class_token: bool = True, registers: int = 0, **_: Any
+) -> Taps:
     """Vision transformer: behind the last block's first normalisation attention mixes positions, so no layer has a closed form."""
     side = image_size // patch
     layers = {
         f"encoder.layers.encoder_layer_{depth - 1}.ln_1": f"{side}×{side} tokens before the last attention; {PULLED_BACK}"
     }
-    return Taps(layers, {}, (side, side))
+    return Taps(layers, {}, (side, side), prefix_tokens=int(class_token) + registers)
+
+
+def swin_taps(*, depths: Sequence[int], **_: Any) -> Taps:
+    """Swin transformer: behind the last normalisation every channel is pooled by itself."""
+    last = f"features.{2 * len(depths) - 1}.{depths[-1] - 1}"
+    layers = {
+        "norm": f"last normalisation; {CLOSED}",
+        last: f"last block's output; {PULLED_BACK}",
+        f"{last}.norm1": f"in front of the last attention; {PULLED_BACK}",
+    }
+    return Taps(
+        layers,
+        _declared(("norm",), linear_head="head"),
+        stages=tuple(f"features.{2 * i + 1}" for i in range(len(depths))),
+    )

@@ -42,6 +42,8 @@ class Family(NamedTuple):
     """Path of the linear layer that gives the logits."""
     layouts: tuple[Layout, ...]
     """The first whose marker is found is taken."""
+    computed: str | None = None
+    """Regular expression that is found in the names of arrays that files may hold and the network computes for itself."""
 
 
 class Source(NamedTuple):
@@ -185,6 +187,8 @@ def match_torch(
     keys = {name: key for key, name in names.items()}
     parts = {".".join(map(str, path)): part for path, part in nnx.iter_modules(module)}
     used = {f"{path}.num_batches_tracked" for path, part in parts.items() if isinstance(part, nnx.BatchNorm)}
+    if family.computed:
+        used |= {name for name in keys if re.search(family.computed, name)}
     plan: dict[str, Source] = {}
     missing, other = [], []
     for path, variable in nnx.to_flat_state(nnx.state(module)):
