@@ -31,14 +31,14 @@ def relative_positions(window: int) -> np.ndarray:
     return rows * (2 * window - 1) + columns
 
 
-def in_windows(x: Array, window: int) -> Array:
+def in_windows(x: Any, window: int) -> Any:
     """A map (B, h, w, D) as windows (B, n, window², D), in row order."""
     batch, height, width, depth = x.shape
     cut = x.reshape(batch, height // window, window, width // window, window, depth)
     return cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, window * window, depth)
 
 
-def from_windows(x: Array, window: int, size: tuple[int, int]) -> Array:
+def from_windows(x: Any, window: int, size: tuple[int, int]) -> Any:
     """The map of this size whose windows these are."""
     rows, columns = (side // window for side in size)
     cut = x.reshape(x.shape[0], rows, columns, window, window, x.shape[-1])

@@ -239,7 +239,7 @@ FAMILY = Family(
 
 def _published(width: int, depth: int, num_classes: int, rngs: nnx.Rngs, **options: Any) -> VisionTransformer:
     """Heads 64 wide, and a hidden layer four times as wide as a token unless it is said."""
-    sizes = {"width": width, "depth": depth, "heads": width // 64, "hidden": 4 * width}
+    sizes: dict[str, Any] = {"width": width, "depth": depth, "heads": width // 64, "hidden": 4 * width}
     return VisionTransformer(**sizes | options, num_classes=num_classes, rngs=rngs)
 
 
