@@ -25,6 +25,8 @@ from case_jax.methods.contrast_controls import (
     noise_contrast,
     untrained_contrast,
 )
+from case_jax.methods.contrasted import contrasted, difference_of_maps
+from case_jax.methods.contrastive_explanation import contrastive_explanation
 from case_jax.methods.controls import centre_gaussian, random_map, sobel_edges
 from case_jax.methods.deconvolution import deconvolution
 from case_jax.methods.eigen_cam import eigen_cam
@@ -38,6 +40,8 @@ from case_jax.methods.hires_cam import hires_cam
 from case_jax.methods.input_x_gradient import input_x_gradient
 from case_jax.methods.integrated_gradients import integrated_gradients
 from case_jax.methods.layer_cam import layer_cam
+from case_jax.methods.max_contrast import max_contrast
+from case_jax.methods.mean_contrast import mean_contrast
 from case_jax.methods.meaningful_perturbation import meaningful_perturbation
 from case_jax.methods.occlusion import occlusion
 from case_jax.methods.opti_cam import opti_cam
@@ -83,6 +87,16 @@ METHODS: dict[str, Method] = {
     "case_span": Method(case_span, "CASE-span", contrastive=True, gradient="layer"),
     "finer_cam": Method(finer_cam, "Finer-CAM", contrastive=True, probability=True, gradient="layer"),
     "softmax_contrast": Method(softmax_contrast, "softmax-contrast", probability=True, gradient="layer"),
+    "mean_contrast": Method(mean_contrast, "mean contrast", by_name=True, gradient="layer"),
+    "max_contrast": Method(max_contrast, "max contrast", by_name=True, gradient="layer"),
+    "contrastive_explanation": Method(
+        contrastive_explanation,
+        "contrastive explanation",
+        contrastive=True,
+        probability=True,
+        by_name=True,
+        gradient="layer",
+    ),
     "hires_cam": Method(hires_cam, "HiResCAM", gradient="layer"),
     "grad_cam_plus_plus": Method(grad_cam_plus_plus, "Grad-CAM++", gradient="layer"),
     "xgrad_cam": Method(xgrad_cam, "XGrad-CAM", gradient="layer"),
@@ -238,7 +252,10 @@ __all__ = [
     "case_span",
     "centre_gaussian",
     "class_maps",
+    "contrasted",
+    "contrastive_explanation",
     "deconvolution",
+    "difference_of_maps",
     "eigen_cam",
     "eigen_grad_cam",
     "exchanged",
@@ -251,6 +268,8 @@ __all__ = [
     "input_x_gradient",
     "integrated_gradients",
     "layer_cam",
+    "max_contrast",
+    "mean_contrast",
     "meaningful_perturbation",
     "method",
     "noise_contrast",
