@@ -32,6 +32,7 @@ from case_jax.methods.deconvolution import deconvolution
 from case_jax.methods.eigen_cam import eigen_cam
 from case_jax.methods.eigen_grad_cam import eigen_grad_cam
 from case_jax.methods.extremal_perturbation import extremal_perturbation
+from case_jax.methods.fem import fem
 from case_jax.methods.finer_cam import finer_cam
 from case_jax.methods.grad_cam import grad_cam
 from case_jax.methods.grad_cam_plus_plus import grad_cam_plus_plus
@@ -39,6 +40,7 @@ from case_jax.methods.guided_backprop import guided_backprop
 from case_jax.methods.hires_cam import hires_cam
 from case_jax.methods.input_x_gradient import input_x_gradient
 from case_jax.methods.integrated_gradients import integrated_gradients
+from case_jax.methods.kpca_cam import kpca_cam
 from case_jax.methods.layer_cam import layer_cam
 from case_jax.methods.max_contrast import max_contrast
 from case_jax.methods.mean_contrast import mean_contrast
@@ -48,6 +50,7 @@ from case_jax.methods.opti_cam import opti_cam
 from case_jax.methods.rise import rise
 from case_jax.methods.saliency import saliency
 from case_jax.methods.score_cam import score_cam
+from case_jax.methods.shapley_cam import shapley_cam
 from case_jax.methods.smooth_grad import smooth_grad
 from case_jax.methods.softmax_contrast import softmax_contrast
 from case_jax.methods.xgrad_cam import xgrad_cam
@@ -101,8 +104,11 @@ METHODS: dict[str, Method] = {
     "grad_cam_plus_plus": Method(grad_cam_plus_plus, "Grad-CAM++", gradient="layer"),
     "xgrad_cam": Method(xgrad_cam, "XGrad-CAM", gradient="layer"),
     "layer_cam": Method(layer_cam, "LayerCAM", gradient="layer"),
+    "shapley_cam": Method(shapley_cam, "ShapleyCAM", by_name=True, gradient="layer"),
     "eigen_cam": Method(eigen_cam, "Eigen-CAM", class_blind=True),
     "eigen_grad_cam": Method(eigen_grad_cam, "Eigen-Grad-CAM", gradient="layer"),
+    "kpca_cam": Method(kpca_cam, "KPCA-CAM", class_blind=True, by_name=True),
+    "fem": Method(fem, "FEM", class_blind=True, by_name=True),
     "score_cam": Method(score_cam, "Score-CAM", slow=True),
     "ablation_cam": Method(ablation_cam, "Ablation-CAM"),
     "saliency": Method(saliency, "saliency", gradient="image"),
@@ -260,6 +266,7 @@ __all__ = [
     "eigen_grad_cam",
     "exchanged",
     "extremal_perturbation",
+    "fem",
     "finer_cam",
     "grad_cam",
     "grad_cam_plus_plus",
@@ -267,6 +274,7 @@ __all__ = [
     "hires_cam",
     "input_x_gradient",
     "integrated_gradients",
+    "kpca_cam",
     "layer_cam",
     "max_contrast",
     "mean_contrast",
@@ -280,6 +288,7 @@ __all__ = [
     "rise",
     "saliency",
     "score_cam",
+    "shapley_cam",
     "signed_maps",
     "smooth_grad",
     "sobel_edges",
