@@ -34,6 +34,7 @@ from case_jax.methods.eigen_grad_cam import eigen_grad_cam
 from case_jax.methods.extremal_perturbation import extremal_perturbation
 from case_jax.methods.fem import fem
 from case_jax.methods.finer_cam import finer_cam
+from case_jax.methods.fused import Fused, fused
 from case_jax.methods.grad_cam import grad_cam
 from case_jax.methods.grad_cam_plus_plus import grad_cam_plus_plus
 from case_jax.methods.guided_backprop import guided_backprop
@@ -47,6 +48,7 @@ from case_jax.methods.mean_contrast import mean_contrast
 from case_jax.methods.meaningful_perturbation import meaningful_perturbation
 from case_jax.methods.occlusion import occlusion
 from case_jax.methods.opti_cam import opti_cam
+from case_jax.methods.refine_cam import refine_cam
 from case_jax.methods.rise import rise
 from case_jax.methods.saliency import saliency
 from case_jax.methods.score_cam import score_cam
@@ -104,6 +106,7 @@ METHODS: dict[str, Method] = {
     "grad_cam_plus_plus": Method(grad_cam_plus_plus, "Grad-CAM++", gradient="layer"),
     "xgrad_cam": Method(xgrad_cam, "XGrad-CAM", gradient="layer"),
     "layer_cam": Method(layer_cam, "LayerCAM", gradient="layer"),
+    "refine_cam": Method(refine_cam, "RefineCAM", by_name=True, gradient="layer"),
     "shapley_cam": Method(shapley_cam, "ShapleyCAM", by_name=True, gradient="layer"),
     "eigen_cam": Method(eigen_cam, "Eigen-CAM", class_blind=True),
     "eigen_grad_cam": Method(eigen_grad_cam, "Eigen-Grad-CAM", gradient="layer"),
@@ -160,6 +163,9 @@ def described(name: str, function: MapFunction) -> Method:
     flags: dict[str, Any] = {
         flag: getattr(own, flag, False) for flag in ("contrastive", "control", "class_blind", "mask")
     }
+    if isinstance(own, Fused):  # of a method of ours, which says nothing of itself
+        within = bare(own.method)
+        flags["contrastive"] = any(entry.maps is within and entry.contrastive for entry in METHODS.values())
     return Method(function, getattr(own, "title", name), **flags)
 
 
@@ -268,6 +274,7 @@ __all__ = [
     "extremal_perturbation",
     "fem",
     "finer_cam",
+    "fused",
     "grad_cam",
     "grad_cam_plus_plus",
     "guided_backprop",
@@ -284,6 +291,7 @@ __all__ = [
     "occlusion",
     "opti_cam",
     "random_map",
+    "refine_cam",
     "require_signed",
     "rise",
     "saliency",
