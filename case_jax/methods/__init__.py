@@ -34,6 +34,7 @@ from case_jax.methods.eigen_grad_cam import eigen_grad_cam
 from case_jax.methods.extremal_perturbation import extremal_perturbation
 from case_jax.methods.fem import fem
 from case_jax.methods.finer_cam import finer_cam
+from case_jax.methods.full_grad import full_grad, full_gradients
 from case_jax.methods.fused import Fused, fused
 from case_jax.methods.grad_cam import grad_cam
 from case_jax.methods.grad_cam_plus_plus import grad_cam_plus_plus
@@ -116,6 +117,7 @@ METHODS: dict[str, Method] = {
     "ablation_cam": Method(ablation_cam, "Ablation-CAM"),
     "saliency": Method(saliency, "saliency", gradient="image"),
     "input_x_gradient": Method(input_x_gradient, "input × gradient", gradient="image"),
+    "full_grad": Method(full_grad, "FullGrad", by_name=True, gradient="image"),
     "integrated_gradients": Method(integrated_gradients, "integrated gradients", slow=True),
     "smooth_grad": Method(smooth_grad, "SmoothGrad", slow=True),
     "guided_backprop": Method(guided_backprop, "guided backprop", gradient="ReLUs"),
@@ -274,6 +276,8 @@ __all__ = [
     "extremal_perturbation",
     "fem",
     "finer_cam",
+    "full_grad",
+    "full_gradients",
     "fused",
     "grad_cam",
     "grad_cam_plus_plus",
