@@ -105,9 +105,7 @@ def _bound(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
 def _through(eqn: JaxprEqn, operands: Sequence[Any], met: _Met) -> list[Any]:
     """The outputs of an equation of which some operands depend on the input."""
     name, which = eqn.primitive.name, [i for i, operand in enumerate(operands) if isinstance(operand, _Seen)]
-    if not any(
-        jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in eqn.outvars
-    ):  # comparisons: constant around the input
+    if not any(map(_is_float, eqn.outvars)):  # comparisons: constant around the input
         return _bound(eqn, [o.value if isinstance(o, _Seen) else o for o in operands])
     if len(which) == 1 and (name in SHAPING or name in ADDING or name == "mul" or (name == "div" and which == [0])):
         (own,) = which
