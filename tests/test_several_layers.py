@@ -13,6 +13,8 @@ from case_jax import CaseJaxError, finish_maps, grad_cam, tap_function
 from case_jax.contrast.sets import Query
 from case_jax.imageops import rescale_map
 from case_jax.methods import case, described, fused, layer_cam, refine_cam
+from case_jax.models.taps import vit_taps
+from case_jax.models.vit import VisionTransformer
 from case_jax.tap import tap_linen, tap_nnx
 from case_jax.tap.precision import at_precision
 
@@ -112,6 +114,21 @@ def test_layers_of_modules(taps, kind, precision):
         assert_close(
             found, jax.jit(lambda x, one=one: grad_cam(one.view(one.params, x), Query(jnp.arange(3))))(IMAGE), share
         )
+
+
+def test_a_vision_transformer_has_layers_of_tokens_at_several_depths():
+    sizes = {"depth": 5, "image_size": 12, "patch": 4}
+    module = VisionTransformer(width=8, heads=2, hidden=8, num_classes=3, **sizes, rngs=nnx.Rngs(0))
+    module.heads.head.kernel[...] = jax.random.normal(jax.random.key(1), (8, 3))
+    taps = vit_taps(**sizes)
+    (layer,) = taps.layers
+    assert taps.further(layer) == tuple(f"encoder.layers.encoder_layer_{i}.ln_1" for i in (0, 1, 2, 4))
+    assert taps.further("conv_proj") == ()
+    model = tap_nnx(module, layer, IMAGE, layers=taps.further(layer), check=False, **taps.options(layer))
+    maps = jax.jit(lambda x: fused(layer_cam)(model.view(model.params, x), Query(jnp.arange(2))))(IMAGE)
+    assert maps.shape == (2, 12, 12)
+    assert float(maps.min()) >= 0
+    assert float(maps.max()) == pytest.approx(1, abs=1e-6)
 
 
 def test_contrast_sets_reach_every_layer(stored):
