@@ -12,7 +12,7 @@ from test_further_cams import assert_close, stored_network
 from case_jax import CaseJaxError, finish_maps, grad_cam, tap_function
 from case_jax.contrast.sets import Query
 from case_jax.imageops import rescale_map
-from case_jax.methods import case, described, fused, layer_cam, refine_cam
+from case_jax.methods import case, contrasted, described, fused, layer_cam, refine_cam
 from case_jax.models.taps import vit_taps
 from case_jax.models.vit import VisionTransformer
 from case_jax.tap import tap_linen, tap_nnx
@@ -141,6 +141,18 @@ def test_contrast_sets_reach_every_layer(stored):
     assert maps.shape == (2, 24, 20)
     assert np.isnan(maps[1]).all()
     assert float(maps[0].max()) == pytest.approx(1, abs=1e-5)
+
+
+def test_contrast_and_fusion_in_either_order(stored):
+    arrays, model = stored
+
+    @jax.jit
+    def run(image):
+        view, query = model.view(model.params, image), Query(jnp.asarray([1, 4]))
+        return fused(contrasted(grad_cam, "max"))(view, query), contrasted(fused(grad_cam), "max")(view, query)
+
+    first, second = run(jnp.asarray(arrays["images"][0]))
+    assert_close(first, second, share=1e-5)
 
 
 @pytest.mark.parametrize(
