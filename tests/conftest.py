@@ -157,7 +157,7 @@ def toy():
         return tag_head_input(a.mean((0, 1))) @ params["head"]
 
     image = jnp.asarray(rng.normal(size=(12, 12, 3)), jnp.float32)
-    return tap_function(function, params, "features", image, head_kernel=lambda p: p["head"])
+    return tap_function(function, params, "features", image, head_kernel=lambda p: p["head"], layers=["features"])
 
 
 @pytest.fixture(scope="session")

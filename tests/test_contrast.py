@@ -27,7 +27,7 @@ from case_jax import (
 from case_jax.contrast import all_sets, explicit, operators, orthogonal_to, orthogonal_to_span, random_sets, table
 from case_jax.contrast.choice import Confusions, choose_contrast
 from case_jax.imageops import finish_maps, is_degenerate
-from case_jax.methods import METHODS, case_span, class_maps
+from case_jax.methods import METHODS, case_span, class_maps, contrastive_explanation, max_contrast, mean_contrast
 from case_jax.tap import View
 
 NETWORKS = ("resnet_bottleneck", "resnet_basic", "vgg_bn", "densenet", "convnext")
@@ -59,6 +59,9 @@ def hand_weights(name, alpha, p, c, others):
         "finer_cam": lambda: sum(p[j] * (alpha[c] - alpha[j]) for j in others) / sum(p[j] for j in others),
         "finer_cam_half": lambda: sum(p[j] * (alpha[c] - 0.5 * alpha[j]) for j in others) / sum(p[j] for j in others),
         "softmax_contrast": lambda: alpha[c] - p @ alpha,
+        "mean_contrast": lambda: alpha[c] - np.delete(alpha, c, 0).mean(0),
+        "max_contrast": lambda: alpha[c] - alpha[max(set(range(CLASSES)) - {c}, key=p.__getitem__)],
+        "contrastive_explanation": lambda: p @ alpha - mean,
     }[name]()
 
 
@@ -70,6 +73,9 @@ HAND = {
     "finer_cam": finer_cam,
     "finer_cam_half": partial(finer_cam, gamma=0.5),
     "softmax_contrast": softmax_contrast,
+    "mean_contrast": mean_contrast,
+    "max_contrast": max_contrast,
+    "contrastive_explanation": contrastive_explanation,
 }
 
 

@@ -74,7 +74,7 @@ def test_every_declared_closed_form_is_the_pullback(tiny):
 def test_the_stages_halve_the_image_rounding_up(tiny):
     loaded, image = tiny
     model = tap_classifier(loaded, image)
-    maps = jax.jit(lambda x: model.view(model.params, x).stages())(image)
+    maps = jax.jit(lambda x: model.view(model.params, x).activations())(image)
     assert [m.shape for m in maps] == [(38, 33, 2), (19, 17, 3), (10, 9, 4), (5, 5, 6), (3, 3, 10)]
 
 

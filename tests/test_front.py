@@ -19,7 +19,7 @@ from case_jax.contrast.sets import HighestOthers
 from case_jax.data import preprocess
 from case_jax.front import explaining
 from case_jax.imageops import normalise_image, resize_map
-from case_jax.methods import METHODS, rise
+from case_jax.methods import METHODS, rise, usual
 
 SIX_LINES = """
 import case_jax as cj
@@ -124,7 +124,7 @@ def the_long_way(method, model, image, targets, contrast, key=None):
     return cj.finish_maps(METHODS[method].maps(view, query), image.shape[:2])
 
 
-@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if not entry.slow])
+@pytest.mark.parametrize("method", usual(pair=True))
 def test_equal_bits_to_the_long_way(model, image, method):
     key = jax.random.fold_in(jax.random.key(0), 0)
     expected = the_long_way(method, model, image, jnp.asarray([3, 7]), cj.topk_logits(5, 25), key)

@@ -44,7 +44,9 @@ def drawn(seed):
 
 
 def tap(image):
-    return tap_function(logits_of, drawn(0), "features", image, head_kernel=lambda params: params["head"])
+    return tap_function(
+        logits_of, drawn(0), "features", image, head_kernel=lambda params: params["head"], layers=["features"]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -144,7 +144,11 @@ def test_the_random_control_asks_for_a_key(toy, toy_images):
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if not m.control])
 def test_a_network_that_sees_nothing_gives_zero_maps_not_nan(name):
     model = tap_function(
-        lambda p, x: jnp.tanh(tag(x * 0, "a").mean((0, 1))) @ p, jnp.ones((3, 4)), "a", jnp.ones((4, 4, 3))
+        lambda p, x: jnp.tanh(tag(x * 0, "a").mean((0, 1))) @ p,
+        jnp.ones((3, 4)),
+        "a",
+        jnp.ones((4, 4, 3)),
+        layers=["a"],
     )
     contrast, key = topk_logits(2, 4), jax.random.key(0)
     run = jax.jit(lambda x: all_class_maps(quick(name), model, model.params, x, contrast=contrast, key=key))

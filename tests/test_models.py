@@ -25,7 +25,7 @@ from case_jax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from case_jax.models.torch_names import network_sizes
 from case_jax.models.vit import VisionTransformer
 from case_jax.models.weights import abstract, flat_state
-from case_jax.tap.flax_nnx import layers
+from case_jax.tap.flax_nnx import sub_modules
 
 IMAGENET_NETWORKS = [name for name in MODELS if name != "digit_resnet"]
 # a tiny network of each family: a name of the family, the stored numbers, and its default layer and the paper's
@@ -87,7 +87,7 @@ def with_classes(shapes, head, classes):
 def test_every_entry_names_layers_and_weights_that_exist(name):
     entry = model(name)
     module = abstract(entry.build, entry.num_classes)
-    known = layers(module)
+    known = sub_modules(module)
     assert {*entry.taps.layers, *entry.taps.closed_forms, entry.head} <= set(known)
     heads = {o[k] for o in entry.taps.closed_forms.values() for k in ("linear_head", "dense_head") if k in o}
     assert all(isinstance(known[head], nnx.Linear) for head in heads)

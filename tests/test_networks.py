@@ -17,7 +17,7 @@ from case_jax.models.layers import AvgPool, MaxPool
 from case_jax.models.torch_names import MapLinear, from_torch, network_sizes
 from case_jax.models.vgg import AdaptiveAvgPool
 from case_jax.models.weights import abstract
-from case_jax.tap.flax_nnx import layers
+from case_jax.tap.flax_nnx import sub_modules
 
 TINY = {
     "resnet_bottleneck": (resnet.FAMILY, "layer4.0.conv3"),
@@ -173,7 +173,7 @@ NAMED = {
 @pytest.mark.parametrize("name", NAMED)
 def test_modules_have_torchvision_s_paths(name):
     build, paths = NAMED[name]
-    known = layers(abstract(build, 13))
+    known = sub_modules(abstract(build, 13))
     assert set(paths) <= set(known)
     head = known[paths[-1]]
     assert isinstance(head, nnx.Linear)

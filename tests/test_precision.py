@@ -92,7 +92,7 @@ def test_a_model_of_fewer_bits_knows_the_exact_one(tapped, images):
 
 
 def test_maps_of_further_layers_have_fewer_bits_too(tapped, images):
-    exact, low, half = (at_precision(tapped, p).view(tapped.params, images[0]).stages() for p in PRECISIONS)
+    exact, low, half = (at_precision(tapped, p).view(tapped.params, images[0]).activations() for p in PRECISIONS)
     for a, b, c in zip(exact, low, half, strict=True):
         assert a.dtype == b.dtype == c.dtype == jnp.float32
         assert 0 < jnp.abs(c - a).max() < 0.05 * jnp.abs(a).max()

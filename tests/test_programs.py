@@ -67,7 +67,7 @@ def network():
 
 
 def tap(image):
-    return tap_nnx(network(), "conv", image, linear_head="head")
+    return tap_nnx(network(), "conv", image, linear_head="head", layers=["conv"])
 
 
 def tapped():

@@ -47,7 +47,7 @@ def network(params, x):
 
 
 def model_of(image, kernel):
-    return tap_function(network, (kernel, HEAD), "a", image)
+    return tap_function(network, (kernel, HEAD), "a", image, layers=["a"])
 
 
 def maps_of(name, model, image, kernel):

@@ -645,7 +645,7 @@ def test_models_in_bfloat16_have_maps_in_float32(method):
 
     image = jax.random.normal(jax.random.key(0), (12, 12, 3))
     with jax.numpy_dtype_promotion("standard"):  # flax's own layers need it
-        model = tap_nnx(Net(nnx.Rngs(0)), "conv", image, linear_head="head")
+        model = tap_nnx(Net(nnx.Rngs(0)), "conv", image, linear_head="head", layers=["conv"])
         view = model.view(model.params, image)
         query = ask(view, jnp.arange(2), topk_logits(2, 4), key=jax.random.key(1))
         assert jax.eval_shape(lambda: METHODS[method].maps(view, query)).dtype == jnp.float32

@@ -72,14 +72,14 @@ def test_masks_are_the_masker_s_own(masker, tapped, images):
     view = tapped.view(tapped.params, images[0])
     query = ask(view, jnp.array([3, 11]), topk_logits(3, 25))
     maps = trained(view, query)
-    stages = tuple(jnp.stack([m, m]) for m in view.stages())
+    stages = tuple(jnp.stack([m, m]) for m in view.activations())
     expected = jax.nn.sigmoid(to_image(trained.masker(stages, labels=jnp.array([3, 11])), (48, 48)))
     np.testing.assert_allclose(maps, expected, atol=1e-6)
     assert np.abs(maps[0] - maps[1]).max() > 1e-4
     hard = dataclasses.replace(trained, gumbel=True)(view, query)
     np.testing.assert_array_equal(hard, (maps > 0.5).astype(np.float32))
     with pytest.raises(CaseJaxError, match="model: a masker reads several layers"):
-        trained(dataclasses.replace(view, stages=None), query)
+        trained(dataclasses.replace(view, layers=()), query)
 
 
 def photographs(folder, *names):

@@ -20,7 +20,7 @@ from case_jax.evaluation.confusion import IMAGES, count_confusions
 from case_jax.evaluation.maps import Pixels
 from case_jax.evaluation.subject import require_other_images
 from case_jax.masking.trained import CLASSIFIER, TrainedMasker, digest, load_masker
-from case_jax.methods import METHODS, MapFunction, bare, method, usual
+from case_jax.methods import METHODS, MapFunction, bare, contrasted, method, usual
 from case_jax.metrics import METRICS, metric, quick
 from case_jax.models import Classifier, load_classifier, tap_classifier
 from case_jax.models import model as bundled_model
@@ -30,7 +30,7 @@ from case_jax.tap import TappedModel
 from case_jax.tap.precision import Precision, at_precision
 
 Names = tuple[str, ...]
-MASKER = "masker:"
+MASKER, CONTRASTED = "masker:", "contrasted:"
 ALL = "all"
 """Instead of names: every method or metric, the slow ones too."""
 
@@ -109,8 +109,20 @@ class Model:
 
 
 def map_function(name: str) -> MapFunction:
-    """The method of this name, or the masker of a run, written `masker:RUN`."""
-    return load_masker(name.removeprefix(MASKER)) if name.startswith(MASKER) else method(name).maps
+    """The method of this name; the masker of a run, written `masker:RUN`; or the weighted contrast of a method, `contrasted:NAME`."""
+    if name.startswith(MASKER):
+        return load_masker(name.removeprefix(MASKER))
+    entry = method(name.removeprefix(CONTRASTED))
+    if not name.startswith(CONTRASTED):
+        return entry.maps
+    able = not (entry.contrastive or entry.control or entry.class_blind or entry.probability)
+    require(
+        able,
+        "methods",
+        name,
+        "contrasted:NAME of a method that asks about single logits, such as integrated_gradients or layer_cam",
+    )
+    return contrasted(entry.maps)
 
 
 def _require_all_alone(argument: str, names: Names) -> None:

@@ -4,6 +4,8 @@ from case_jax.contrast.asking import ask
 from case_jax.contrast.choice import CONTRASTS, ContrastChoice, choose_contrast
 from case_jax.contrast.operators import (
     difference,
+    maximum,
+    mean,
     mean_orthogonal,
     none,
     orthogonal_to,
@@ -37,6 +39,8 @@ __all__ = [
     "confusion_sets",
     "difference",
     "explicit",
+    "maximum",
+    "mean",
     "mean_orthogonal",
     "none",
     "orthogonal_to",

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from case_jax._checks import require
+from case_jax.contrast.sets import topk_logits
 from case_jax.imageops import channel_means
 from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.link import probabilities as probabilities_of
@@ -129,8 +131,22 @@ def difference(view: View, targets: Targets, sets: Sets, *, gamma: float = 1.0) 
     return view.class_weights(targets) - gamma * _set_mean(view, sets, shares(view.logits[sets], view.link))
 
 
+def mean(view: View, targets: Targets) -> EffectiveWeights:
+    """`α_c − mean_{j≠c} α_j` over all other classes, of which one pullback gives the sum."""
+    classes = len(view.logits)
+    require(classes >= 2, "targets", f"a class of {classes}", "a model of at least 2 classes, one to contrast with")
+    total = channel_means(at_least_float32(view.pull(jnp.ones_like(view.logits))))
+    return (classes * view.class_weights(targets) - total) / (classes - 1)
+
+
+def maximum(view: View, targets: Targets) -> EffectiveWeights:
+    """`α_c − α_j` with j the likeliest other class."""
+    rivals = topk_logits(1, len(view.logits))(view.logits, targets)[:, 0]
+    return view.class_weights(targets) - view.class_weights(rivals)
+
+
 def softmax(view: View, targets: Targets) -> EffectiveWeights:
-    """`mean_{hw} ∂ log p_c/∂A`, that is `Σ_{j≠c} p_j (α_c − α_j)` over all classes.
+    """`mean_{hw} ∂ log p_c/∂A`, that is `Σ_{j≠c} p_j (α_c − α_j)` over all classes: the weighted contrast times 1 − p_c.
 
     With m the likeliest class, `s = Σ_{j≠m} p_j` and `r = Σ_{j≠m} p_j α_j`, the weights are `s α_m − r` for m itself and
     `α_c − p_m α_m − r` for the others: nothing cancels as p_m → 1, down to the smallest probability that float32 holds.

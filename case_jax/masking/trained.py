@@ -84,7 +84,7 @@ class TrainedMasker:
         Values in [0, 1]; 0 or 1 for a masker of binary masks, whose ranks are therefore ties.
 
         Args:
-            view: of a model tapped with its stages.
+            view: of a model tapped with its stages, `layers=…`.
             query: targets.
             size: the wanted mean of the mask, for a size-conditional masker.
 
@@ -94,15 +94,15 @@ class TrainedMasker:
         Phang, Park, Geras, arXiv 2010.09750.
         """
         require_pictures("a masker", view.image.ndim - 1)
-        if view.stages is None:
+        if not view.layers:
             raise CaseJaxError(
-                "model: a masker reads several layers; tap the model with stages=, as tap_classifier does."
+                "model: a masker reads several layers; tap the model with layers=, as tap_classifier does."
             )
         require_number("size", size, least=0)
         require(size <= 1, "size", size, "a share of the image of at most 1")
         usual = self.masker.size_conditional or size == SIZE
         require(usual, "size", size, "no size, as this masker was not trained with --size-conditional")
-        maps, count = view.stages(), len(query.targets)
+        maps, count = view.activations(), len(query.targets)
         conditional = self.masker.num_classes is not None
         copies = count if conditional else 1
         batch = tuple(jnp.broadcast_to(m.astype(jnp.float32), (copies, *m.shape)) for m in maps)

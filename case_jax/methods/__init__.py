@@ -25,25 +25,35 @@ from case_jax.methods.contrast_controls import (
     noise_contrast,
     untrained_contrast,
 )
+from case_jax.methods.contrasted import contrasted, difference_of_maps
+from case_jax.methods.contrastive_explanation import contrastive_explanation
 from case_jax.methods.controls import centre_gaussian, random_map, sobel_edges
 from case_jax.methods.deconvolution import deconvolution
 from case_jax.methods.eigen_cam import eigen_cam
 from case_jax.methods.eigen_grad_cam import eigen_grad_cam
 from case_jax.methods.extremal_perturbation import extremal_perturbation
+from case_jax.methods.fem import fem
 from case_jax.methods.finer_cam import finer_cam
+from case_jax.methods.full_grad import full_grad, full_gradients
+from case_jax.methods.fused import Fused, fused
 from case_jax.methods.grad_cam import grad_cam
 from case_jax.methods.grad_cam_plus_plus import grad_cam_plus_plus
 from case_jax.methods.guided_backprop import guided_backprop
 from case_jax.methods.hires_cam import hires_cam
 from case_jax.methods.input_x_gradient import input_x_gradient
 from case_jax.methods.integrated_gradients import integrated_gradients
+from case_jax.methods.kpca_cam import kpca_cam
 from case_jax.methods.layer_cam import layer_cam
+from case_jax.methods.max_contrast import max_contrast
+from case_jax.methods.mean_contrast import mean_contrast
 from case_jax.methods.meaningful_perturbation import meaningful_perturbation
 from case_jax.methods.occlusion import occlusion
 from case_jax.methods.opti_cam import opti_cam
+from case_jax.methods.refine_cam import refine_cam
 from case_jax.methods.rise import rise
 from case_jax.methods.saliency import saliency
 from case_jax.methods.score_cam import score_cam
+from case_jax.methods.shapley_cam import shapley_cam
 from case_jax.methods.smooth_grad import smooth_grad
 from case_jax.methods.softmax_contrast import softmax_contrast
 from case_jax.methods.xgrad_cam import xgrad_cam
@@ -83,16 +93,31 @@ METHODS: dict[str, Method] = {
     "case_span": Method(case_span, "CASE-span", contrastive=True, gradient="layer"),
     "finer_cam": Method(finer_cam, "Finer-CAM", contrastive=True, probability=True, gradient="layer"),
     "softmax_contrast": Method(softmax_contrast, "softmax-contrast", probability=True, gradient="layer"),
+    "mean_contrast": Method(mean_contrast, "mean contrast", by_name=True, gradient="layer"),
+    "max_contrast": Method(max_contrast, "max contrast", by_name=True, gradient="layer"),
+    "contrastive_explanation": Method(
+        contrastive_explanation,
+        "contrastive explanation",
+        contrastive=True,
+        probability=True,
+        by_name=True,
+        gradient="layer",
+    ),
     "hires_cam": Method(hires_cam, "HiResCAM", gradient="layer"),
     "grad_cam_plus_plus": Method(grad_cam_plus_plus, "Grad-CAM++", gradient="layer"),
     "xgrad_cam": Method(xgrad_cam, "XGrad-CAM", gradient="layer"),
     "layer_cam": Method(layer_cam, "LayerCAM", gradient="layer"),
+    "refine_cam": Method(refine_cam, "RefineCAM", by_name=True, gradient="layer"),
+    "shapley_cam": Method(shapley_cam, "ShapleyCAM", by_name=True, gradient="layer"),
     "eigen_cam": Method(eigen_cam, "Eigen-CAM", class_blind=True),
     "eigen_grad_cam": Method(eigen_grad_cam, "Eigen-Grad-CAM", gradient="layer"),
+    "kpca_cam": Method(kpca_cam, "KPCA-CAM", class_blind=True, by_name=True),
+    "fem": Method(fem, "FEM", class_blind=True, by_name=True),
     "score_cam": Method(score_cam, "Score-CAM", slow=True),
     "ablation_cam": Method(ablation_cam, "Ablation-CAM"),
     "saliency": Method(saliency, "saliency", gradient="image"),
     "input_x_gradient": Method(input_x_gradient, "input × gradient", gradient="image"),
+    "full_grad": Method(full_grad, "FullGrad", by_name=True, gradient="image"),
     "integrated_gradients": Method(integrated_gradients, "integrated gradients", slow=True),
     "smooth_grad": Method(smooth_grad, "SmoothGrad", slow=True),
     "guided_backprop": Method(guided_backprop, "guided backprop", gradient="ReLUs"),
@@ -140,6 +165,9 @@ def described(name: str, function: MapFunction) -> Method:
     flags: dict[str, Any] = {
         flag: getattr(own, flag, False) for flag in ("contrastive", "control", "class_blind", "mask")
     }
+    if isinstance(own, Fused):  # of a method of ours, which says nothing of itself
+        within = bare(own.method)
+        flags["contrastive"] = any(entry.maps is within and entry.contrastive for entry in METHODS.values())
     return Method(function, getattr(own, "title", name), **flags)
 
 
@@ -238,29 +266,41 @@ __all__ = [
     "case_span",
     "centre_gaussian",
     "class_maps",
+    "contrasted",
+    "contrastive_explanation",
     "deconvolution",
+    "difference_of_maps",
     "eigen_cam",
     "eigen_grad_cam",
     "exchanged",
     "extremal_perturbation",
+    "fem",
     "finer_cam",
+    "full_grad",
+    "full_gradients",
+    "fused",
     "grad_cam",
     "grad_cam_plus_plus",
     "guided_backprop",
     "hires_cam",
     "input_x_gradient",
     "integrated_gradients",
+    "kpca_cam",
     "layer_cam",
+    "max_contrast",
+    "mean_contrast",
     "meaningful_perturbation",
     "method",
     "noise_contrast",
     "occlusion",
     "opti_cam",
     "random_map",
+    "refine_cam",
     "require_signed",
     "rise",
     "saliency",
     "score_cam",
+    "shapley_cam",
     "signed_maps",
     "smooth_grad",
     "sobel_edges",

@@ -143,10 +143,19 @@ def principal_map(values: Float[Array, "*space K"], dtype: Any) -> Float[Array, 
     length = jnp.linalg.norm(direction)
     projection = _product(x, direction / jnp.where(length > 0, length, 1.0))
 
-    total = x.sum(-1)
-    noise = cancels(total * largest, rows, dtype)
-    towards = jnp.where(noise, projection[jnp.abs(projection).argmax()], (projection * total).sum())
-    return (jnp.where(towards < 0, -projection, projection) * largest).reshape(values.shape[:-1])
+    return towards_sum(projection * largest, rows, dtype).reshape(values.shape[:-1])
+
+
+def towards_sum(component: Float[Array, " n"], rows: Float[Array, "n K"], dtype: Any) -> Float[Array, " n"]:
+    """A component whose sign is open, of mean zero, with the sign for which it correlates positively with the sum of each row.
+
+    Where that sum is the same in all rows but for rounding (`cancels`, of values computed in `dtype`), the value furthest from zero is positive.
+    """
+    total = (rows - rows.mean(0)).sum(-1)
+    noise = cancels(total, rows, dtype)
+    size = jnp.abs(total).max()
+    along = (component * (total / jnp.where(size > 0, size, 1.0))).sum()
+    return jnp.where(jnp.where(noise, component[jnp.abs(component).argmax()], along) < 0, -component, component)
 
 
 def copies_at_once(view: View, batch: int | None) -> int:

@@ -9,10 +9,11 @@ from case_jax.tap.view import View
 
 
 def softmax_contrast(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
-    """Channels weighted with the mean gradient of the class's log-probability.
+    """Channels weighted with the mean gradient of the class's log-probability: the weighted contrast.
 
     `relu(Σ_k w[k] A[..,k])`, `w = mean_{hw} ∂ log p_c/∂A = α_c − Σ_j p_j α_j`: every class is contrasted with all, each as
-    far as the model believes in it. Under the link `sigmoid` `w = (1 − p_c) α_c`: Grad-CAM, as labels are independent.
+    far as the model believes in it. `w = (1 − p_c) (α_c − Σ_{j≠c} p_j α_j / (1 − p_c))`, that is the weighted contrast of Wang and Wang times
+    1 − p_c, which changes no finished map. Under the link `sigmoid` `w = (1 − p_c) α_c`: Grad-CAM, as labels are independent.
 
     Args:
         view: one image's view.
@@ -26,6 +27,6 @@ def softmax_contrast(view: View, query: Query, *, sign: int = 1) -> Float[Array,
     Raises:
         CaseJaxError: for a model without probabilities (link `identity`).
 
-    The softmax contrast of Wang and Wang, "Why Not Other Classes?", NeurIPS 2022, applied to Grad-CAM.
+    The weighted contrast of Wang and Wang, "Why Not Other Classes?", NeurIPS 2022, applied to Grad-CAM.
     """
     return positive_maps(view.activation, operators.softmax(view, query.targets), sign=sign)

@@ -180,7 +180,15 @@ def tap_classifier(
     taps = classifier.entry.taps
     layer = next(iter(taps.layers)) if layer is None else layer
     return with_facts(
-        tap_nnx(classifier.module, layer, image, stages=taps.stages, chunk=chunk, link=link, **taps.options(layer)),
+        tap_nnx(
+            classifier.module,
+            layer,
+            image,
+            layers=taps.further(layer),
+            chunk=chunk,
+            link=link,
+            **taps.options(layer),
+        ),
         name=classifier.name,
         weights=classifier.weights,
         class_names=classifier.class_names,

@@ -25,12 +25,18 @@ class Taps(NamedTuple):
     """Tokens in front of the patches'."""
     stages: tuple[str, ...] = ()
     """Layers that give one map for each resolution, the highest first: what a masking model reads. None where there is one alone."""
+    blocks: tuple[str, ...] = ()
+    """Where there is one resolution alone: layers of tokens at several depths."""
 
     def options(self, layer: str) -> dict[str, Any]:
         """What `tap_nnx` must be told at a layer; nothing at most."""
         if self.token_grid is not None and f"{layer}.".startswith("encoder."):
             return {"token_grid": self.token_grid, "prefix_tokens": self.prefix_tokens}
         return self.closed_forms.get(layer, {})
+
+    def further(self, layer: str) -> tuple[str, ...]:
+        """The further layers that methods may ask for, where this one is tapped: stages, or where it gives tokens blocks."""
+        return self.blocks if "token_grid" in self.options(layer) else self.stages
 
 
 def _declared(layers: Iterable[str], **options: Any) -> dict[str, dict[str, Any]]:
@@ -120,7 +126,9 @@ def vit_taps(
     layers = {
         f"encoder.layers.encoder_layer_{depth - 1}.ln_1": f"{side}×{side} tokens before the last attention; {PULLED_BACK}"
     }
-    return Taps(layers, {}, (side, side), prefix_tokens=int(class_token) + registers)
+    quarters = sorted({max(1, depth * quarter // 4) for quarter in (1, 2, 3, 4)})
+    blocks = tuple(f"encoder.layers.encoder_layer_{number - 1}.ln_1" for number in quarters)
+    return Taps(layers, {}, (side, side), prefix_tokens=int(class_token) + registers, blocks=blocks)
 
 
 def swin_taps(*, depths: Sequence[int], **_: Any) -> Taps:

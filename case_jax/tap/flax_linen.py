@@ -23,7 +23,7 @@ from case_jax.tap.calling import (
 )
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, as_used, one_head
-from case_jax.tap.layer import Tapped, tapped_value, told_of_channels
+from case_jax.tap.layer import Tapped, further_layers, tapped_value, told_of_channels
 from case_jax.tap.link import Link
 from case_jax.tap.loops import iterations
 from case_jax.tap.outputs import Pick, changed, logits_of
@@ -57,7 +57,7 @@ class _Applied:
         return out if self._several else (out, {})  # type: ignore[return-value]
 
 
-def layers(run: _Applied, variables: Any, image: Array) -> dict[str, nn.Module]:
+def sub_modules(run: _Applied, variables: Any, image: Array) -> dict[str, nn.Module]:
     """The sub-modules that one forward pass calls, by dotted path, in order of their calls.
 
     Raises:
@@ -159,6 +159,7 @@ def tap_linen(
     after: Literal["relu"] | None = None,
     token_grid: tuple[int, ...] | None = None,
     prefix_tokens: int = 0,
+    layers: Sequence[str] = (),
     chunk: int = 64,
     check: bool = True,
     call_args: Sequence[Any] = (),
@@ -195,6 +196,7 @@ def tap_linen(
         token_grid: rows and columns (in signals and volumes as many numbers as there are axes), when the layer's output are tokens,
             (B, prefix_tokens + rows · columns, K): the last become the map.
         prefix_tokens: how many tokens stand in front of those of the grid (a class token, registers).
+        layers: paths of further layers whose maps and gradients a method may ask for, too (`View.views`), the highest resolution first.
         chunk: most classes whose gradients are held in memory at once.
         check: False skips what is checked here beyond shapes: evaluation, a path from layer to logits, the grid's aspect ratio,
             the closed form.
@@ -220,7 +222,7 @@ def tap_linen(
     require_after(after)
     require(call is None or call >= 0, "call", call, "the number of a call, from 0")
     with told_of_channels(image):
-        known = layers(run, variables, image)
+        known = sub_modules(run, variables, image)
     head = one_head(linear_head, dense_head)
     tapped_path, numbers = iterations(layer)
     for argument, path in (("layer", tapped_path), ("linear_head", linear_head), ("dense_head", dense_head)):
@@ -232,6 +234,8 @@ def tap_linen(
     target = tapped_value(
         layer, output=layer_output, call=call, token_grid=token_grid, prefix_tokens=prefix_tokens, check=check
     )
+    further, names = further_layers(layers, target, known)
+    others = {one.layer: one for one in further}
     places: list[str] = []
     if check:
         survey = surveyed(_network(run, variables, known, target, output, places), image)
@@ -251,6 +255,8 @@ def tap_linen(
             out = own(*args, **kwargs)
             if path == dense_head:
                 out = tag(out[0], HEAD_OUTPUT)[None]
+            if path in others:
+                return others[path].tag(out, x.shape)
             if path != tapped_path:
                 return out
             calls.append(path)
@@ -279,6 +285,7 @@ def tap_linen(
         tag=LAYER + layer,
         head_kernel=kernel if head else None,
         head_channels=head_channels,
+        layers=names,
         chunk=chunk,
         check=check,
         link=link,

@@ -25,7 +25,7 @@ from case_jax.tap.calling import (
 )
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, as_used, one_head
-from case_jax.tap.layer import Tapped, tapped_value, told_of_channels
+from case_jax.tap.layer import Tapped, further_layers, tapped_value, told_of_channels
 from case_jax.tap.link import Link
 from case_jax.tap.loops import iterations
 from case_jax.tap.outputs import Pick, changed, logits_of
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from flax import nnx
 
 
-def layers(module: nnx.Module) -> dict[str, nnx.Module]:
+def sub_modules(module: nnx.Module) -> dict[str, nnx.Module]:
     """The sub-modules that can be tapped, by dotted path (`blocks.2.conv1`), in the module's own order."""
     from flax import nnx
 
@@ -58,24 +58,20 @@ def outputs_of(module: nnx.Module, paths: Sequence[str], *args: Any, **kwargs: A
 
     Args:
         module: a copy of one's own, which is changed.
-        paths: dotted paths, as in `layers`.
+        paths: dotted paths, as in `sub_modules`.
         args: what the module is called with.
         kwargs: the same.
 
     Raises:
         CaseJaxError: for an unknown path, or one that is not called exactly once.
     """
-    return _recorded(module, paths, lambda: module(*args, **kwargs))  # type: ignore[operator]
-
-
-def _recorded(module: nnx.Module, paths: Sequence[str], run: Callable[[], Any]) -> tuple[Any, tuple[Array, ...]]:
-    known = layers(module)
+    known = sub_modules(module)
     met: dict[str, list[Array]] = {path: [] for path in paths}
     for path in paths:
         if path not in known:
             raise unknown("stages", path, known)
         _record(known[path], met[path])
-    out = run()
+    out = module(*args, **kwargs)  # type: ignore[operator]
     for path, found in met.items():
         require(len(found) == 1, "stages", f"{path!r}, called {len(found)} times", "layers that are called once")
     return out, tuple(met[path][0] for path in paths)
@@ -90,6 +86,15 @@ def _record(sub: Any, found: list[Array]) -> None:
         return out
 
     _retype(sub, recorded)
+
+
+def _tag(sub: Any, tapped: Tapped, image_shape: tuple[int, ...]) -> None:
+    call = type(sub).__call__
+
+    def tagged(self, *args, **kwargs):
+        return tapped.tag(call(self, *args, **kwargs), image_shape)
+
+    _retype(sub, tagged)
 
 
 class _Parts:
@@ -141,12 +146,12 @@ def _network(parts: _Parts, call: Called, target: Tapped, pick: Pick, places: li
     from flax import nnx
 
     before = {path for path, _ in nnx.to_flat_state(parts.params)}
-    known: Mapping[str, Any] = {"": parts.evaluated, **layers(parts.evaluated)}
+    known: Mapping[str, Any] = {"": parts.evaluated, **sub_modules(parts.evaluated)}
 
     def forward(params: Any, random: Any, images: Array, note: Note) -> tuple[Array, dict[str, Written]]:
         copy, run = parts.together(params, random)
         places.clear()
-        for path, sub in layers(copy).items():
+        for path, sub in sub_modules(copy).items():
             _watch(sub, path, note, target, places)
         logits = logits_of(run(images), pick, len(images))
         return logits, _written(copy, before)
@@ -187,7 +192,7 @@ def tap_nnx(
     after: Literal["relu"] | None = None,
     token_grid: tuple[int, ...] | None = None,
     prefix_tokens: int = 0,
-    stages: Sequence[str] = (),
+    layers: Sequence[str] = (),
     chunk: int = 64,
     check: bool = True,
     call_args: Sequence[Any] = (),
@@ -223,7 +228,7 @@ def tap_nnx(
         token_grid: rows and columns (in signals and volumes as many numbers as there are axes), when the layer's output are tokens,
             (B, prefix_tokens + rows · columns, K): the last become the map.
         prefix_tokens: how many tokens stand in front of those of the grid (a class token, registers).
-        stages: paths of further layers whose maps a method may ask for (`View.stages`), the highest resolution first.
+        layers: paths of further layers whose maps and gradients a method may ask for, too (`View.views`), the highest resolution first.
         chunk: most classes whose gradients are held in memory at once.
         check: False skips what is checked here beyond shapes: evaluation, a path from layer to logits, the grid's aspect ratio,
             the closed form.
@@ -249,11 +254,11 @@ def tap_nnx(
     require_arguments(invoked, "tap_nnx")
     require_after(after)
     require(call is None or call >= 0, "call", call, "the number of a call, from 0")
-    known = layers(invoked.module)
+    known = sub_modules(invoked.module)
     head = one_head(linear_head, dense_head)
     path, numbers = iterations(layer)
     paths = [("layer", path), ("linear_head", linear_head), ("dense_head", dense_head)]
-    for argument, given in [*paths, *(("stages", stage) for stage in stages)]:
+    for argument, given in paths:
         if given is not None and given not in known:
             raise unknown(argument, given, known)
     if head is not None:
@@ -264,6 +269,7 @@ def tap_nnx(
     target = tapped_value(
         layer, output=layer_output, call=call, token_grid=token_grid, prefix_tokens=prefix_tokens, check=check
     )
+    further, names = further_layers(layers, target, known)
     parts, places = _Parts(invoked), []
     if check:
         with told_of_channels(image):
@@ -274,7 +280,7 @@ def tap_nnx(
 
     def apply(params: Any, x: Array) -> Array:
         copy, run = parts.together(params, parts.random)
-        subs = layers(copy)
+        subs = sub_modules(copy)
         own, calls = type(subs[path]).__call__, []
 
         def tagged(self, *args, **kwargs):
@@ -285,6 +291,8 @@ def tap_nnx(
             return mark(out, inside, after, x.shape)
 
         _retype(subs[path], tagged)
+        for one in further:
+            _tag(subs[one.layer], one, x.shape)
         if head is not None:
             dense = type(subs[head]).__call__
 
@@ -298,12 +306,8 @@ def tap_nnx(
         return logits
 
     def kernel(params: Any) -> Array:
-        dense = layers(parts.together(params, parts.random)[0])[head]  # type: ignore[index]
+        dense = sub_modules(parts.together(params, parts.random)[0])[head]  # type: ignore[index]
         return as_used(dense.kernel[...], dense.dtype)  # type: ignore[attr-defined]
-
-    def stage_maps(params: Any, x: Array) -> tuple[Array, ...]:
-        copy, run = parts.together(params, parts.random)
-        return tuple(found[0] for found in _recorded(copy, stages, lambda: run(x[None]))[1])
 
     return tapped(
         at_its_place(apply, target, after),
@@ -313,7 +317,7 @@ def tap_nnx(
         tag=LAYER + layer,
         head_kernel=kernel if head else None,
         head_channels=head_channels,
-        stages=stage_maps if stages else None,
+        layers=names,
         chunk=chunk,
         check=check,
         link=link,

@@ -1,11 +1,12 @@
 """Plain functions as tapped models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jaxtyping import Array, Float
 
+from case_jax._checks import require
 from case_jax.tap.calling import require_one_image
 from case_jax.tap.evaluation import depended_on, unreached
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
@@ -26,6 +27,7 @@ def tap_function(
     output: Pick = None,
     head_kernel: Callable[[Any], Float[Array, "F M"]] | None = None,
     head_channels: tuple[int, int] | None = None,
+    layers: Sequence[str] = (),
     chunk: int = 64,
     check: bool = True,
     link: Link | None = None,
@@ -44,6 +46,7 @@ def tap_function(
             (position, channel), with `case_jax.tap.tag_head_input` and, where more layers follow, the output with
             `case_jax.tap.tag_head_output`.
         head_channels: (first, total), when the layer's channels are only some of those in front of the head.
+        layers: further tags whose maps and gradients a method may ask for, too (`View.views`), the highest resolution first.
         chunk: most classes whose gradients are held in memory at once.
         check: False skips what is checked here beyond shapes: a path from layer to logits, and the closed form.
         link: what the outputs are: "softmax" (logits, of which one class is true; the default), "sigmoid" (logits of labels that may all be
@@ -59,6 +62,7 @@ def tap_function(
             outputs that are probabilities without a link that says so, or a `head_kernel` whose closed form fails.
     """
     require_one_image(image)
+    require(not isinstance(layers, str), "layers", repr(layers), "tags, in a list")
 
     def apply(params: Any, x: Array) -> Array:
         return vector_of(function(params, x), output)
@@ -71,6 +75,7 @@ def tap_function(
         tag=layer,
         head_kernel=head_kernel,
         head_channels=head_channels,
+        layers=tuple(layers),
         chunk=chunk,
         check=check,
         link=link,

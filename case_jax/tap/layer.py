@@ -2,13 +2,13 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from case_jax._checks import CaseJaxError, require
+from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.tap.loops import iterations
 from case_jax.tap.outputs import changed
 from case_jax.tap.split import LAYER, tag
@@ -74,6 +74,26 @@ def tapped_value(
     require(call is None or not numbers, "call", call, accepted)
     tokens = None if token_grid is None else Tokens(tuple(token_grid), prefix_tokens, check)
     return Tapped(layer, output, call, tokens)
+
+
+def further_layers(
+    layers: Sequence[str], tapped: Tapped, known: Iterable[str]
+) -> tuple[tuple[Tapped, ...], tuple[str, ...]]:
+    """Which values are tapped besides the one, by the argument `layers` of the adapters, and the tags of all that it names.
+
+    Tokens lie as those of the tapped layer do. Where that layer is itself among them, it is not tagged again.
+
+    Raises:
+        CaseJaxError: for a text, an unknown path, one that is named twice, or one inside a loop.
+    """
+    proper = not isinstance(layers, str) and len(set(layers)) == len(layers)
+    require(proper, "layers", repr(layers), "paths of layers, in a list, each once")
+    for path in layers:
+        if path not in known and path != tapped.layer:
+            require(not iterations(path)[1], "layers", repr(path), "layers outside of loops")
+            raise unknown("layers", path, known)
+    others = tuple(Tapped(path, tokens=tapped.tokens) for path in layers if path != tapped.layer)
+    return others, tuple(LAYER + path for path in layers)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """A classifier that computes with fewer bits, while everything around it stays in float32."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -40,8 +39,7 @@ def at_precision(model: TappedModel, precision: str) -> TappedModel:
         return exact
     if precision == "tf32":
         apply = parallel.with_precision(exact.apply, "tensorfloat32")
-        stages = exact.stages and parallel.with_precision(exact.stages, "tensorfloat32")
-        return replace(exact, apply=apply, stages=stages, precision=precision, exact=exact)
+        return replace(exact, apply=apply, precision=precision, exact=exact)
     name = f"{exact.tag} in float32"
 
     def in_bf16(params: Params, image: Array) -> Array:
@@ -54,18 +52,10 @@ def at_precision(model: TappedModel, precision: str) -> TappedModel:
         apply=in_bf16,
         tag=name,
         activation_dtype=jnp.dtype(jnp.float32),
-        stages=exact.stages and _stages_in_bf16(exact.stages),
+        layers=tuple(name if layer == exact.tag else layer for layer in exact.layers),
         precision=precision,
         exact=exact,
     )
-
-
-def _stages_in_bf16(stages: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
-    def in_bf16(params: Params, image: Array) -> tuple[Array, ...]:
-        found = stages(jax.tree.map(_to_bf16, params), _to_bf16(image))
-        return tuple(a.astype(jnp.float32) for a in found)
-
-    return in_bf16
 
 
 def _to_bf16(value: Any) -> Any:

@@ -45,6 +45,17 @@ def tags(jaxpr: Jaxpr) -> list[str]:
     return found
 
 
+def tagged_shapes(jaxpr: Jaxpr) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tagged values of a jaxpr, inner jaxprs included, by tag."""
+    found = {}
+    for eqn in jaxpr.eqns:
+        if eqn.primitive is name_p:
+            found[eqn.params["name"]] = eqn.outvars[0].aval.shape  # type: ignore[attr-defined]
+        for inner, _ in inner_jaxprs(eqn):
+            found |= tagged_shapes(inner)
+    return found
+
+
 def scan_parts(eqn: JaxprEqn) -> tuple[int, int]:
     """How many operands of a scan all its iterations share, and how many values it carries; versions of JAX name these numbers differently."""
     body = eqn.params["jaxpr"].jaxpr
@@ -128,6 +139,43 @@ def _run_to_tag(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], name: 
     raise AssertionError(f"tag {name!r} counted but not met")
 
 
+def values_at(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., tuple[jax.Array, ...]]:
+    """The values that carry these tags, in the order of the names, from one evaluation that ends at the last of them.
+
+    Raises:
+        CaseJaxError: when traced, for a tag inside a loop or branch.
+    """
+
+    def run(*args: Any) -> tuple[jax.Array, ...]:
+        closed = jax.make_jaxpr(function)(*args)
+        found: dict[str, jax.Array] = {}
+        _note(closed.jaxpr, closed.consts, jax.tree.leaves(args), frozenset(names), found)
+        return tuple(found[name] for name in names)
+
+    return run
+
+
+def _note(
+    jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], names: frozenset[str], found: dict[str, jax.Array]
+) -> list[Any]:
+    """Evaluate a jaxpr until all named values are found; its outputs, or nothing where it ended before."""
+    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+    for eqn in jaxpr.eqns:
+        inside = [body for body in inner_jaxprs(eqn) if names & set(tags(body[0]))]
+        if not inside:
+            evaluate([eqn], env)
+        elif eqn.primitive.name in CALLS:
+            outputs = _note(*inside[0], [read(env, v) for v in eqn.invars], names, found)
+            env.update(zip(eqn.outvars, outputs, strict=False))  # none where all were found inside
+        else:
+            raise in_a_loop(min(names & set(tags(inside[0][0]))).removeprefix(LAYER), eqn)
+        if eqn.primitive is name_p and eqn.params["name"] in names:
+            found[eqn.params["name"]] = env[eqn.outvars[0]]
+        if len(found) == len(names):
+            return []
+    return [read(env, v) for v in jaxpr.outvars]
+
+
 def in_a_loop(layer: str, eqn: JaxprEqn) -> CaseJaxError:
     """The error for a layer inside a loop or branch of which no iteration is named."""
     kind, (outer, dot, last) = eqn.primitive.name, layer.rpartition(".")
@@ -138,11 +186,11 @@ def in_a_loop(layer: str, eqn: JaxprEqn) -> CaseJaxError:
     return CaseJaxError(f"layer: {layer!r} lies inside a {kind!r} loop or branch, {words}.")
 
 
-def require_once(found: Sequence[str], name: str, layer: str) -> None:
+def require_once(found: Sequence[str], name: str, layer: str, *, argument: str = "layer") -> None:
     """Raise unless a tag was met once."""
     if found.count(name) != 1:
         raise CaseJaxError(
-            f"layer: {layer!r} is evaluated {found.count(name)} times in one forward pass; tap a layer that is used once."
+            f"{argument}: {layer!r} is evaluated {found.count(name)} times in one forward pass; tap a layer that is used once."
         )
 
 

@@ -12,7 +12,7 @@ from jax.tree_util import Partial, register_dataclass
 from jaxtyping import Array, Float, Int
 
 from case_jax import parallel
-from case_jax._checks import CaseJaxError, require
+from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.imageops import channel_means
 from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.depthwise import fast_depthwise
@@ -31,7 +31,7 @@ from case_jax.tap.head import (
 from case_jax.tap.layer import told_of_channels, told_of_size
 from case_jax.tap.link import Link, probabilities
 from case_jax.tap.linking import linked
-from case_jax.tap.split import Tail, only_backwards, split, tags
+from case_jax.tap.split import LAYER, Tail, only_backwards, require_once, split, tagged_shapes, tags, values_at
 
 Params = Any
 PROGRAM = (
@@ -46,14 +46,14 @@ PROGRAM = (
     "head_channels",
     "head_is_last",
     "chunk",
-    "stages",
+    "layers",
     "precision",
     "exact",
     "link",
     "one_logit",
 )
 """All that a tapped model is but its parameters."""
-LEAVES = ("image", "logits", "activation", "tail", "predict", "pull", "class_weights", "head", "stages")
+LEAVES = ("image", "logits", "activation", "tail", "predict", "pull", "class_weights", "head")
 
 
 @partial(register_dataclass, data_fields=("pull", "logits"), meta_fields=("chunk",))
@@ -71,7 +71,7 @@ class PulledBack:
         return map_in_chunks(lambda row: channel_means(at_least_float32(self.pull(row))), rows, chunk=self.chunk)
 
 
-@partial(register_dataclass, data_fields=LEAVES, meta_fields=("chunk", "link"))
+@partial(register_dataclass, data_fields=LEAVES, meta_fields=("chunk", "link", "layers"))
 @dataclass(frozen=True, eq=False)
 class View:
     """One image as the classifier sees it.
@@ -98,10 +98,10 @@ class View:
     """The first dense layer, where no channels mix before it and the model declares so; else None."""
     chunk: int
     """Most classes, channels or altered copies of the image that a method holds in memory at once."""
-    stages: Callable[[], tuple[Float[Array, "*stage k"], ...]] | None = None
-    """Maps of further layers, the highest resolution first; None where the model was tapped without."""
     link: Link = "softmax"
     """How logits become probabilities."""
+    layers: tuple[str, ...] = ()
+    """Tags of further layers; none where the model was tapped without."""
 
     def probabilities(self) -> Float[Array, " C"]:
         """Of all classes, by the model's link, in float32 at least; an error where there are none (link `identity`)."""
@@ -110,6 +110,29 @@ class View:
     def factors(self) -> Factors | None:
         """Class weights as a product of the head's columns and one response per channel; None where they are none."""
         return factors(self.head, self.activation)
+
+    def activations(self) -> tuple[Float[Array, "*stage k"], ...]:
+        """Of the further layers, in the order in which they were given, in float32 at least; raises as `views`."""
+        self._require_layers()
+        return tuple(at_least_float32(value) for value in values_at(self.predict, self.layers)(self.image))
+
+    def views(self) -> tuple["View", ...]:
+        """The same image at each of the further layers, in the order in which they were given; class weights are pulled back.
+
+        Raises:
+            CaseJaxError: for a model that was tapped without.
+        """
+        self._require_layers()
+        return tuple(self._at(tag) for tag in self.layers)
+
+    def _require_layers(self) -> None:
+        accepted = "a model tapped with layers=[…], the paths of several layers, as loaded networks are"
+        require(self.layers, "layers", "a model tapped at one layer alone", accepted)
+
+    def _at(self, tag: str) -> "View":
+        activation, tail = split(self.predict, tag)(self.image)
+        _, pull, weights = _pulled_back(tail, activation, self.chunk)
+        return replace(self, activation=activation, tail=tail, pull=pull, class_weights=weights, head=None)
 
 
 @partial(register_dataclass, data_fields=("params",), meta_fields=PROGRAM)
@@ -138,8 +161,8 @@ class TappedModel:
     """Whether the head's output are the logits."""
     chunk: int = 64
     """Most classes (or channels) that one pullback holds in memory at once."""
-    stages: Callable[[Params, Float[Array, "*space D"]], tuple[Float[Array, "*stage k"], ...]] | None = None
-    """Maps of further layers, the highest resolution first."""
+    layers: tuple[str, ...] = ()
+    """Tags of further layers, whose outputs `apply` tags, too."""
     precision: str = "float32"
     """Of its passes, see `at_precision`."""
     exact: "TappedModel | None" = None
@@ -181,15 +204,12 @@ class TappedModel:
         )
         with told_of_size(image, self.image_shape):
             activation, tail = split(self.apply, self.tag)(params, image)
-        logits, vjp = jax.vjp(tail, activation)
-
-        pull = Partial(_pulled, vjp, logits)
+        logits, pull, weights = _pulled_back(tail, activation, self.chunk)
         head = self._head(params, tail, activation, logits)
-        known = PulledBack(pull, logits, self.chunk) if head is None else closed_form(head, activation)
-        weights = Partial(_of_existing, known, logits)
-        stages = None if self.stages is None else Partial(self.stages, params, image)
+        if head is not None:
+            weights = Partial(_of_existing, closed_form(head, activation), logits)
         predict = Partial(self.apply, params)
-        return View(image, logits, activation, tail, predict, pull, weights, head, self.chunk, stages, self.link)
+        return View(image, logits, activation, tail, predict, pull, weights, head, self.chunk, self.link, self.layers)
 
     def _head(self, params: Params, tail: Tail, activation: Array, logits: Array) -> Head | None:
         if self.head_kernel is None:
@@ -223,6 +243,13 @@ class TappedModel:
         return replace(view, class_weights=Partial(_of_existing, Partial(_looked_up, table), view.logits))
 
 
+def _pulled_back(tail: Tail, activation: Array, chunk: int) -> tuple[Array, Callable[[Array], Array], Weights]:
+    """Logits, gradients with respect to the activation, and class weights by them."""
+    logits, vjp = jax.vjp(tail, activation)
+    pull = Partial(_pulled, vjp, logits)
+    return logits, pull, Partial(_of_existing, PulledBack(pull, logits, chunk), logits)
+
+
 def _pulled(vjp: Callable[[Array], Any], logits: Float[Array, " C"], cotangent: Float[Array, " C"]) -> Array:
     return vjp(cotangent.astype(logits.dtype))[0]
 
@@ -245,7 +272,7 @@ def tapped(
     tag: str,
     head_kernel: Callable[[Params], Array] | None = None,
     head_channels: tuple[int, int] | None = None,
-    stages: Callable[[Params, Array], tuple[Array, ...]] | None = None,
+    layers: tuple[str, ...] = (),
     chunk: int = 64,
     check: bool = True,
     link: Link | None = None,
@@ -266,7 +293,7 @@ def tapped(
         "one normalised floating-point image of shape (height, width, channels), without a batch axis; a signal (length, channels) or volume "
         "(depth, height, width, channels)",
     )
-    apply, stages = fast_depthwise(apply), None if stages is None else fast_depthwise(stages)
+    apply = fast_depthwise(apply)
     with told_of_channels(image):
         activation, logits = jax.eval_shape(lambda p, x: (split(apply, tag)(p, x)[0], apply(p, x)), params, image)
     require(
@@ -285,6 +312,7 @@ def tapped(
     program = jax.make_jaxpr(apply)(params, image)
     met = tags(program.jaxpr)
     last = HEAD_OUTPUT not in met
+    _require_maps(layers, met, tagged_shapes(program.jaxpr), jnp.ndim(image))
     found = linked(apply, program, params, image, link, head_kernel=head_kernel, head_is_last=last)
     model = TappedModel(
         found.apply,
@@ -299,7 +327,7 @@ def tapped(
         head_channels,
         last,
         chunk,
-        stages,
+        layers,
         link=found.link,
         one_logit=found.one_logit,
     )
@@ -308,6 +336,17 @@ def tapped(
         if check:
             check_closed_form(model, image)
     return model
+
+
+def _require_maps(layers: tuple[str, ...], met: list[str], shapes: dict[str, tuple[int, ...]], axes: int) -> None:
+    """Raise unless each further layer is met once and gives a map."""
+    for name in layers:
+        path = name.removeprefix(LAYER)
+        if name == path and name not in met:
+            raise unknown("layers", name, {other for other in met if not other.startswith("case_jax.")})
+        require_once(met, name, path, argument="layers")
+        accepted = "layers whose output is a map with the image's spatial axes and then channels"
+        require(len(shapes[name]) == axes, "layers", f"{path!r} with an output of shape {shapes[name]}", accepted)
 
 
 def _check_head(model: TappedModel, met: list[str]) -> None:

@@ -1,0 +1,31 @@
+"""Max contrast."""
+
+from jaxtyping import Array, Float
+
+from case_jax.contrast import operators
+from case_jax.contrast.sets import Query
+from case_jax.methods.cam import positive_maps
+from case_jax.tap.view import View
+
+
+def max_contrast(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
+    """Grad-CAM of the class's logit less that of the likeliest other class.
+
+    `relu(Σ_k w[k] A[..,k])`, `w = α_c − α_j`, `j = argmax_{j≠c} y_j`: Finer-CAM against that one class (`topk_logits:1`), and defined
+    without probabilities, too.
+
+    Args:
+        view: one image's view.
+        query: targets (T,); contrast sets and key are not used.
+        sign: −1 for what speaks against the class: the map of the negated score (counterfactual maps).
+
+    Returns:
+        One map per target at the layer's resolution, unscaled, ≥ 0; all zero where nothing favours the class. Of the two likeliest
+        classes one has the map of the other with `sign=-1`.
+
+    Raises:
+        CaseJaxError: for a model of one class.
+
+    The max contrast of Wang and Wang, "Why Not Other Classes?", NeurIPS 2022, applied to Grad-CAM.
+    """
+    return positive_maps(view.activation, operators.maximum(view, query.targets), sign=sign)
