@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.benchmarks import data, depthwise, loading, networks, pairs
+from experiments.benchmarks import attention, data, depthwise, loading, networks, pairs
 
 
 def test_all_class_maps_beside_the_forward_pass(tmp_path):
@@ -14,6 +14,17 @@ def test_all_class_maps_beside_the_forward_pass(tmp_path):
     assert row["largest_difference_to_pullback"] < 1e-5
     assert row["ratio_to_forward"] > 0
     assert json.loads((tmp_path / "networks.json").read_text()) == result
+
+
+def test_memory_of_transformers_methods_does_not_grow_with_the_classes(tmp_path):
+    chosen = attention.Config(methods=("gradient_rollout", "le_grad"), timed=0, quick=True, out=tmp_path / "a.json")
+    result = attention.main(chosen)
+    for row in result["attention"]:
+        maps = 1000 * 4 * 4 * 4 / 1e6
+        assert 0 < row["MB_100_classes"] <= row["MB_1000_classes"] <= row["MB_100_classes"] + 2 * maps
+    rollout, le_grad = (row["passes_by_operations"] for row in result["attention"])
+    assert 0 < le_grad < rollout < 1.2  # LeGrad's backward passes end at each attention
+    assert json.loads((tmp_path / "a.json").read_text()) == result
 
 
 def test_loading_a_weight_file(tmp_path):

@@ -489,7 +489,7 @@ def test_networks_and_weights_must_be_known_and_match(tmp_path):
 
 
 def test_every_method_is_in_the_crossover():
-    """But for the controls that need a pair of classes, which most of its tests do not ask about, and near relatives of others."""
+    """But for the controls that need a pair of classes, which most of its tests do not ask about, and methods that run by name only."""
     from case_jax import METHODS
 
     alone = [name for name, entry in METHODS.items() if not (entry.pair or entry.by_name)]

@@ -79,7 +79,9 @@ def planned(methods, metrics):
 
 
 def evaluated(out):
-    planned(tuple(METHODS), ("sensitivity",))  # a plan traces its step and lowers it
+    planned(
+        tuple(n for n in METHODS if not METHODS[n].attention), ("sensitivity",)
+    )  # a plan traces its step and lowers it
     planned(("grad_cam",), tuple(METRICS))
 
 

@@ -59,7 +59,9 @@ def maps_of(name, model, image, kernel):
     return raw, finish_maps(raw, image.shape[:-1], space=image.ndim - 1)
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("rise", "extremal_perturbation")])
+@pytest.mark.parametrize(
+    "name", [n for n, entry in METHODS.items() if n not in ("rise", "extremal_perturbation") and not entry.attention]
+)
 def test_a_line_in_a_volume_has_the_maps_of_a_signal(name):
     """RISE draws another grid for another number of axes, extremal perturbation is for pictures."""
     signals, volumes = model_of(LINE, KERNEL), model_of(in_space(LINE), in_space(KERNEL))

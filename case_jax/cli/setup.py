@@ -32,7 +32,7 @@ from case_jax.tap.precision import Precision, at_precision
 Names = tuple[str, ...]
 MASKER, CONTRASTED = "masker:", "contrasted:"
 ALL = "all"
-"""Instead of names: every method or metric, the slow ones too."""
+"""Instead of names: every method or metric, the slow ones too; not the methods that need a transformer's attention."""
 
 
 def say(text: str) -> None:
@@ -74,7 +74,7 @@ class Model:
         metrics accepted.
         """
         _require_all_alone("methods", names)
-        every = tuple(name for name, entry in METHODS.items() if scored or not entry.pair)
+        every = tuple(n for n, entry in METHODS.items() if (scored or not entry.pair) and not entry.attention)
         wanted = every if names == (ALL,) else names or usual(pair=scored)
         chosen = {name: map_function(name) for name in wanted}
         if len(chosen) < len(wanted):

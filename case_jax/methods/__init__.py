@@ -15,6 +15,8 @@ from case_jax.contrast.asking import ask
 from case_jax.contrast.choice import AnyContrast
 from case_jax.contrast.sets import Query
 from case_jax.methods.ablation_cam import ablation_cam
+from case_jax.methods.attention_rollout import attention_rollout
+from case_jax.methods.attn_lrp import attn_lrp
 from case_jax.methods.cam import class_maps
 from case_jax.methods.case import case
 from case_jax.methods.case_span import case_span
@@ -38,12 +40,15 @@ from case_jax.methods.full_grad import full_grad, full_gradients
 from case_jax.methods.fused import Fused, fused
 from case_jax.methods.grad_cam import grad_cam
 from case_jax.methods.grad_cam_plus_plus import grad_cam_plus_plus
+from case_jax.methods.gradient_rollout import gradient_rollout
 from case_jax.methods.guided_backprop import guided_backprop
 from case_jax.methods.hires_cam import hires_cam
 from case_jax.methods.input_x_gradient import input_x_gradient
 from case_jax.methods.integrated_gradients import integrated_gradients
 from case_jax.methods.kpca_cam import kpca_cam
 from case_jax.methods.layer_cam import layer_cam
+from case_jax.methods.le_grad import le_grad
+from case_jax.methods.libra_grad import libra_grad
 from case_jax.methods.max_contrast import max_contrast
 from case_jax.methods.mean_contrast import mean_contrast
 from case_jax.methods.meaningful_perturbation import meaningful_perturbation
@@ -83,6 +88,8 @@ class Method(NamedTuple):
     """Whether its map of a class depends on the other classes asked about, so that it needs two: by default it runs in `evaluate` alone."""
     by_name: bool = False
     """Whether it runs only when asked for by name, whatever it costs: a near relative of another, or for some architectures alone."""
+    attention: bool = False
+    """Whether it needs the attention probabilities of a transformer, so that it refuses a network without."""
     gradient: Literal["", "layer", "image", "ReLUs"] = ""
     """Where it takes one gradient of the class, without which its map is zero: at the layer, at the image, or there by other rules for ReLUs."""
 
@@ -127,6 +134,11 @@ METHODS: dict[str, Method] = {
     "opti_cam": Method(opti_cam, "Opti-CAM", slow=True),
     "meaningful_perturbation": Method(meaningful_perturbation, "meaningful perturbation", probability=True, slow=True),
     "extremal_perturbation": Method(extremal_perturbation, "extremal perturbation", slow=True),
+    "attention_rollout": Method(attention_rollout, "attention rollout", class_blind=True, attention=True, by_name=True),
+    "gradient_rollout": Method(gradient_rollout, "gradient rollout", attention=True, by_name=True),
+    "le_grad": Method(le_grad, "LeGrad", attention=True, by_name=True),
+    "libra_grad": Method(libra_grad, "LibraGrad", by_name=True),
+    "attn_lrp": Method(attn_lrp, "AttnLRP", by_name=True),
     "random": Method(random_map, "random map", control=True),
     "centre_gaussian": Method(centre_gaussian, "centre Gaussian", control=True, class_blind=True),
     "sobel": Method(sobel_edges, "Sobel edges", control=True, class_blind=True),
@@ -262,6 +274,8 @@ __all__ = [
     "UntrainedContrast",
     "ablation_cam",
     "all_class_maps",
+    "attention_rollout",
+    "attn_lrp",
     "case",
     "case_span",
     "centre_gaussian",
@@ -281,12 +295,15 @@ __all__ = [
     "fused",
     "grad_cam",
     "grad_cam_plus_plus",
+    "gradient_rollout",
     "guided_backprop",
     "hires_cam",
     "input_x_gradient",
     "integrated_gradients",
     "kpca_cam",
     "layer_cam",
+    "le_grad",
+    "libra_grad",
     "max_contrast",
     "mean_contrast",
     "meaningful_perturbation",
