@@ -68,7 +68,7 @@ class FixedSets:
         return self.indices[targets]
 
 
-def table(indices: Int[Any, "C k"], num_classes: int) -> FixedSets:
+def table(indices: Int[Any, "C k"] | Sequence[Sequence[int]], num_classes: int) -> FixedSets:
     """A fixed set per class, the same for every image.
 
     Args:
@@ -201,7 +201,10 @@ def all_sets(num_classes: int) -> Int[np.ndarray, "C k"]:
 
 
 def confusion_sets(
-    confusion: Num[Any, "C C"], k: int, *, mean_probabilities: Float[Any, "C C"] | None = None
+    confusion: Num[Any, "C C"] | Sequence[Sequence[float]],
+    k: int,
+    *,
+    mean_probabilities: Float[Any, "C C"] | Sequence[Sequence[float]] | None = None,
 ) -> ConfusionSets:
     """The k classes that the model confuses each class with most often.
 
