@@ -37,7 +37,7 @@ COLUMNS = (
 )
 
 
-def step_counts(steps: int, shape: tuple[int, ...]) -> np.ndarray:
+def step_counts(steps: int, shape: tuple[int, ...]) -> Int[np.ndarray, " {steps}+1"]:
     """How many of a map's pixels have been altered after 0, 1, …, `steps` equal steps: `⌊i · pixels / steps⌋`.
 
     Raises:
