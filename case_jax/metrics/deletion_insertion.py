@@ -1,4 +1,4 @@
-"""Deletion and insertion: how fast does the class go when a map's top pixels go, and come when they come?"""
+"""Deletion and insertion: how fast does the class's probability fall when a map's top pixels are removed, and rise when they are added?"""
 
 import math
 
