@@ -63,8 +63,10 @@ def require_pictures(what: str, space: int) -> None:
     )
 
 
-def along_axes(maps: Float[Array, "*n_space"], matrices: Sequence[Float[Array | np.ndarray, "target source"]]) -> Array:
-    """Maps with a matrix applied along each of their spatial axes, the last ones."""
+def along_axes(
+    maps: Float[Array, "*n_space"], matrices: Sequence[Float[Array | np.ndarray, "_ _"]]
+) -> Float[Array, "*n_Space"]:
+    """Maps with a matrix (target, source) applied along each of their spatial axes, the last ones."""
     few = len(matrices)
     source, target = string.ascii_lowercase[:few], string.ascii_uppercase[:few]
     first, *others = (jnp.asarray(matrix, maps.dtype) for matrix in matrices)

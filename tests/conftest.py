@@ -9,6 +9,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import annotations  # before case_jax, whose imports it hooks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,8 +50,7 @@ if (
     jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_disable_most_optimizations", True)  # processes that tests start optimise as users' do
 gc.disable()  # a tenth of the time: traced programs are millions of objects; collected once a file, below
-# for experiments/ and processes.py; last: the installed case_jax is what is tested
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+sys.path.append(str(Path(__file__).parents[1]))  # for experiments/; last: the installed case_jax is what is tested
 
 LONGEST = ("test_evaluation", "test_cli", "test_masks_methods", "test_confusions", "test_studies", "test_front")
 
@@ -58,6 +58,10 @@ LONGEST = ("test_evaluation", "test_cli", "test_masks_methods", "test_confusions
 def pytest_collection_modifyitems(items):
     """Long files first, so that none of them is left to one process at the end."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+def pytest_report_header():
+    return f"annotations: {'checked' if annotations.ON else 'not checked, which needs beartype'}"
 
 
 def pytest_configure(config):

@@ -48,15 +48,15 @@ class Common:
     tile: int | Literal["auto"] | None = None
     """Images per device and step; `auto` takes as many as --memory holds."""
     part: int | None = None
-    """Images per result file; what a killed run loses. A multiple of the tile."""
+    """Images per result file, a multiple of the tile. A killed run loses at most this many images per device."""
     memory: float | None = None
     """GB per device for `--tile auto`; by default 0.8 of what there is."""
     crops: Path | None = None
-    """Folder in which decoded images are kept, for this run and others on the same images; by default nowhere."""
+    """Folder in which decoded images are kept, for this run and later ones on the same images; by default none are kept."""
     exif: Exif = "ignore"
     """Turn photographs as their EXIF orientation says (apply), or ignore it, as torchvision does."""
     plan: bool = False
-    """Run nothing: print images, operations, bytes and the time that this would take here and on more chips, by a few measured steps."""
+    """Do not run: measure a few steps, and print images, operations, bytes and how long the run would take here and on more chips."""
 
     def check(self) -> None:
         """Raise for what needs no classifier to be seen wrong."""

@@ -12,11 +12,11 @@ class Devices:
     """Options of every command that takes long; none changes a number."""
 
     stall: float | None = None
-    """Minutes in which no batch finishes after which the command keeps what it can, says what it waits for, and ends with status 75; inf:
-    waits for ever. By default ten times the longest wait so far, at least 5 minutes, and for the first batch an hour in which no processor
-    works. Compiling does not count."""
+    """Minutes without a finished batch after which the command gives up: it keeps what it has, says what it waits for, and ends with
+    status 75; inf: never. By default ten times the longest wait so far, at least 5 minutes; for the first batch an hour in which no
+    processor works. Compiling does not count."""
     mapper: parallel.Mapper = "pmap"
-    """What puts a step on several devices: jax.pmap, or jax.shard_map, to the same bits."""
+    """How a step is put on several devices: by jax.pmap or jax.shard_map; the results are the same bits."""
 
     def check(self) -> None:
         """Raise for a stall of no minutes, before anything is loaded."""

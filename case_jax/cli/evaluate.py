@@ -18,7 +18,7 @@ def evaluate(
 ) -> None:
     """Run the class-sensitivity, fidelity and evidence tests and write a report.
 
-    Killed anywhere, the same command resumes where it was, on any number of devices and processes.
+    If it is killed, the same command continues where it stopped, on any number of devices and processes.
 
     For example:
 
@@ -34,8 +34,8 @@ def evaluate(
         common: options of all studies.
         metrics: names from `case-jax list metrics`, or `all`; by default all but the slow ones.
         agreement_percent: k of the class-sensitivity diagnostic, percent of the pixels.
-        fidelity_percents: how much the fidelity test removes, percent of the pixels; must hold 50.
-        fill: what is put in place of removed pixels: mean, blur, noise or zero-pixel.
+        fidelity_percents: how much the fidelity test removes, percent of the pixels; 50 must be among them.
+        fill: what replaces removed pixels: mean, blur, noise or zero-pixel.
     """
     named = tuple(name for name in common.methods if name != UNTRAINED)
     chosen = common.model.methods(named, scored=True) if named or not common.methods else {}

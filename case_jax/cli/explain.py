@@ -101,16 +101,16 @@ def explain(
     Args:
         images: image files, folders of them, or `digit_scenes:INDEX[,OPTION=VALUE,…]` for a scene of the embedded data.
         model: classifier and contrast.
-        methods: names from `case-jax list methods`, or `all`; by default five class activation maps, two without and three with contrast.
+        methods: names from `case-jax list methods`, or `all`; by default grad_cam, layer_cam, case, finer_cam and softmax_contrast.
         targets: classes by name or index; by default the likeliest.
         against: classes by name or index that the targets are contrasted with: why the target rather than these. Instead of --contrast.
         top: how many of the likeliest classes, 3 by default.
         signed: show evidence against a class, too: red for it, blue against it.
         original: draw on the whole photograph, with the part that the classifier sees outlined.
         exif: turn photographs as their EXIF orientation says, as viewers do, or ignore it, as torchvision does.
-        save_maps: write the maps as numbers, too, at the layer's resolution and enlarged: a file .npz, .npy or .tif; with several images
-            each image's name is added.
-        explore: instead of pictures write a page for one image, to be opened in a browser: the map of any class, against any others.
+        save_maps: a file (.npz, .npy or .tif) to which the maps are also written as numbers, at the layer's resolution and enlarged; for
+            several images each file's name gets the image's name added.
+        explore: write a page for a browser instead of pictures: of one image, the map of any class against any others.
         format: of the pictures.
         out: folder for the pictures; files of the same name are replaced.
         seed: for random methods.

@@ -20,7 +20,7 @@ def grid_pointing(
     """In mosaics of images of different classes, do maps lie in the cell of their own class?
 
     The contrast `mosaic` sets each class against those in the other cells, in place of the contrasts of `case-jax list contrasts`.
-    --limit is the number of images to choose from. Killed anywhere, the same command resumes where it was.
+    --limit is the number of images to choose from. If it is killed, the same command continues where it stopped.
 
     For example:
 
@@ -34,9 +34,9 @@ def grid_pointing(
         common: options of all studies.
         n: rows and columns of a mosaic.
         mosaics: how many, drawn once by the seed; each image is used once at most.
-        confidence: least probability of an image's class; by default 0.99, and 0.6 for digit scenes, whose classifier is trained to
-            give at most 0.7.
-        difull: also play DiFull, in which every cell is classified alone: the check of the score itself.
+        confidence: images are used only if the classifier gives their class at least this probability; by default 0.99, and 0.6 for digit
+            scenes, whose classifier is trained to give at most 0.7.
+        difull: also run DiFull, in which the classifier sees every cell alone: a check of the score itself.
         upsampled: score maps enlarged to input resolution, as in published numbers.
     """
     require_grid(n)

@@ -14,8 +14,8 @@ def localise(
 ) -> None:
     """Do maps lie on the object? LE, OM, F1, SM, PxAP, MaxBoxAcc and what the maps are like, in one table with baselines.
 
-    Needs data that say where their objects are: digit scenes, or ImageNet prepared with --boxes. Killed anywhere, the same
-    command resumes where it was.
+    Needs data that say where their objects are: digit scenes, or ImageNet prepared with --boxes. If it is killed, the same
+    command continues where it stopped.
 
     For example:
 

@@ -23,8 +23,9 @@ def pairs(
 ) -> None:
     """Mean agreement of the maps of every pair of classes: which classes does a method fail to tell apart?
 
-    All pairs hold many classes that nobody confuses; --top 2 is the class-sensitivity diagnostic. --memory is what maps may take on each
-    device: they are made in chunks of classes that fit. Killed anywhere, the same command resumes where it was.
+    Most pairs of classes are easy to tell apart; --top 2 takes the two likeliest of each image alone, which is the class-sensitivity
+    diagnostic. --memory bounds what maps may take on each device: they are made for as many classes at a time as fit.
+    If it is killed, the same command continues where it stopped.
 
     For example:
 
@@ -42,7 +43,7 @@ def pairs(
         hierarchy: CSV file with the columns class,superclass and every class once: agreement within and between super-classes.
         agreement_percent: k, percent of the pixels.
         class_shards: devices that share the classes of a tile, and the rows of the matrix; the others take other tiles.
-        save_seconds: how often the sums so far are written; what a killed run loses at most.
+        save_seconds: how often the sums so far are written, in seconds; a killed run loses at most this much work.
     """
     accepted = "a number of images: chunks of classes, not tiles, are what --memory bounds"
     require(common.tile != "auto", "tile", common.tile, accepted)

@@ -25,7 +25,7 @@ class Processes:
     """One of several processes that share a run."""
 
     coordinator: str | None = None
-    """host:port of process 0, where the processes find each other; every one is started with the same command but for --process-id."""
+    """host:port of process 0, where the processes find each other; start each with the same command, only --process-id differs."""
     process_id: int | None = None
     """This process's number, from 0."""
     process_count: int | None = None

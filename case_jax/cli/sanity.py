@@ -27,9 +27,10 @@ def sanity(
 ) -> None:
     """Do maps change when the classifier loses what it has learnt, layer by layer, or learnt nothing but noise?
 
-    Compares each map with the one for the same class after layers are put back to before training: from the logits down
-    (`cascading`), or one at a time (`independent`); and with that of a classifier trained on shuffled labels (`labels`). A map that
-    stays the same does not explain this classifier. 200 images by default. Killed anywhere, the same command resumes where it was.
+    Compares each map with the map of the same class after layers have lost their training: all layers from the logits down to one
+    (`cascading`), or one layer alone (`independent`). Also with the map of a classifier trained on shuffled labels (`labels`). A map
+    that stays the same does not explain this classifier. 200 images by default.
+    If it is killed, the same command continues where it stopped.
 
     For example:
 
@@ -43,8 +44,8 @@ def sanity(
         common: options of all studies.
         kinds: cascading, independent, labels; by default the first two, and labels where there are --shuffled-weights.
         shuffled_weights: weights of the same network, trained on shuffled labels.
-        redraw: what a layer is put back to: new draws of the network's initialisers, or its own values in another order.
-        depth: counts modules as one layer whose paths begin with the same so many names (2: layer4.1); by default every module is one.
+        redraw: what replaces a layer's parameters: newly drawn initial values (initialise), or its own values in random order (permute).
+        depth: modules whose paths begin with the same DEPTH names count as one layer (2: all of layer4.1); by default every module is a layer.
     """
     require(LABELS not in kinds or shuffled_weights is not None, "kinds", LABELS, "labels with --shuffled-weights FILE")
     seed, limit = common.seed, common.limit

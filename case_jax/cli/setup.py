@@ -57,13 +57,13 @@ class Model:
     contrast_data: str | None = None
     """Labelled data on which confusions are counted; the model's own confusion split by default."""
     precision: Precision = "float32"
-    """Of the classifier's passes; maps and scores are float32 always. float32 also where the device would rather not; tf32 on TF32 units
-    (NVIDIA), in three bfloat16 passes (TPU), in float32 elsewhere; bf16 takes half of the memory and of its traffic."""
+    """Precision of the classifier's passes; maps and scores are float32 always. float32: overriding the device's default. tf32: TF32 units
+    (NVIDIA), three bfloat16 passes (TPU), float32 elsewhere. bf16: half of the memory and of its traffic."""
     contrast_limit: int | None = None
-    """On how many of them at most, drawn by the seed, as many of each class as there are; 5000 by default."""
+    """Most images on which confusions are counted, drawn by the seed, equally many of each class where there are enough; 5000 by default."""
     link: Literal["softmax", "sigmoid"] = "softmax"
-    """What the weights were trained as: softmax (one class is true), sigmoid (labels that may all be true). One output is two classes, `not`
-    and the class, in either case."""
+    """What the classifier was trained for: softmax (one class is true) or sigmoid (several labels may be true). In both cases a single output
+    becomes two classes, `not` and the class."""
     set: Names = ()
     """Options of methods and metrics, NAME.OPTION=VALUE, for example case.eps_relative=true rise.masks=500 road.percents=20,40."""
 

@@ -79,7 +79,7 @@ class ContrastChoice(NamedTuple):
     counted: Confusions | None = None
     """What was counted there."""
     uncounted: Uncounted | None = None
-    """Where these sets are but stand-ins of the same shape, in a plan: what a run would count first. No run takes them."""
+    """In a plan, whose sets are only stand-ins of the same shape: what a run would count first. A run refuses them."""
 
 
 def _size(name: str, k: str) -> int:

@@ -68,7 +68,7 @@ class FixedSets:
         return self.indices[targets]
 
 
-def table(indices: Int[Any, "C k"], num_classes: int) -> FixedSets:
+def table(indices: Int[Any, "C k"] | Sequence[Sequence[int]], num_classes: int) -> FixedSets:
     """A fixed set per class, the same for every image.
 
     Args:
@@ -165,8 +165,8 @@ class Against:
 def against(classes: int | Sequence[int], num_classes: int) -> Against:
     """These classes for every target: why the target rather than them.
 
-    A target that is among them is refused where it is known; where it is traced, its own weights are taken out of it, and its map is
-    degenerate with a single class.
+    A target among them is an error where it is known. Where it is traced, its own weights are subtracted from it; with a single class its
+    map is then degenerate.
 
     Raises:
         CaseJaxError: for no classes, a class outside [0, C), or one that is named twice.
@@ -201,13 +201,16 @@ def all_sets(num_classes: int) -> Int[np.ndarray, "C k"]:
 
 
 def confusion_sets(
-    confusion: Num[Any, "C C"], k: int, *, mean_probabilities: Float[Any, "C C"] | None = None
+    confusion: Num[Any, "C C"] | Sequence[Sequence[float]],
+    k: int,
+    *,
+    mean_probabilities: Float[Any, "C C"] | Sequence[Sequence[float]] | None = None,
 ) -> ConfusionSets:
     """The k classes that the model confuses each class with most often.
 
-    `N(c)` holds the largest off-diagonal entries of row c of the confusion matrix, in descending order; among equals, and
-    so also beyond the confused classes, the higher mean probability for images of class c goes first, then the
-    lower index. Entries without any confusion are counted.
+    `N(c)` holds the largest off-diagonal entries of row c of the confusion matrix, in descending order. Among equal entries, and
+    so also among classes without any confusion, the one with the higher mean probability for images of class c goes first, then the
+    one with the lower index. `filled` says how many entries have no confusion.
 
     Args:
         confusion: counts or rates, rows = true class; from another split than the one to be evaluated.

@@ -47,19 +47,19 @@ def evaluate(
     Args:
         data: a folder of images as a `Path` or "folder:PATH"; "tfds:NAME:SPLIT"; "digit_scenes"; "photos"; "photos:mosaics"; or a source of one's own
             (`case_jax.source.Source`).
-        model: from `load` or one of the taps. One that was not loaded by its name reads the images of a folder at its own, square size.
+        model: from `load` or one of the taps. For a model that was not loaded by its name, images of a folder get its own, square size.
         methods: names in `METHODS`, or "untrained_contrast" for a loaded model; or functions of one's own by name. By default all but the
-            slow ones, and that control where there is one.
+            slow ones, with that control for a loaded model.
         contrast: as `explain`; by default, as on the command line, "confusion:5" where the model has data of its own to count confusions
             on, else "topk_logits:5".
-        pixels: mean and deviation per channel, `(x / 255 − mean) / std`; a loaded model has its own. Of a source of one's own images may
-            have any number of channels; files are read as RGB, or in grey for a model of one channel.
+        pixels: mean and deviation per channel, `(x / 255 − mean) / std`; a loaded model has its own. Images of a source of your
+            own may have any number of channels; files are read as RGB, or in grey for a model of one channel.
         out: the run folder; by default `runs/DATA-MODEL`. The same call resumes what is there.
-        limit: evaluate so many images, drawn by the seed.
+        limit: evaluate this many images, drawn by the seed.
         seed: for the drawing of images and for random methods.
         exif: whether photographs are turned as their EXIF orientation says: `apply` as viewers do, `ignore` as torchvision does.
-        shown: the channels that pictures of the report show as red, green and blue, or one in grey; by default all three, or of another
-            number the mean.
+        shown: which channels the report's pictures show as red, green and blue, or which one in grey. By default three channels are
+            colours, and of any other number the mean is shown in grey.
         progress: show a bar; None shows it in a terminal.
         **options: of `evaluation.prepare` and `evaluation.Evaluate`, for example `metrics=["sensitivity"]`.
 
@@ -67,7 +67,7 @@ def evaluate(
         The run folder: the page is `folder.path / "report.html"`, the rows are `folder.rows()`.
 
     Raises:
-        CaseJaxError: for whatever could not run, before any long work.
+        CaseJaxError: before any long work, for anything that the run could not do.
     """
     require(isinstance(model, TappedModel), "model", type(model).__name__, TAPPED)
     require_pictures("evaluate's run with its pictures and boxes", len(model.image_shape) - 1)

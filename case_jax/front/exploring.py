@@ -29,22 +29,22 @@ def explore(
 
     The page is one file under 2 MB for an image of any size and asks no address for anything. It holds the class maps S_c of all classes, of
     which Grad-CAM, Finer-CAM and CASE are made as they are asked for: equal to `explain`'s to 1e-3 of the maximum, unless less than 2% of the
-    class map is left after the contrast or varies. Beside them stand logits, probabilities and, for the 10 likeliest classes, the deletion curves of the
-    three maps against the 5 likeliest others. What does not fit (very many classes, a layer of many positions) is left out from the least
-    likely classes up, and the page says so.
+    class map is left after the contrast, or varies. Beside them stand logits, probabilities and, for the 10 likeliest classes, the deletion curves of the
+    three maps against the 5 likeliest others. What does not fit (very many classes, a layer of many positions) is left out, the least
+    likely classes first, and the page says so.
 
     Args:
         model: from `load` or one of the taps.
         image: one normalised image, as `model.read` gives it.
-        out: the file; replaced where it is there. Its folder is made.
+        out: the file. One that exists is replaced, and a missing folder is made.
         shown: as in `show`.
 
     Returns:
         The file.
 
     Raises:
-        CaseJaxError: for a model of one class, of signals or volumes, or without probabilities; an image of another kind, a batch, or one that
-            is, or whose logits or class maps are, not finite; a file that cannot be written.
+        CaseJaxError: for a model of one class, of signals or volumes, or without probabilities; an image of another kind, or a batch; an
+            image, logits or class maps that are not finite; a file that cannot be written.
     """
     require(isinstance(model, TappedModel), "model", type(model).__name__, TAPPED)
     require_explorable(model)

@@ -36,7 +36,8 @@ def show(
             where they are negative; of another size than the image they are stretched over it.
         model: names the likeliest classes of the image with their probabilities, by the model's link. Its preprocessing, where it has one, gives the image its
             own colours again; otherwise the image is stretched between its lowest and its highest value.
-        shown: the channels of the image that are red, green and blue, or the one in grey; by default all three, or of another number the mean.
+        shown: which channels are red, green and blue, or which one is shown in grey. By default three channels are colours, and of any other
+            number the mean is shown in grey.
         targets: the class of each map; then every map has its class as a title, and with a model also the probability.
 
     Returns:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.contrast.sets import Query
@@ -39,7 +39,7 @@ def positive_maps(
     return evidence(class_maps(activation, weights), sign)
 
 
-def contrast_of(query: Query) -> Array:
+def contrast_of(query: Query) -> Int[Array, "T k"]:
     """The query's contrast sets, or an error that says how to give them."""
     if query.contrast is None:
         raise CaseJaxError(

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from case_jax._checks import require, unknown
 from case_jax.contrast.sets import Query
@@ -192,7 +192,11 @@ def perturbed(pyramid: Float[Array, "L H W D"], kept: Float[Array, "H W"]) -> Fl
 
 
 def optimise(
-    bumps: Bumps, reward: Callable, heights: Float[Array, "h w"], zeros: Array, flips: np.ndarray
+    bumps: Bumps,
+    reward: Callable[[Float[Array, "H W"], Bool[Array, ""]], Float[Array, ""]],
+    heights: Float[Array, "h w"],
+    zeros: Int[Array, ""],
+    flips: Bool[np.ndarray, " steps"],
 ) -> Float[Array, "h w"]:
     """Gradient ascent on the heights: as many mask values as `zeros` says are drawn to 0, the others to 1.
 
@@ -201,7 +205,7 @@ def optimise(
         reward: a full mask and whether the image is mirrored, to the number to be high.
         heights: to start from.
         zeros: a number of pixels of the full mask.
-        flips: (steps,), when the image is mirrored.
+        flips: at which steps the image is mirrored.
 
     Returns:
         The last heights, or all zeros where the reward never had a slope.
@@ -228,7 +232,7 @@ def optimise(
     return jnp.where(answered, heights, 0)
 
 
-def misfit_gradient(mask: Float[Array, "H W"], zeros: Array) -> Float[Array, "H W"]:
+def misfit_gradient(mask: Float[Array, "H W"], zeros: Int[Array, ""]) -> Float[Array, "H W"]:
     """Of `mean((sort(m) − r)²)`, r being `zeros` zeros before ones: `2 (m − r[rank of m]) / size`.
 
     Values closer than `TIE` share the mean of r over their ranks. At the start most values of the mask are equal; a sort would

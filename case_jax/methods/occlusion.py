@@ -21,14 +21,14 @@ from case_jax.tap.view import View, at_least_float32
 Size = int | tuple[int, ...]
 
 
-def windows(size: int, window: int, stride: int) -> Bool[np.ndarray, "n size"]:
+def windows(size: int, window: int, stride: int) -> Bool[np.ndarray, "n {size}"]:
     """Which pixels of a row each window covers: a window every `stride` pixels until the last pixel is covered, the last one cut off."""
     starts = stride * np.arange(-(-(size - window) // stride) + 1)
     pixels = np.arange(size)
     return (pixels >= starts[:, None]) & (pixels < starts[:, None] + window)
 
 
-def _placed(sides: tuple[int, ...], window: Size | None, stride: Size | None) -> list[Bool[np.ndarray, "n size"]]:
+def _placed(sides: tuple[int, ...], window: Size | None, stride: Size | None) -> list[Bool[np.ndarray, "_ _"]]:
     """The windows along each axis, after the checks."""
     placed = []
     for name, size in (("window", window), ("stride", stride)):

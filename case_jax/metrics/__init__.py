@@ -80,7 +80,7 @@ METRICS: dict[str, Metric] = {
     ),
     "deletion_insertion": Metric(
         deletion_insertion_columns,
-        "how fast does the predicted class go when the map's top pixels go, and come when they come?",
+        "how fast does the predicted class's probability fall when the map's top pixels are removed, and rise when they are added?",
         DELETION_INSERTION_COLUMNS,
         probability=True,
         slow=True,
@@ -100,7 +100,7 @@ METRICS: dict[str, Metric] = {
     ),
     "soundness": Metric(
         soundness_columns,
-        "does the map's region hold its class, and does no map conjure up a class that is not there?",
+        "is the class still seen in its map's region, and is no class seen in a map's region that is not in the image?",
         SOUNDNESS_COLUMNS,
         random_class=True,
         probability=True,

@@ -1,4 +1,4 @@
-"""Deletion and insertion: how fast does the class go when a map's top pixels go, and come when they come?"""
+"""Deletion and insertion: how fast does the class's probability fall when a map's top pixels are removed, and rise when they are added?"""
 
 import math
 
@@ -37,7 +37,7 @@ COLUMNS = (
 )
 
 
-def step_counts(steps: int, shape: tuple[int, ...]) -> np.ndarray:
+def step_counts(steps: int, shape: tuple[int, ...]) -> Int[np.ndarray, " {steps}+1"]:
     """How many of a map's pixels have been altered after 0, 1, …, `steps` equal steps: `⌊i · pixels / steps⌋`.
 
     Raises:

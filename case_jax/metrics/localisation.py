@@ -106,7 +106,7 @@ def box_of_map(saliency: Float[np.ndarray, "H W"], *, reference_box: bool = Fals
     return tight_box(component, reference_box=reference_box)
 
 
-def box_area(boxes: Int[np.ndarray, "*B 4"]) -> Int[np.ndarray, "*B"]:
+def box_area(boxes: Int[np.ndarray, "*B 4"]) -> Int[np.ndarray | np.integer, "*B"]:
     """Pixels of boxes, outside the image, too; 0 where an end does not lie behind its start."""
     sides = np.maximum(boxes[..., 1::2] - boxes[..., ::2], 0)
     return sides[..., 0] * sides[..., 1]

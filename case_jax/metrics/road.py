@@ -1,4 +1,4 @@
-"""ROAD: fidelity with removed pixels imputed from their neighbours, so that the hole does not give the answer away."""
+"""ROAD: fidelity with removed pixels imputed from their neighbours, so that the shape of the hole does not reveal the class."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

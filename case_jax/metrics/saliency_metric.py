@@ -25,8 +25,8 @@ class SaliencyMetric(NamedTuple):
 
 
 def saliency_metric(
-    predict: Callable[[Float[Array, "H W 3"]], Float[Array, " C"]],
-    image: Float[Array, "H W 3"],
+    predict: Callable[[Float[Array, "H W D"]], Float[Array, " C"]],
+    image: Float[Array, "H W D"],
     box: Int[Array, "4"],
     target: Int[Array, ""],
     *,

@@ -1,4 +1,4 @@
-"""Completeness and soundness: does a map's region hold its class, and does no map conjure up a class that is not there?"""
+"""Completeness and soundness: is the class still seen in its map's region, and no class seen in a map's region that is not in the image?"""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ COLUMNS = (
         "soundness",
         "soundness, random class",
         "1 where showing only the top pixels of the map for a random wrong class does not raise that class's probability, less "
-        "the more it does; a sound map makes no case for what is not there",
+        "the more it does; a sound map does not speak for a class that is not in the image",
         better="high",
         maps="any",
         percent=False,
@@ -85,7 +85,7 @@ def completeness(
     Args:
         shown: r_c, from `shown_probability`.
         probability: p_c, the class's probability in the whole image.
-        floor: the smallest r_c that is told apart from others; 0.1 in the authors' evaluation.
+        floor: any r_c below it counts as equal to it; 0.1 in the authors' evaluation.
 
     Returns:
         In [0, 1], above 0 where the floor is; 1 is complete. A class with `p_c ≤ floor` is complete whatever its map.

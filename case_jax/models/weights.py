@@ -45,7 +45,7 @@ class WeightFile(NamedTuple):
     metadata: dict[str, Any]
 
 
-class _OneKey:
+class _OneKey(nnx.Rngs):
     """A random generator that draws nothing: counting draws makes up most of the time of building a network abstractly."""
 
     def __init__(self):
@@ -57,7 +57,7 @@ class _OneKey:
 
 def abstract(build: Callable[..., nnx.Module], num_classes: int) -> nnx.Module:
     """A network of shapes alone, to be filled: `build(num_classes, rngs=...)` without its initialisation."""
-    rngs: Any = _OneKey()
+    rngs = _OneKey()
     return nnx.eval_shape(lambda: build(num_classes, rngs=rngs))
 
 

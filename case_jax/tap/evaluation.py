@@ -37,7 +37,7 @@ class Written(NamedTuple):
 class Network:
     """A Flax module as a pure function of all that it may depend on."""
 
-    forward: Callable[[Any, Any, Float[Array, "B H W D"], Note], tuple[Float[Array, "B C"], dict[str, Written]]]
+    forward: Callable[[Any, Any, Float[Array, "B *space D"], Note], tuple[Float[Array, "B C"], dict[str, Written]]]
     """(params, random, images, note) to logits, and the variables written; what every sub-module returns goes through `note`."""
     params: Any
     random: Any

@@ -75,7 +75,7 @@ def _taken(value: Any, pick: Any, argument: str) -> Any:
     return _item(value, pick)
 
 
-def logits_of(output: Any, pick: Pick, count: int = 1) -> Float[Array, "B C"]:
+def logits_of(output: Any, pick: Pick, count: int = 1) -> Float[Array, "B *C"]:
     """The logits in what a network returns for a batch.
 
     Args:

@@ -14,7 +14,7 @@ from case_jax.tap.view import Params, TappedModel
 
 Precision = Literal["float32", "tf32", "bf16"]
 PRECISIONS: dict[Precision, str] = {
-    "float32": "every product in float32, also where the device would rather not",
+    "float32": "every product in float32, overriding the device's default",
     "tf32": "convolutions and matrix products on TF32 units (NVIDIA), in three bfloat16 passes (TPU), in float32 elsewhere",
     "bf16": "parameters, images and all between in bfloat16: half of the memory and of its traffic",
 }

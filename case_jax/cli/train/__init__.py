@@ -20,7 +20,7 @@ def train_(
         tyro.conf.arg(name=""),
     ],
 ) -> None:
-    """Train a masking model, a classifier, or an infiller; killed anywhere, the same command goes on, in as many processes as you like.
+    """Train a masking model, a classifier, or an infiller. If it is killed, the same command continues, with any number of processes.
 
     For example:
 
