@@ -48,7 +48,7 @@ if (
 ):  # whose own float32 products have 10 bits; on CPU tests read who asks for a precision
     jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_disable_most_optimizations", True)  # processes that tests start optimise as users' do
-gc.disable()  # a tenth of the time: traced programs are millions of objects; collected once a file, below
+gc.disable()  # a tenth of the time: traced programs are millions of objects; collected below
 # for experiments/ and processes.py; last: the installed case_jax is what is tested
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
@@ -64,12 +64,26 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error:::case_jax")  # whatever our own modules warn about is a failure
 
 
+GROWTH = 2**31
+_held = {"bytes": 0}
+
+
+def _resident():
+    """Bytes of memory that this process holds; without end where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return np.inf
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_compiled_programs():
-    """Gigabytes, over all files."""
+    """Gigabytes, over all files; to find and forget them takes seconds, so not after every file."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    if _resident() >= _held["bytes"] + GROWTH:
+        jax.clear_caches()
+        gc.collect()
+        _held["bytes"] = _resident()
 
 
 @cache

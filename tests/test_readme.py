@@ -23,6 +23,7 @@ def test_the_readme_fits_on_two_screens():
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_the_python_of_every_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("case_jax.front.evaluating.IMAGES", 250)  # that confusions are counted on
     scenes = DigitScenes("test", 3)
     Image.fromarray(scenes[0].image).save("photo.png")
     Path("photos").mkdir()
