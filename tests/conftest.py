@@ -86,6 +86,17 @@ def _forget_compiled_programs():
         _held["bytes"] = _resident()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _few_pixels():
+    """Figures of all reports have a third of their pixels."""
+    from case_jax.report import figures, gallery  # gallery keeps the number that sizes its pages
+
+    assert gallery.DPI == figures.DPI
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "DPI", 80)
+        yield
+
+
 @cache
 def _golden(name):
     with np.load(Path(__file__).parent / "goldens" / f"{name}.npz") as file:
@@ -130,6 +141,27 @@ def cache_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+_default_classifier = cache(load_classifier)
+
+
+@cache
+def _tapped_default(layer, link):
+    return tap_classifier(_default_classifier(), jnp.zeros((48, 48, 3)), layer=layer, link=link)
+
+
+def _load_once(name, *, weights=None):
+    """Loading and tapping are a quarter of a second, in hundreds of commands: once for the default classifier, which none of them changes."""
+    return (
+        _default_classifier() if (name, weights) == ("digit_resnet", None) else load_classifier(name, weights=weights)
+    )
+
+
+def _tap_once(classifier, image, *, layer=None, link=None):
+    if classifier is _default_classifier() and image.shape == (48, 48, 3):
+        return _tapped_default(layer, link)
+    return tap_classifier(classifier, image, layer=layer, link=link)
+
+
 @pytest.fixture
 def shell(monkeypatch, capsys, tmp_path, cache_folder):
     """Run `case-jax ARGS` in an empty folder; returns exit status, stdout and stderr."""
@@ -137,6 +169,8 @@ def shell(monkeypatch, capsys, tmp_path, cache_folder):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
     monkeypatch.setattr(cli.numerics, "cache_folder", lambda: cache_folder)
+    monkeypatch.setattr("case_jax.cli.setup.load_classifier", _load_once)
+    monkeypatch.setattr("case_jax.cli.setup.tap_classifier", _tap_once)
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["case-jax", *map(str, args)])
