@@ -52,7 +52,10 @@ gc.disable()  # a tenth of the time: traced programs are millions of objects; co
 # for experiments/ and processes.py; last: the installed case_jax is what is tested
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
-LONGEST = ("test_evaluation", "test_cli", "test_masks_methods", "test_confusions", "test_studies", "test_front")
+LONGEST = (
+    "test_evaluation", "test_cli", "test_masks_methods", "test_training", "test_train_command", "test_methods", "test_studies",
+    "test_cam_methods", "test_parameters", "test_models", "test_confusions", "test_metrics", "test_contrast", "test_front",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
@@ -87,13 +90,10 @@ def _forget_compiled_programs():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_pixels():
-    """Figures of all reports have a third of their pixels."""
-    from case_jax.report import figures, gallery  # gallery keeps the number that sizes its pages
+def _cheap_figures():
+    from drawing import drawn
 
-    assert gallery.DPI == figures.DPI
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "DPI", 80)
+    with drawn(cheaply=True):
         yield
 
 
