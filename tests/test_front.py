@@ -4,14 +4,12 @@ import subprocess
 import sys
 import warnings
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from matplotlib.figure import Figure
 from PIL import Image
 
 import case_jax as cj
@@ -20,16 +18,6 @@ from case_jax.data import preprocess
 from case_jax.front import explaining
 from case_jax.imageops import normalise_image, resize_map
 from case_jax.methods import METHODS, rise
-
-SIX_LINES = """
-import case_jax as cj
-model = cj.load("digit_resnet")
-image = model.read("photo.png")
-maps = cj.explain(model, image, "case", targets=[3, 7])
-figure = cj.show(image, maps, model=model)
-overlap = cj.agreement(*maps).F
-folder = cj.evaluate("folder:photos", model, methods=["grad_cam", "case"])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -55,25 +43,6 @@ def own():
             return self.head(nnx.relu(self.conv(x)).mean((1, 2)))
 
     return cj.tap_nnx(Net(nnx.Rngs(0)), "conv", jnp.zeros((16, 16, 3)), linear_head="head")
-
-
-def test_the_six_lines_run_as_they_are_written(scenes, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("case_jax.front.evaluating.IMAGES", 250)  # that confusions are counted on
-    Path("photos").mkdir()
-    for i, scene in enumerate(scenes[:3]):
-        Image.fromarray(scene.image).save(f"photos/{i}.png")
-    Image.fromarray(scenes[7].image).save("photo.png")
-    found = {}
-    exec(SIX_LINES, found)
-    assert found["maps"].shape == (2, 48, 48)
-    assert 0 <= found["maps"].min() < found["maps"].max() <= 1
-    assert isinstance(found["figure"], Figure)
-    assert 0 <= found["overlap"] <= 1
-    rows = found["folder"].rows()
-    assert rows.groupby("method").size().to_dict() == {"grad_cam": 3, "case": 3}
-    assert (found["folder"].path / "report.html").stat().st_size > 10_000
-    assert found["folder"].config()["contrast"]["name"] == "confusion:5"  # as the command line
 
 
 # --- load and read --------------------------------------------------------------------------------------------------------
