@@ -67,7 +67,7 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error:::case_jax")  # whatever our own modules warn about is a failure
 
 
-GROWTH = 2**31
+GROWTH = 3 * 2**29
 _held = {"bytes": 0}
 
 
