@@ -49,10 +49,13 @@ if (
 ):  # whose own float32 products have 10 bits; on CPU tests read who asks for a precision
     jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_disable_most_optimizations", True)  # processes that tests start optimise as users' do
-gc.disable()  # a tenth of the time: traced programs are millions of objects; collected once a file, below
+gc.disable()  # a tenth of the time: traced programs are millions of objects; collected below
 sys.path.append(str(Path(__file__).parents[1]))  # for experiments/; last: the installed case_jax is what is tested
 
-LONGEST = ("test_evaluation", "test_cli", "test_masks_methods", "test_confusions", "test_studies", "test_front")
+LONGEST = (
+    "test_evaluation", "test_cli", "test_masks_methods", "test_training", "test_train_command", "test_methods", "test_studies",
+    "test_cam_methods", "test_parameters", "test_models", "test_confusions", "test_metrics", "test_contrast", "test_front",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
@@ -68,12 +71,34 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error:::case_jax")  # whatever our own modules warn about is a failure
 
 
+GROWTH = 3 * 2**29
+_held = {"bytes": 0}
+
+
+def _resident():
+    """Bytes of memory that this process holds; without end where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return np.inf
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_compiled_programs():
-    """Gigabytes, over all files."""
+    """Gigabytes, over all files; to find and forget them takes seconds, so not after every file."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    if _resident() >= _held["bytes"] + GROWTH:
+        jax.clear_caches()
+        gc.collect()
+        _held["bytes"] = _resident()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_figures():
+    from drawing import drawn
+
+    with drawn(cheaply=True):
+        yield
 
 
 @cache
@@ -120,6 +145,27 @@ def cache_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+_default_classifier = cache(load_classifier)
+
+
+@cache
+def _tapped_default(layer, link):
+    return tap_classifier(_default_classifier(), jnp.zeros((48, 48, 3)), layer=layer, link=link)
+
+
+def _load_once(name, *, weights=None):
+    """Loading and tapping are a quarter of a second, in hundreds of commands: once for the default classifier, which none of them changes."""
+    return (
+        _default_classifier() if (name, weights) == ("digit_resnet", None) else load_classifier(name, weights=weights)
+    )
+
+
+def _tap_once(classifier, image, *, layer=None, link=None):
+    if classifier is _default_classifier() and image.shape == (48, 48, 3):
+        return _tapped_default(layer, link)
+    return tap_classifier(classifier, image, layer=layer, link=link)
+
+
 @pytest.fixture
 def shell(monkeypatch, capsys, tmp_path, cache_folder):
     """Run `case-jax ARGS` in an empty folder; returns exit status, stdout and stderr."""
@@ -127,6 +173,8 @@ def shell(monkeypatch, capsys, tmp_path, cache_folder):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
     monkeypatch.setattr(cli.numerics, "cache_folder", lambda: cache_folder)
+    monkeypatch.setattr("case_jax.cli.setup.load_classifier", _load_once)
+    monkeypatch.setattr("case_jax.cli.setup.tap_classifier", _tap_once)
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["case-jax", *map(str, args)])

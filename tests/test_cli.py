@@ -64,6 +64,8 @@ def test_evaluate_runs_on_photographs_and_names_a_truncated_one(shell, photos, t
         "crops",
         "--contrast-limit",
         50,
+        "--metrics",
+        "sensitivity",
     )
     assert status == 0
     assert len(list((tmp_path / "crops").glob("*/header.json"))) == 2  # what is evaluated, and the confusions' scenes
@@ -343,6 +345,8 @@ def test_labels_by_class_name_are_used(shell, tmp_path):
         4,
         "--part",
         4,
+        "--metrics",
+        "sensitivity",
         "--out",
         "run",
     )

@@ -27,14 +27,16 @@ from case_jax.imageops import finish_maps, normalise_image
 from case_jax.methods import top_class_maps
 from case_jax.metric_column import MetricColumn
 from case_jax.metrics import METRICS, Metric, agreement, removed_probabilities
-from case_jax.models import load_classifier, tap_classifier
+from case_jax.models import load_classifier
 from case_jax.report import write_report
 from case_jax.results import RunFolder
 from case_jax.source import UnreadableImageError
 from case_jax.stats import summarise
+from case_jax.tap import tag_head_input
 
 METHODS = ("grad_cam", "case", "random")
 PERCENTS = (10, 50)
+SCORES = ("sensitivity", "fidelity", "evidence")
 FAST = {"metrics": ["sensitivity"]}
 
 
@@ -45,8 +47,20 @@ def pixels():
 
 
 @pytest.fixture(scope="module")
-def model(pixels):
-    return tap_classifier(load_classifier(), normalise_image(DigitScenes("test", 1)[0].image, *pixels))
+def model():
+    """A small network of the scenes' classes: what is evaluated is not the network."""
+    rng = np.random.default_rng(0)
+    params = {
+        "kernel": jnp.asarray(rng.normal(0, 0.3, (7, 7, 3, 16)), jnp.float32),
+        "head": jnp.asarray(rng.normal(0, 2, (16, 25)), jnp.float32),
+    }
+
+    def function(params, x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        a = jax.lax.conv_general_dilated(x[None], params["kernel"], (6, 6), "SAME", dimension_numbers=numbers)
+        return tag_head_input(tag(jax.nn.relu(a[0]), "features").mean((0, 1))) @ params["head"]
+
+    return tap_function(function, params, "features", jnp.zeros((48, 48, 3)), head_kernel=lambda p: p["head"])
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +72,7 @@ def prepared(model, pixels):
         source, key = source or DigitScenes("test", 37), repr(changes)
         if key not in planned or len(source) != 37:
             contrast = choose_contrast("topk_logits:3", model.num_classes)
-            settings = {"methods": METHODS, "fidelity_percents": PERCENTS, "tile": 16, "part": 16}
+            settings = {"methods": METHODS, "metrics": SCORES, "fidelity_percents": PERCENTS, "tile": 16, "part": 16}
             found = evaluation(source, model, contrast, pixels=pixels, **(settings | changes))
             if len(source) != 37:
                 return found
@@ -345,9 +359,9 @@ def test_one_compilation_per_run_and_none_for_new_weights(prepared, model, tmp_p
     assert not np.array_equal(first["p1"], other["p1"])
 
 
-def test_confusions_are_counted_by_true_class(model, pixels):
+def test_confusions_are_counted_by_true_class(tapped, pixels):
     source = DigitScenes("confusion", 130)
-    counted = count_confusions(source, model, pixels, tile=50)
+    counted = count_confusions(source, tapped, pixels, tile=50)
     labels = [source[i].label for i in range(130)]
     assert counted.counts.sum(1).tolist() == np.bincount(labels, minlength=25).tolist()
     assert counted.counts.trace() / 130 > 0.8
@@ -385,7 +399,7 @@ def test_functions_of_ones_own_are_told_apart_by_their_options_and_source(prepar
 
 
 def test_contrast_sets_counted_on_the_evaluated_images_are_refused(prepared, model, pixels):
-    counted = count_confusions(DigitScenes("test", 400), model, pixels)
+    counted = count_confusions(DigitScenes("test", 100), model, pixels)
     choice = choose_contrast("confusion:1", model.num_classes, confusions=lambda: counted)
     with pytest.raises(CaseJaxError, match=r"contrast_data: got digit_scenes/test .*, which is the evaluation data"):
         evaluation(DigitScenes("test", 37), model, choice, pixels=pixels, methods=METHODS)
@@ -410,7 +424,8 @@ def test_images_with_broken_logits_are_left_out_of_every_score(prepared, model, 
     planned = prepared()
     step_of = dataclasses.replace(model, apply=apply, head_kernel=None)
     contrast = choose_contrast("topk_logits:3", model.num_classes)
-    planned = evaluation(source, step_of, contrast, pixels=planned.subject.pixels, methods=METHODS, tile=16, part=16)
+    asked = {"methods": METHODS, "metrics": SCORES, "tile": 16, "part": 16}
+    planned = evaluation(source, step_of, contrast, pixels=planned.subject.pixels, **asked)
     rows = run(planned, RunFolder(tmp_path / "run")).rows()
     bad = rows[~np.isfinite(rows["p1"])]
     assert 0 < bad["image_id"].nunique() < 37
@@ -472,7 +487,8 @@ def test_a_module_with_dropout_is_evaluated(prepared, pixels, tmp_path):
     source = DigitScenes("test", 6)
     image = normalise_image(source[0].image, *pixels)
     net = tap_nnx(Net(nnx.Rngs(0)), "conv", image, linear_head="head")
-    planned = evaluation(source, net, choose_contrast("all", 25), pixels=pixels, methods=METHODS, tile=6, part=6)
+    asked = {"methods": METHODS, "metrics": SCORES, "tile": 6, "part": 6}
+    planned = evaluation(source, net, choose_contrast("all", 25), pixels=pixels, **asked)
     assert len(run(planned, RunFolder(tmp_path / "run")).rows()) == 18
 
 
@@ -598,6 +614,7 @@ def test_a_model_in_bfloat16_is_evaluated(classifier, pixels, tmp_path):
         choose_contrast("topk_logits:3", model.num_classes),
         pixels=pixels,
         methods=["grad_cam", "case"],
+        metrics=SCORES,
         fidelity_percents=PERCENTS,
         tile=8,
         part=8,

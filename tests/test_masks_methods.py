@@ -1,7 +1,7 @@
 """RISE, Opti-CAM, meaningful and extremal perturbation: reference numbers, and classifiers whose evidence is known."""
 
 import sys
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import jax
@@ -18,13 +18,16 @@ SIDE = 24
 CORNERS = ((slice(2, 9), slice(2, 9)), (slice(14, 22), slice(13, 22)))
 
 
-def maps(method, model, image, targets, *, key=0, **options):
-    @jax.jit
-    def run(params, image, key):
-        view = model.view(params, image)
-        return method(view, ask(view, jnp.asarray(targets), key=key), **options)
+@partial(jax.jit, static_argnums=(0, 5))
+def compiled(method, model, image, targets, key, options):
+    view = model.view(model.params, image)
+    return method(view, ask(view, targets, key=key), **dict(options))
 
-    return np.asarray(run(model.params, jnp.asarray(image), jax.random.key(key)))
+
+def maps(method, model, image, targets, *, key=0, **options):
+    """Traced once for each method, network and options: `by_windows(8.0)` is always the same network."""
+    targets, key = jnp.asarray(targets), jax.random.key(key)
+    return np.asarray(compiled(method, model, jnp.asarray(image), targets, key, tuple(options.items())))
 
 
 def windows():
@@ -35,6 +38,7 @@ def windows():
     return jnp.asarray(seen)
 
 
+@cache
 def by_windows(gain):
     """Logit c is `gain` times the mean square of the image's first channel inside window c."""
 

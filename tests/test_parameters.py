@@ -85,11 +85,12 @@ def family():
     def get(name):
         if name not in built:
             build, layer, options = FAMILIES[name]
-            model = tap_nnx(nnx.jit(lambda: build(nnx.Rngs(0)))(), layer, jnp.zeros((32, 32, 3)), **options)
+            drawn = nnx.jit(build)
+            model = tap_nnx(drawn(nnx.Rngs(0)), layer, jnp.zeros((32, 32, 3)), **options)
             rng = np.random.default_rng(0)
             flat, structure = jax.tree.flatten(model.params)
             odd = [jnp.asarray(np.abs(a) * 10 ** rng.uniform(-1, 1, a.shape) + 1e-3, jnp.float32) for a in flat]
-            fresh = jax.jit(lambda: nnx.split(build(nnx.Rngs(1)), nnx.RngState, ...)[2])()
+            fresh = nnx.split(drawn(nnx.Rngs(1)), nnx.RngState, ...)[2]
             built[name] = model, jax.tree.unflatten(structure, odd), fitted(model.params, fresh, "fresh")
         return built[name]
 

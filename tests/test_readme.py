@@ -1,3 +1,4 @@
+import ast
 import json
 import re
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from case_jax.data import DigitScenes
@@ -20,16 +22,46 @@ def test_the_readme_fits_on_two_screens():
     assert len(PAGES["README"].splitlines()) <= 150
 
 
-@pytest.mark.parametrize("page", WITH_CODE)
-def test_the_python_of_every_page_runs(page, tmp_path, monkeypatch):
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """An empty folder with the files that pages speak of; confusions are counted on few images."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("case_jax.front.evaluating.IMAGES", 250)
     scenes = DigitScenes("test", 3)
     Image.fromarray(scenes[0].image).save("photo.png")
     Path("photos").mkdir()
     for number in range(2):
         Image.fromarray(np.asarray(scenes[number + 1].image)).save(f"photos/{number}.png")
-    blocks = re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
-    exec(compile("\n".join(blocks), page, "exec"), {"__name__": page})
+
+
+def run_code(page):
+    """Run the Python of a page; its names, and the values of statements that are expressions."""
+    code, names, values = "\n".join(re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)), {"__name__": page}, []
+    for node in ast.parse(code, page).body:
+        if isinstance(node, ast.Expr):
+            values.append(eval(compile(ast.Expression(node.value), page, "eval"), names))
+        else:
+            exec(compile(ast.Module([node], []), page, "exec"), names)
+    return names, values
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.parametrize("page", [page for page in WITH_CODE if page != "README"])
+def test_the_python_of_every_guide_runs(page):
+    run_code(page)
+
+
+@pytest.mark.usefixtures("photos")
+def test_the_six_lines_of_the_readme_run_as_they_are_written():
+    names, (figure, overlap, folder) = run_code("README")
+    maps = names["maps"]
+    assert maps.shape == (2, 48, 48)
+    assert 0 <= maps.min() < maps.max() <= 1
+    assert isinstance(figure, Figure)
+    assert 0 <= overlap <= 1
+    assert folder.rows().groupby("method").size().to_dict() == {"grad_cam": 2, "case": 2}
+    assert (folder.path / "report.html").stat().st_size > 10_000
+    assert folder.config()["contrast"]["name"] == "confusion:5"  # as the command line
 
 
 def test_the_numbers_in_the_readme_s_words_are_those_of_the_findings():

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import browse, requested
+from drawing import drawn
 
 from case_jax import stats
 from case_jax._checks import CaseJaxError
@@ -131,7 +132,8 @@ def reported(tmp_path_factory):
     unreadable = {"image_id": 60, "name": f"{HOSTILE}.png", "reason": "truncated <file>"}
     folder = run_folder(tmp_path_factory.mktemp("runs") / "run", rows, excluded=[unreadable])
     add_gallery(folder, list(TITLES))
-    return folder, write_report(folder.path)
+    with drawn(cheaply=False):
+        return folder, write_report(folder.path)
 
 
 def test_writes_every_file(reported):
@@ -441,7 +443,8 @@ def test_same_rows_same_files(reported, tmp_path):
     folder, _ = reported
     copy = tmp_path / "copy"
     shutil.copytree(folder.path, copy)
-    write_report(copy)
+    with drawn(cheaply=False):
+        write_report(copy)
     for file in folder.path.rglob("*"):
         if file.is_file():
             assert file.read_bytes() == (copy / file.relative_to(folder.path)).read_bytes(), file.name
@@ -560,6 +563,6 @@ def test_the_templates_are_part_of_the_package():
 def test_rendered_without_a_date():
     from matplotlib.figure import Figure
 
-    with plain_style():
+    with plain_style(), drawn(cheaply=False):
         first, second = (rendered(Figure(figsize=(1, 1))) for _ in range(2))
     assert first == second

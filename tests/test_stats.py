@@ -1,9 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import wilcoxon
 
 from case_jax import CaseJaxError, stats
 from case_jax.metric_column import MetricColumn
+from case_jax.stats.tests import signed_rank
 
 
 def test_wilcoxon_equals_the_reference(golden):
@@ -24,6 +26,20 @@ def test_effect_size_by_hand():
     assert stats.below(np.array([-3.0, -2.0, 1.0]), 0.0).effect == pytest.approx(-4 / 6)
     assert stats.below(np.full(9, 0.1), 0.5).effect == -1
     assert stats.below(np.full(9, 0.9), 0.5).effect == 1
+
+
+@pytest.mark.parametrize("alternative", ["less", "two-sided"])
+@pytest.mark.parametrize(
+    "differences", [[-2, -2, 1, 3], [0, -1, 2, 2, -4], [1, 1, 1], [-1, 0], [3, -1, 2, -5], [0, 2, -1]]
+)
+def test_few_differences_have_scipy_s_numbers(differences, alternative):
+    found = signed_rank(np.array(differences, float), alternative)
+    assert found == tuple(wilcoxon(np.array(differences, float), alternative=alternative))
+
+
+def test_few_tied_differences_by_hand():
+    # ranks 1.5, 1.5, 3 of |−1|, |1|, |−2|: of the 8 sums 0, 1.5, 1.5, 3, 3, 4.5, 4.5, 6 three are at most 1.5
+    assert signed_rank(np.array([-1.0, 1.0, -2.0, 0.0]), "less") == (1.5, 3 / 8)
 
 
 def test_degenerate_samples_of_the_signed_rank_test():

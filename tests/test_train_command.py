@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import time
 
@@ -27,12 +28,20 @@ from case_jax.training.loop import read_curves
 SHORT = ("--limit", 40, "--epochs", 2, "--share", 0.5, "--batch", 10)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Where the masker lies, and what its training said when it was done."""
+    return {"folder": tmp_path_factory.mktemp("masker") / "run"}
+
+
 @pytest.fixture
-def masker(shell, tmp_path):
-    """Three steps of a class-conditional masker."""
-    status, out, err = shell("train", "masker", "--class-conditional", "--width", 8, *SHORT, "--out", tmp_path / "run")
-    assert status == 0, err
-    return tmp_path / "run", out
+def masker(shell, trained):
+    """Four steps of a class-conditional masker, trained once; a test that spoils it copies it."""
+    if "out" not in trained:
+        words = ("train", "masker", "--class-conditional", "--width", 8, *SHORT, "--out", trained["folder"])
+        status, trained["out"], err = shell(*words)
+        assert status == 0, err
+    return trained["folder"], trained["out"]
 
 
 def test_a_masker_runs_through_the_other_commands(shell, masker, tmp_path):
@@ -145,7 +154,7 @@ def test_a_run_among_the_images_and_an_unfinished_infiller_are_refused(shell, tm
 
 
 def test_damaged_runs_are_named(shell, masker, tmp_path):
-    run = masker[0]
+    run = shutil.copytree(masker[0], tmp_path / "run")
     words = ("train", "masker", "--class-conditional", "--width", 8, *SHORT, "--out", run)
     log = (run / "log.csv").read_text()
     (run / "log.csv").write_text(log + "five,6\n")

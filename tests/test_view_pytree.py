@@ -6,23 +6,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from case_jax import ask, case, tag, tap_function, topk_logits
+from case_jax import ask, case, tag, tap_function, tap_nnx, topk_logits
 from case_jax.contrast import random_sets, table
 from case_jax.methods import METHODS
-from case_jax.models import tap_classifier
+from case_jax.models.digit_resnet import ResidualBlock
 from case_jax.tap import tag_head_input, tag_head_output
 
 TARGETS = jnp.asarray([3, 7])
 
 
+class Net(nnx.Module):
+    """What the shipped classifier is made of, once each."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(3, 6, (3, 3), strides=2, rngs=rngs)
+        self.block = ResidualBlock(6, 8, rngs=rngs)
+        self.head = nnx.Linear(8, 25, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.block(jax.nn.relu(self.stem(x))).mean((1, 2)))
+
+
 @pytest.fixture(scope="module")
-def models(classifier, images):
-    raw = tap_classifier(classifier, images[0], layer="blocks.2.conv2")
+def two():
+    return jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+
+
+@pytest.fixture(scope="module")
+def models(two):
+    net = Net(nnx.Rngs(0))
+    raw = tap_nnx(net, "block.conv2", two[0], linear_head="head")
     return {
         "closed form": raw,
         "pullback": dataclasses.replace(raw, head_kernel=None),
-        "earlier layer": tap_classifier(classifier, images[0], layer="blocks.1"),
+        "earlier layer": tap_nnx(net, "stem", two[0]),
     }
 
 
@@ -40,7 +59,7 @@ ASKED = [  # what the methods ask a view for
 
 
 @pytest.mark.parametrize(("kind", "method"), ASKED)
-def test_a_view_enters_another_compiled_function(models, images, kind, method):
+def test_a_view_enters_another_compiled_function(models, two, kind, method):
     model, traces = models[kind], []
 
     def maps(view, targets):
@@ -49,15 +68,15 @@ def test_a_view_enters_another_compiled_function(models, images, kind, method):
 
     whole = jax.jit(lambda params, x: maps(model.view(params, x), TARGETS))
     view_of, maps_of = jax.jit(model.view), jax.jit(maps)
-    expected = [whole(model.params, x) for x in images[:2]]
+    expected = [whole(model.params, x) for x in two]
     traces.clear()
-    for x, one in zip(images[:2], expected, strict=True):
+    for x, one in zip(two, expected, strict=True):
         view = view_of(model.params, x)
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(view))
         np.testing.assert_allclose(maps_of(view, TARGETS), one, rtol=1e-5, atol=1e-5 * np.abs(one).max())
     assert len(traces) == 1
 
-    views = jax.jit(jax.vmap(model.view, in_axes=(None, 0)))(model.params, images[:2])
+    views = jax.jit(jax.vmap(model.view, in_axes=(None, 0)))(model.params, two)
     batch = jax.jit(jax.vmap(maps, in_axes=(0, None)))(views, TARGETS)
     np.testing.assert_allclose(batch, np.stack(expected), rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
@@ -70,11 +89,11 @@ def test_a_view_made_without_a_trace_is_one_too(tapped, images):
 
 
 @pytest.mark.parametrize("kind", ["closed form", "pullback", "earlier layer"])
-def test_a_view_of_all_classes_keeps_its_table(models, images, kind):
+def test_a_view_of_all_classes_keeps_its_table(models, two, kind):
     model = models[kind]
-    view = jax.jit(model.view_all)(model.params, images[0])
+    view = jax.jit(model.view_all)(model.params, two[0])
     found = jax.jit(lambda v: v.class_weights(jnp.arange(-1, 26)))(view)
-    expected = model.view(model.params, images[0]).class_weights(jnp.arange(25))
+    expected = jax.jit(lambda x: model.view(model.params, x).class_weights(jnp.arange(25)))(two[0])
     np.testing.assert_allclose(found[1:-1], expected, rtol=1e-4, atol=1e-6)
     assert np.isnan(found[jnp.asarray([0, -1])]).all()
 

@@ -1,7 +1,5 @@
 """Paired tests of fidelity (no JAX here)."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -10,7 +8,7 @@ from scipy import stats
 from case_jax.stats.estimates import estimates_of
 from case_jax.stats.intervals import quantile, standard_error
 from case_jax.stats.sharing import Sharing, independent
-from case_jax.stats.tests import holm
+from case_jax.stats.tests import holm, signed_rank
 from case_jax.stats.usable import DROP_PERCENT, correct_rows, drops, watched_rows
 
 COLUMNS = ["method", "reference", "n", "mean_difference", "low", "high", "t", "p_t", "w", "p_w"]
@@ -42,8 +40,8 @@ def paired_tests(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
         both = pd.concat([drop[name], drop[reference]], axis=1, join="inner")
         difference = both.iloc[:, 0].to_numpy() - both.iloc[:, 1].to_numpy()
         sharing = estimates.among(both.index) or independent(len(both))
-        w: Any = stats.wilcoxon(difference) if difference.any() else (np.nan, np.nan)
-        out.append([name, reference, len(both), *_paired_t(difference, sharing), *map(float, w)])
+        w = signed_rank(difference, "two-sided") if difference.any() else (np.nan, np.nan)
+        out.append([name, reference, len(both), *_paired_t(difference, sharing), *w])
     table = pd.DataFrame(out, columns=COLUMNS)
     return table.assign(p_t_holm=holm(table["p_t"].to_numpy(float)), p_w_holm=holm(table["p_w"].to_numpy(float)))
 

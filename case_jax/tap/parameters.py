@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -165,10 +166,16 @@ def permuted(params: Params, *, seed: int = 0) -> Params:
     modules = sorted({tuple(owner_of(path)) for path in paths})
     vectors, arrays = jax.random.split(jax.random.key(seed))
     leaves, structure = jax.tree.flatten(params)
+
+    @cache  # to sort is what takes long to compile
+    def alike(module: int, size: int) -> Array:
+        return jax.random.permutation(jax.random.fold_in(vectors, module), size)
+
     changed = []
     for number, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
-        alike = jax.random.fold_in(vectors, modules.index(tuple(owner_of(path))))
-        own = alike if jnp.ndim(leaf) == 1 else jax.random.fold_in(arrays, number)
-        order = jax.random.permutation(own, jnp.size(leaf))
+        if jnp.ndim(leaf) == 1:
+            order = alike(modules.index(tuple(owner_of(path))), jnp.size(leaf))
+        else:
+            order = jax.random.permutation(jax.random.fold_in(arrays, number), jnp.size(leaf))
         changed.append(jnp.ravel(leaf)[order].reshape(jnp.shape(leaf)))
     return jax.tree.unflatten(structure, changed)
