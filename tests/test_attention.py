@@ -317,13 +317,23 @@ def pooled(a):
     return jnp.einsum("ts,sd->td", jax.nn.softmax(a[0, :1, 0] @ a[0, :, 0].T), a[0, :, 0])[None, :, None]
 
 
+def two_after_one(a):
+    heads = dot_products(a).reshape(1, 9, 2, 2)
+    return jax.nn.dot_product_attention(heads, heads, heads).reshape(a.shape)
+
+
 REFUSED = {
     "fused": (fused, r"attention is fused \('dot_product_attention_fwd_wrapper'\).*implementation='xla'"),
     "none": (jnp.sin, r"this one needs attention.*grad_cam"),
     "over channels": (lambda a: a * jax.nn.softmax(a, axis=1), "this one needs attention"),
     "branch": (branching, "softmax lies inside a 'cond' loop or branch"),
     "windows": (in_windows, r"map of 9 positions, where attention is over 3 tokens"),
-    "pooling": (pooled, r"attention of 1×9 queries and keys"),
+    "finer": (
+        lambda a: dot_products(jnp.tile(a, (1, 4, 1, 1)))[:, :9],
+        "9 positions, where attention is over 36 tokens",
+    ),
+    "unequal": (two_after_one, "1 heads or windows of 9×9 and 2 heads or windows of 9×9"),
+    "pooling": (pooled, "attention of 1 heads or windows of 1×9 queries and keys"),
 }
 
 

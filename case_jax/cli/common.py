@@ -38,7 +38,7 @@ class Common:
     data: str = "digit_scenes"
     """`digit_scenes[:SPLIT[,OPTION=VALUE,…]]` (options: `case-jax guide tests`), `folder:PATH` (labels from sub-folders when there are any), `photos`, `photos:mosaics` or `tfds:NAME:SPLIT`."""
     methods: Names = ()
-    """Names from `case-jax list methods`, or `all`; by default all but the slow ones."""
+    """Names from `case-jax list methods`, or `all`, without those that need a transformer; by default all but the slow ones."""
     limit: int | None = None
     """Number of images, drawn once by the seed; all of a folder, 600 scenes and 300 mosaics by default."""
     out: Path | None = None

@@ -101,7 +101,8 @@ def explain(
     Args:
         images: image files, folders of them, or `digit_scenes:INDEX[,OPTION=VALUE,…]` for a scene of the embedded data.
         model: classifier and contrast.
-        methods: names from `case-jax list methods`, or `all`; by default grad_cam, layer_cam, case, finer_cam and softmax_contrast.
+        methods: names from `case-jax list methods`, or `all`, without those that need a transformer; by default grad_cam, layer_cam, case,
+            finer_cam and softmax_contrast.
         targets: classes by name or index; by default the likeliest.
         against: classes by name or index that the targets are contrasted with: why the target rather than these. Instead of --contrast.
         top: how many of the likeliest classes, 3 by default.

@@ -16,7 +16,7 @@ def attention_of(view: View) -> Attention:
 
     Raises:
         CaseJaxError: for a network without attention, with one over parts of the tokens (windows, channels, a pooling head) or of another
-            number of tokens than the tapped layer's positions and at least as many before them.
+            number of tokens than the tapped layer's positions and at most as many in front of them.
     """
     found = attention(view.predict, view.image)
     if not found.places:
@@ -25,16 +25,16 @@ def attention_of(view: View) -> Attention:
             "vision transformers. Methods for every network are grad_cam, case, input_x_gradient and the others of METHODS."
         )
     positions = math.prod(view.activation.shape[:-1])
-    shapes = {place.shape[1:] for place in found.places}
-    tokens = max(max(shape) for shape in shapes)
+    shapes = sorted({place.shape for place in found.places})
+    _, tokens, keys = shapes[0]
     require(
-        len(shapes) == 1 and shapes == {(tokens, tokens)},
+        len(shapes) == 1 and tokens == keys,
         "model",
-        f"attention of {' and of '.join(f'{q}×{k}' for q, k in sorted(shapes))} queries and keys",
-        "the same tokens as queries and keys in every block (no windows, no pooling by attention)",
+        f"attention of {' and '.join(f'{h} heads or windows of {q}×{k}' for h, q, k in shapes)} queries and keys",
+        "the same heads and tokens, as queries and keys, in every block (no windows, no pooling by attention)",
     )
     require(
-        tokens >= positions,
+        positions <= tokens <= 2 * positions,
         "layer",
         f"a map of {positions} positions, where attention is over {tokens} tokens",
         "a layer with one position for each token of a patch: a block, a normalisation in it (with token_grid), or the patches' convolution",

@@ -33,6 +33,8 @@ COMPARED = ("attention_rollout", "gradient_rollout", "le_grad", "libra_grad", "g
 class Config:
     """How many classes are timed, and how many are held in memory at once."""
 
+    model: str = "vit_base_patch16_224"
+    """A vision transformer of 14×14 patches and 12 blocks from `case-jax list models`."""
     methods: tuple[str, ...] = COMPARED
     """Names from `case-jax list methods`."""
     chunk: int = 16
@@ -50,13 +52,13 @@ class Config:
 
 
 def tapped(config: Config) -> TappedModel:
-    """A ViT-B/16 with random weights, or a tiny one, tapped at its last block's first normalisation."""
+    """The network with random weights, or a tiny one, tapped at its last block's first normalisation."""
     if config.quick:
         sizes = {"width": 16, "depth": 2, "heads": 2, "hidden": 16, "patch": 8, "image_size": 32, "num_classes": 1000}
-        module, side, last = VisionTransformer(**sizes, rngs=nnx.Rngs(0)), 4, 1
+        module, size, last = VisionTransformer(**sizes, rngs=nnx.Rngs(0)), 32, 1
     else:
-        module, side, last = random_network("vit_base_patch16_224"), 14, 11
-    image = jax.random.normal(jax.random.key(0), (module.image_size, module.image_size, 3))
+        module, size, last = random_network(config.model), 224, 11
+    image, side = jax.random.normal(jax.random.key(0), (size, size, 3)), 4 if config.quick else 14
     options = {"token_grid": (side, side), "prefix_tokens": 1, "chunk": config.chunk, "check": False}
     return tap_nnx(module, f"encoder.layers.encoder_layer_{last}.ln_1", image, **options)
 
@@ -102,7 +104,10 @@ def main(config: Config) -> dict[str, Any]:
     rows = measure(config, tapped(config))
     print(tabulate(rows, headers="keys", floatfmt=".3g"))
     print(f"Forward passes are for one class; {config.chunk} classes are in memory at once.")
-    return recorded({**circumstances(), "chunk": config.chunk, "timed": config.timed, "attention": rows}, config.out)
+    return recorded(
+        {**circumstances(), "model": config.model, "chunk": config.chunk, "timed": config.timed, "attention": rows},
+        config.out,
+    )
 
 
 if __name__ == "__main__":
