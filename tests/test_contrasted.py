@@ -156,24 +156,33 @@ def test_a_difference_of_maps(found):
         return jnp.asarray(table)[query.targets]
 
     table = RNG.random((CLASSES, 8, 8)).astype(np.float32)
-    view = MODEL.view(HEAD, IMAGE)
+
+    @jax.jit
+    def run(image):
+        view, query, of_masks = MODEL.view(HEAD, image), Query(TARGETS), difference_of_maps(masks, "mean")
+        return of_masks(view, query), of_masks(view, query, sign=-1), difference_of_maps(centre_gaussian)(view, query)
+
     signed = table[TARGETS] - np.tensordot(found["shares"]["mean"], table, 1)
-    close(difference_of_maps(masks, "mean")(view, Query(TARGETS)), np.maximum(signed, 0))
-    close(difference_of_maps(masks, "mean")(view, Query(TARGETS), sign=-1), np.maximum(-signed, 0))
-    np.testing.assert_allclose(difference_of_maps(centre_gaussian)(view, Query(TARGETS)), 0, atol=1e-6)
+    favouring, opposing, blind = run(IMAGE)
+    close(favouring, np.maximum(signed, 0))
+    close(opposing, np.maximum(-signed, 0))
+    np.testing.assert_allclose(blind, 0, atol=1e-6)
 
 
 def test_why_p_rather_than_q_is_what_speaks_against_q():
-    view = MODEL.view(HEAD, IMAGE)
-    rather = contrastive_explanation(view, ask(view, jnp.asarray([3]), against(1, CLASSES)))
-    close(rather, softmax_contrast(view, Query(jnp.asarray([1])), sign=-1))
+    @jax.jit
+    def run(image):
+        view = MODEL.view(HEAD, image)
+        rather = contrastive_explanation(view, ask(view, jnp.asarray([3]), against(1, CLASSES)))
+        return rather, softmax_contrast(view, Query(jnp.asarray([1])), sign=-1)
+
+    close(*run(IMAGE))
 
 
 def test_a_class_that_the_model_does_not_have_has_no_map():
-    view = MODEL.view(HEAD, IMAGE)
-    targets = jnp.asarray([1, CLASSES])
-    for method in (contrasted(grad_cam), contrasted(occlusion, "max"), difference_of_maps(layer_cam, "mean")):
-        maps = np.asarray(method(view, Query(targets)))
+    methods = (contrasted(grad_cam), contrasted(occlusion, "max"), difference_of_maps(layer_cam, "mean"))
+    query = Query(jnp.asarray([1, CLASSES]))
+    for maps in jax.jit(lambda x: [method(MODEL.view(HEAD, x), query) for method in methods])(IMAGE):
         assert np.isfinite(maps[0]).all()
         assert np.isnan(maps[1]).all()
 

@@ -73,7 +73,8 @@ def test_shape_type_range_and_jit(toy, toy_images, compiled, name):
     assert bool(jnp.isfinite(maps).all())
     assert float(maps.min()) >= 0
     assert float(maps.max()) > 0
-    close(name, maps_of(name, toy)(*args), maps)
+    if not METHODS[name].by_name:  # operation by operation is most of the time
+        close(name, maps_of(name, toy)(*args), maps)
 
 
 @EACH

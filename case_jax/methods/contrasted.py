@@ -177,6 +177,7 @@ class MapDifference:
         Raises:
             CaseJaxError: as the method, and as `rival_shares`; for another sign.
         """
+        require(sign in (1, -1), "sign", sign, "1, evidence for the class, or -1, evidence against it")
         shares = of_existing(view, query, rival_shares(view, query, self.how, self.among))
         every = self.method(view, Query(jnp.arange(len(view.logits)), key=query.key))
         others = jnp.tensordot(shares.astype(every.dtype), every, 1, precision=jax.lax.Precision.HIGHEST)
