@@ -153,9 +153,13 @@ class _Parts:
         self.known = layers(self.model)
         arrays, self._static = eqx.partition(self.model, eqx.is_array)
         self.params = {"params": arrays}
-        self._state, self._indices = state, {}
+        self._state, self._numbers = state, {}
         if state is not None:
-            self._indices = _inside(model, eqx.nn.StateIndex)
+            leaves, structure = jax.tree.flatten(state)
+            numbered = jax.tree.unflatten(structure, range(len(leaves)))
+            kept = _inside(model, eqx.nn.StateIndex).items()
+            found = {path: jax.tree.leaves(numbered.get(index)) for path, index in kept}
+            self._numbers = {f"{path}/{i}": n for path, numbers in found.items() for i, n in enumerate(numbers)}
             self.params["state"] = unflatten_dict(self._by_owner(state), sep=".")
         self.random = call.kwargs.get("key")
         self._call, self._channels_first = call, channels == "first"
@@ -179,17 +183,15 @@ class _Parts:
 
     def _by_owner(self, state: Any) -> dict[str, Array]:
         """The arrays of a state, by the path of the module that has them and their name there."""
-        values = {path: jax.tree.leaves(state.get(index)) for path, index in self._indices.items()}
-        return {f"{path}/{i}": leaf for path, leaves in values.items() for i, leaf in enumerate(leaves)}
+        leaves = jax.tree.leaves(state)
+        return {path: leaves[n] for path, n in self._numbers.items()}
 
     def _set(self, params: Any) -> Any:
         """The state with these arrays."""
-        state = jax.tree.map(lambda leaf: leaf, self._state)  # a state that is changed may not be used again
-        flat = flatten_dict(params, sep=".")
-        for path, index in self._indices.items():
-            leaves, structure = jax.tree.flatten(state.get(index))
-            state = state.set(index, jax.tree.unflatten(structure, [flat[f"{path}/{i}"] for i in range(len(leaves))]))
-        return state
+        leaves, structure = jax.tree.flatten(self._state)
+        for path, leaf in flatten_dict(params, sep=".").items():
+            leaves[self._numbers[path]] = leaf
+        return jax.tree.unflatten(structure, leaves)
 
     def part(self, out: Any) -> int | None:
         """Where the map is in what a layer returns: in front of its new state, where there is one."""

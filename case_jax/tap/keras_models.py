@@ -33,7 +33,8 @@ Replacement = tuple[Any, str, Callable[..., Any]]
 def layers(model: Any) -> dict[str, Any]:
     """The layers that can be tapped, by their names and those of the layers around them: `backbone/conv5_block3_out`.
 
-    Of layers with the same name in one place the second ends in `~2`; a layer that is used in several places stands where it is first.
+    Operations of a functional model, `x + y`, too. Of several with one name in one place the second ends in `~2`; a layer that is used in several
+    places stands where it is first.
     """
     import keras  # type: ignore[import-not-found]
 
@@ -41,12 +42,13 @@ def layers(model: Any) -> dict[str, Any]:
 
     def walk(layer: Any, path: str) -> None:
         inside = layer.layers if isinstance(layer, keras.Model) else layer._flatten_layers(False, recursive=False)
-        for sub in inside:
+        for sub in getattr(layer, "operations", inside):
             if isinstance(sub, keras.layers.InputLayer) or any(sub is other for other in found.values()):
                 continue
             name = _free(f"{path}{sub.name}", found)
             found[name] = sub
-            walk(sub, f"{name}/")
+            if isinstance(sub, keras.Layer):
+                walk(sub, f"{name}/")
 
     walk(model, "")
     return found
@@ -96,7 +98,8 @@ class _Parts:
 
     def __init__(self, model: Any, channels: Channels | None, call_args: Sequence[Any], call_kwargs: dict[str, Any]):
         self.model, self.known = model, layers(model)
-        seeds = [generator.state for layer in (model, *self.known.values()) for generator in layer._seed_generators]
+        owners = (model, *self.known.values())
+        seeds = [seed.state for layer in owners for seed in getattr(layer, "_seed_generators", ())]
         self._seeds = list({id(seed): seed for seed in seeds}.values())
         self._own = [v for v in model.variables if not any(v is seed for seed in self._seeds)]
         self._places = _places(self._own)
@@ -152,7 +155,8 @@ def _replaced(replacements: Sequence[Replacement]) -> Iterator[None]:
 
 def _call_of(layer: Any, around: Callable[[Any], Any]) -> Replacement:
     """What replaces a layer's call: the same, its output passed through a function."""
-    name = "call" if layer.dtype_policy.quantization_mode is None else "quantized_call"
+    policy = getattr(layer, "dtype_policy", None)
+    name = "call" if policy is None or policy.quantization_mode is None else "quantized_call"
     own = getattr(layer, name)
     return layer, name, lambda *args, **kwargs: around(own(*args, **kwargs))
 

@@ -67,10 +67,14 @@ def at_output(function: Callable[[Any, Array], Array], tapped: Tapped) -> Callab
     Raises:
         CaseJaxError: when traced: unless the layer is called once, outside loops but for those whose iterations its path names.
     """
-    whole, written_out = tapped._replace(output=None), out_of_loops(function, tapped.layer, BEFORE)
+    name, whole, written_out = (
+        BEFORE + tapped.layer,
+        tapped._replace(output=None),
+        out_of_loops(function, tapped.layer, BEFORE),
+    )
 
     def run(params: Any, x: Array) -> Array:
-        require_once(tags(jax.make_jaxpr(written_out)(params, x).jaxpr), BEFORE + tapped.layer, tapped.layer)
-        return replayed(written_out, BEFORE, lambda _, value: whole.tag(value, x.shape))(params, x)
+        require_once(tags(jax.make_jaxpr(written_out)(params, x).jaxpr), name, tapped.layer)
+        return replayed(written_out, name, lambda _, value: whole.tag(value, x.shape))(params, x)
 
     return run
