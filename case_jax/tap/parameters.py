@@ -151,7 +151,7 @@ def permuted(params: Params, *, seed: int = 0) -> Params:
     """The parameters with the values of every array in another order: what is left of training are their distributions.
 
     For models without an initialiser. The vectors of one module (a normalisation's mean, variance, scale and bias) are permuted alike, so
-    that a small variance is not met by the scale of another channel; other arrays each for itself.
+    that a small variance is not met by the scale of another channel, also those with further axes of length one; other arrays each for itself.
 
     Args:
         params: trained parameters, any pytree.
@@ -168,7 +168,7 @@ def permuted(params: Params, *, seed: int = 0) -> Params:
     changed = []
     for number, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
         alike = jax.random.fold_in(vectors, modules.index(tuple(owner_of(path))))
-        own = alike if jnp.ndim(leaf) == 1 else jax.random.fold_in(arrays, number)
+        own = alike if jnp.size(leaf) == max(jnp.shape(leaf), default=0) else jax.random.fold_in(arrays, number)
         order = jax.random.permutation(own, jnp.size(leaf))
         changed.append(jnp.ravel(leaf)[order].reshape(jnp.shape(leaf)))
     return jax.tree.unflatten(structure, changed)
