@@ -67,11 +67,12 @@ class Noise:
         return Example(index, f"noise {index}", coarse.repeat(4, 0).repeat(4, 1).astype(np.uint8), index % 3)
 
 
-def evaluated(model, path, **options):
-    """Class sensitivity and sanity checks of four images: a row each for images and methods, and layers changed."""
+def evaluated(model, path):
+    """Class sensitivity and cascading sanity checks of four images: a row each for images and methods, and layers changed."""
     source = Noise(*model.image_shape[:2])
     methods = ("grad_cam", "case")
-    folder = evaluate(source, model, methods=methods, pixels=PIXELS, out=path / "run", contrast="topk_logits:2", tile=4)
+    run = {"contrast": "topk_logits:2", "tile": 4, "metrics": ["sensitivity"], "out": path / "run"}
+    folder = evaluate(source, model, methods=methods, pixels=PIXELS, **run)
     rows = folder.rows()
     assert len(rows) == 4 * len(methods)
     assert set(rows["method"]) == set(methods)
@@ -86,7 +87,6 @@ def evaluated(model, path, **options):
         path / "sanity",
         pixels=PIXELS,
         untrained=permuted(model.params),
-        **options,
+        kinds=("cascading",),
     )
-    layers = parameter_layers(model, depth=options.get("depth")).names
-    assert set(checked.rows()["layer"]) >= set(layers)
+    assert set(checked.rows()["layer"]) >= set(parameter_layers(model).names)

@@ -74,7 +74,6 @@ def test_an_equinox_network_with_a_state(eqx, eqx_net):
     assert tap_equinox(net, "norm", image, state=state, after="relu").layer == "norm, relu"
 
 
-@pytest.mark.slow
 def test_evaluation_of_an_equinox_network_with_a_state(eqx_net, tmp_path):
     net, state = eqx_net
     evaluated(tap_equinox(net, "blocks.0", image_of(16, 20), state=state), tmp_path)

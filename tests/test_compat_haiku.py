@@ -90,7 +90,7 @@ def test_haiku_resnets(hk, blocks, widths, layers, tmp_path):
     model = tap_haiku(transformed, params, state, inner, image, is_training=False)
     compare(model, image, *haiku_by_hand(hk, transformed, params, state, inner, image, is_training=False))
     if layers > 100:
-        evaluated(model, tmp_path, kinds=("cascading",))
+        evaluated(model, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,18 @@ def test_haiku_functions_without_a_state(hk, haiku_net):
     logits = quiet.apply(params, jnp.moveaxis(image, -1, 0)[None])[0]
     for found in (model, other):
         np.testing.assert_allclose(found.view(found.params, image).logits, logits, atol=1e-6)
+
+
+def test_evaluation_of_a_haiku_function(hk, tmp_path):
+    def forward(x, is_training):
+        x = hk.BatchNorm(True, True, 0.9, name="norm")(hk.Conv2D(4, 3, name="conv")(x), is_training)
+        return hk.Linear(CLASSES, name="out")(jax.nn.relu(x).mean((1, 2)))
+
+    transformed, image = hk.transform_with_state(forward), image_of(16, 16)
+    params, state = transformed.init(jax.random.key(0), image[None], True)
+    model = tap_haiku(transformed, params, state, "norm", image, head="out", is_training=False)
+    assert parameter_layers(model).names == ("out", "norm", "conv")  # the averages are the normalisation's
+    evaluated(model, tmp_path)
 
 
 @pytest.mark.parametrize(

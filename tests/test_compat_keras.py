@@ -94,6 +94,10 @@ def test_keras_parameters_are_nested_by_the_variables_paths(keras, net):
     assert sorted(model.params["norm"]) == ["beta", "gamma", "moving_mean", "moving_variance"]
 
 
+def test_evaluation_of_a_keras_model(net, tmp_path):
+    evaluated(tap_keras(net, "inner", image_of(16, 20), link="probabilities"), tmp_path)
+
+
 def test_a_keras_rectifier_behind_a_layer(net):
     assert tap_keras(net, "norm", image_of(16, 20), link="probabilities", after="relu").layer == "norm, relu"
 
@@ -249,4 +253,4 @@ def test_a_keras_application(keras):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_keras_applications(keras, name, tmp_path):
-    evaluated(application(keras, name), tmp_path, kinds=("cascading",))
+    evaluated(application(keras, name), tmp_path)
