@@ -27,7 +27,7 @@ from case_jax.front.explaining import explain
 from case_jax.imageops import finish_maps
 from case_jax.methods import METHODS, all_class_maps, case, finer_cam, grad_cam, softmax_contrast
 from case_jax.metrics import METRICS, agreement
-from case_jax.tap import TappedModel, View, tag, tap_function, tap_linen, tap_nnx
+from case_jax.tap import TappedModel, View, tag, tap_equinox, tap_function, tap_haiku, tap_keras, tap_linen, tap_nnx
 
 if TYPE_CHECKING:
     from case_jax import (
@@ -102,7 +102,10 @@ __all__ = [
     "show",
     "softmax_contrast",
     "tag",
+    "tap_equinox",
     "tap_function",
+    "tap_haiku",
+    "tap_keras",
     "tap_linen",
     "tap_nnx",
     "topk_logits",

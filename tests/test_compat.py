@@ -4,6 +4,10 @@ Packages of the extra `compat`; a test whose package is missing is skipped. Weig
 transformers 4.57, the last release line with Flax, install in half a minute beside the newest JAX.
 """
 
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # read at the first import of keras
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +15,17 @@ import pytest
 from by_hand import cam_and_case
 from flax import linen, nnx
 
-from case_jax import METHODS, all_class_maps, tap_linen, tap_nnx, topk_logits
+from case_jax import (
+    METHODS,
+    CaseJaxError,
+    all_class_maps,
+    tap_equinox,
+    tap_haiku,
+    tap_keras,
+    tap_linen,
+    tap_nnx,
+    topk_logits,
+)
 
 pytestmark = pytest.mark.compat
 CLASSES, RIVALS = 7, 3
@@ -182,3 +196,29 @@ def test_an_nnx_transformer_that_demands_a_generator():
     *found, whole = by_hand(image)
     np.testing.assert_allclose(found[-1], whole, atol=1e-5)
     compare(model, image, *found)
+
+
+TAPS = {
+    "tap_keras": lambda model: tap_keras(model, "a", image_of(8)),
+    "tap_equinox": lambda model: tap_equinox(model, "a", image_of(8)),
+    "tap_haiku": lambda model: tap_haiku(model, {}, None, "a", image_of(8)),
+    "tap_nnx": lambda model: tap_nnx(model, "a", image_of(8)),
+    "tap_linen": lambda model: tap_linen(model, {}, "a", image_of(8)),
+}
+
+
+@pytest.mark.parametrize(
+    ("library", "right", "model_of"),
+    [
+        ("keras", "tap_keras", lambda keras: keras.layers.Dense(3)),
+        ("equinox", "tap_equinox", lambda eqx: eqx.nn.Linear(3, 3, key=jax.random.key(0))),
+        ("haiku", "tap_haiku", lambda hk: hk.transform(lambda x: x)),
+        ("flax", "tap_nnx", lambda _: nnx.Linear(3, 3, rngs=nnx.Rngs(0))),
+        ("flax", "tap_linen", lambda _: linen.Dense(3)),
+    ],
+)
+def test_the_wrong_adapter_names_the_right_one(library, right, model_of):
+    model = model_of(pytest.importorskip(library, reason="pip install 'case-jax[compat]'"))
+    for other in TAPS.keys() - {right}:
+        with pytest.raises(CaseJaxError, match=rf"accepted.*: {right}\("):
+            TAPS[other](model)

@@ -194,6 +194,13 @@ def test_permuting_keeps_values_and_what_belongs_to_one_channel(family):
     assert (np.asarray(again) != kernel).any()
 
 
+def test_permuting_takes_vectors_with_axes_of_length_one_as_vectors():
+    values = np.arange(12.0)
+    found = permuted({"norm": {"scale": values, "mean": values.reshape(1, 1, 1, 12), "kernel": values.reshape(3, 4)}})
+    np.testing.assert_array_equal(found["norm"]["mean"].ravel(), found["norm"]["scale"])
+    assert (np.ravel(found["norm"]["kernel"]) != np.ravel(found["norm"]["scale"])).any()
+
+
 def test_initial_parameters_are_seeded_and_never_those_that_training_began_with(classifier, tapped):
     found = fitted(tapped.params, initial_params(classifier, seed=0), "initial")
     again, other = (initial_params(classifier, seed=seed) for seed in (0, 1))

@@ -11,7 +11,7 @@ import case_jax
 
 
 def test_the_names_are_few_and_all_there():
-    assert len(case_jax.__all__) <= 25
+    assert len(case_jax.__all__) <= 28
     assert all(getattr(case_jax, name) is not None for name in case_jax.__all__)
     assert set(case_jax.__all__) <= set(dir(case_jax))
     assert {"load", "explain", "show", "evaluate"} <= set(case_jax.__all__)

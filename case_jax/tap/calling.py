@@ -1,10 +1,11 @@
 """How a Flax module is called: the module behind partials and wrappers, its arguments, and the one that turns training off."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,15 @@ EVALUATION = {
 TELLING = ("train", "drop", "determin", "eval", "infer", "running", "stoch", "noise", "augment")
 """Parts of names that speak of the same."""
 
-LIBRARIES = ("case_jax", "contextlib", "flax", "functools", "jax")
+LIBRARIES = ("case_jax", "contextlib", "equinox", "flax", "functools", "haiku", "jax", "keras")
+ADAPTERS = {
+    "flax.linen": "tap_linen(module, variables, layer, image)",
+    "flax.nnx": "tap_nnx(module, layer, image)",
+    "keras": "tap_keras(model, layer, image)",
+    "equinox": "tap_equinox(model, where, image)",
+    "haiku": "tap_haiku(transformed, params, state, layer, image)",
+}
+"""The adapter for each library's models."""
 
 
 class Called(NamedTuple):
@@ -78,6 +87,19 @@ def called(model: Any, kind: type, accepted: str, args: Sequence[Any], kwargs: d
     return Called(found, method, before, tuple(args), kwargs)
 
 
+def wrong_kind(argument: str, model: Any, accepted: str) -> CaseJaxError:
+    """The error for what an adapter does not take; the right adapter is named, where there is one.
+
+    Libraries are told by the names of classes, so that none is imported.
+    """
+    given = f"{argument}: got a {type(model).__name__}"
+    for kind in type(model).__mro__:
+        for library, adapter in ADAPTERS.items():
+            if f"{kind.__module__}.".startswith(f"{library}."):
+                return CaseJaxError(f"{given}, which is of {library}; accepted for it: {adapter}.")
+    return CaseJaxError(f"{given}; accepted: {accepted}.")
+
+
 def _no_module(model: Any, accepted: str) -> CaseJaxError:
     from flax import linen, nnx
 
@@ -87,7 +109,7 @@ def _no_module(model: Any, accepted: str) -> CaseJaxError:
     if isinstance(inner, linen.Module):
         params = "{'params': model.params}" if hasattr(model, "params") else "its variables"
         return CaseJaxError(f"{given}, which holds a Flax module; accepted: tap_linen(model.module, {params}, …).")
-    return CaseJaxError(f"{given}; accepted: {accepted}.")
+    return wrong_kind("module", model, accepted)
 
 
 def require_arguments(call: Called, tap: str, own: Iterable[str] = ()) -> None:
@@ -110,13 +132,27 @@ def require_arguments(call: Called, tap: str, own: Iterable[str] = ()) -> None:
     for p in parameters:
         lacks = p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         if lacks and p.name not in filled:
-            value = {"rngs": "nnx.Rngs(0)" if tap == "tap_nnx" else "{'dropout': jax.random.key(0)}"}.get(
+            generators = "nnx.Rngs(0)" if tap == "tap_nnx" else "{'dropout': jax.random.key(0)}"
+            value = {"rngs": generators, "key": "jax.random.key(0)"}.get(
                 p.name, repr(EVALUATION[p.name]) if p.name in EVALUATION else "…"
             )
             how = f"call_args=({value},)" if p.kind is p.POSITIONAL_ONLY else f"{p.name}={value}"
             raise CaseJaxError(
                 f"{p.name}: {name}({', '.join(names)}) needs it, and it was not given; accepted: {tap}(…, {how})."
             )
+
+
+@contextlib.contextmanager
+def told_of_arguments(tap: str, example: str) -> Iterator[None]:
+    """An error of Python about the arguments of a call, where no signature tells of them before, is one that says where they go."""
+    try:
+        yield
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise CaseJaxError(
+            f"call: {error}; accepted: what the call takes by name, {tap}(…, {example}), or in order, call_args=(…,)."
+        ) from error
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

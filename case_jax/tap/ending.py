@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.extend.core import Literal as Constant
+from jax.extend.core.primitives import name_p
 from jaxtyping import Array
 
 from case_jax._checks import CaseJaxError
@@ -62,6 +63,14 @@ def ending(closed: ClosedJaxpr) -> Ending:
     if logits is None or logits.aval.shape != last.outvars[0].aval.shape:  # type: ignore[attr-defined]
         return Ending(closed, name, linear)
     return Ending(closed, name, linear, "softmax", last, logits)
+
+
+def ends_in_tag(closed: ClosedJaxpr, name: str) -> bool:
+    """Whether a program's output, or what its last softmax or sigmoid takes, is the value of that tag; changes of shape and type left out."""
+    found = ending(closed)
+    jaxpr = found.program.jaxpr
+    last = _maker(jaxpr, jaxpr.outvars[0] if found.kind is None else found.logits)
+    return last is not None and last.primitive is name_p and last.params["name"] == name
 
 
 def without_ending(apply: Callable[[Any, Array], Array], kind: Kind) -> Callable[[Any, Array], Array]:

@@ -35,7 +35,7 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """A Flax module as a pure function of all that it may depend on."""
+    """A network as a pure function of all that it may depend on."""
 
     forward: Callable[[Any, Any, Float[Array, "B *space D"], Note], tuple[Float[Array, "B C"], dict[str, Written]]]
     """(params, random, images, note) to logits, and the variables written; what every sub-module returns goes through `note`."""
@@ -216,11 +216,11 @@ def require_reached(survey: Survey, path: str, call: int | None, tokens: Tokens 
     """
     calls = survey.calls(path)
     if call is None and len(calls) > 1:
-        where = ", ".join(f"call={i} in {place}" for i, place in enumerate(places))
+        named = [f"call={i} in {place}" for i, place in enumerate(places)]
+        where = ", ".join(named if len(named) == len(calls) else [f"call={i}" for i in range(len(calls))])
         raise CaseJaxError(
-            f"layer: {path!r} is evaluated {len(calls)} times in one forward pass"
-            + (f" ({where}); choose one of these calls" if len(places) == len(calls) else "")
-            + ", or tap a layer that is used once."
+            f"layer: {path!r} is evaluated {len(calls)} times in one forward pass ({where}); choose one of these calls, or tap a layer that "
+            "is used once."
         )
     if not calls or (call or 0) >= len(calls):
         return

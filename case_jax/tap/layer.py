@@ -18,6 +18,28 @@ CHANNELS = (1, 3, 4)
 """Usual numbers of an image's channels."""
 
 
+class Form(NamedTuple):
+    """How a layer's output for one image is laid out."""
+
+    batched: bool = True
+    """Whether it has a batch axis, of length one."""
+    channels_first: bool = False
+    """Whether the channels of a map stand before its places; those of tokens never do."""
+
+    def rows(self, value: jax.Array, *, turned: bool) -> jax.Array:
+        """The output with a batch axis, and its channels last."""
+        value = value if self.batched else value[None]
+        return jnp.moveaxis(value, 1, -1) if turned and self.channels_first else value
+
+    def back(self, value: jax.Array, *, turned: bool) -> jax.Array:
+        """The inverse of `rows`."""
+        value = jnp.moveaxis(value, -1, 1) if turned and self.channels_first else value
+        return value if self.batched else value[0]
+
+
+BATCHED = Form()
+
+
 class Tapped(NamedTuple):
     """Which value of a network is tapped."""
 
@@ -29,28 +51,33 @@ class Tapped(NamedTuple):
     """Which of the layer's calls, from 0; None where there is one."""
     tokens: Tokens | None = None
     """How the layer's tokens lie in the image; None for a layer that returns a map."""
+    form: Form = BATCHED
+    """How the output is laid out."""
 
     def tag(self, output: Any, image_shape: Sequence[int]) -> Any:
-        """Tag what the layer returns for a batch of one image: a map (1, h, w, K), or tokens (1, prefix + h·w, K).
+        """Tag what the layer returns for one image: a map (1, h, w, K), or tokens (1, prefix + h·w, K), or what has another form.
 
         Raises:
             CaseJaxError: for an output that is not one array, several rows for one image, or tokens that the grid does not fit.
         """
 
         def changing(value: jax.Array) -> jax.Array:
+            turned = self.tokens is None and value.ndim == len(image_shape) + self.form.batched
+            rows = self.form.rows(value, turned=turned)
             require(
-                value.ndim >= 1 and value.shape[0] == 1,
+                rows.ndim >= 1 and rows.shape[0] == 1,
                 "layer",
                 f"{self.layer!r} with an output of shape {tuple(value.shape)} for one image",
                 "a layer that returns one map, (1, height, width, channels); of parts of an image (windows) tap the block around them",
             )
             if self.tokens is None:
-                require_no_tokens(value.shape, image_shape, self.layer)
-                return tag(value[0], LAYER + self.layer)[None]
+                require_no_tokens(rows.shape, image_shape, self.layer)
+                return self.form.back(tag(rows[0], LAYER + self.layer)[None], turned=turned)
             prefix, grid = self.tokens.prefix, self.tokens.grid
-            self.tokens.require_fit(value.shape, image_shape, self.layer)
-            tagged = tag(value[0, prefix:].reshape(*grid, -1), LAYER + self.layer)
-            return jnp.concatenate([value[:, :prefix], tagged.reshape(1, math.prod(grid), -1)], axis=1)
+            self.tokens.require_fit(rows.shape, image_shape, self.layer)
+            tagged = tag(rows[0, prefix:].reshape(*grid, -1), LAYER + self.layer)
+            whole = jnp.concatenate([rows[:, :prefix], tagged.reshape(1, math.prod(grid), -1)], axis=1)
+            return self.form.back(whole, turned=turned)
 
         return changed(output, self.output, changing, self.layer)
 
@@ -63,6 +90,7 @@ def tapped_value(
     token_grid: Sequence[int] | None,
     prefix_tokens: int,
     check: bool,
+    form: Form = BATCHED,
 ) -> Tapped:
     """Which value of a network is tapped, by the arguments of the adapters.
 
@@ -73,7 +101,7 @@ def tapped_value(
     accepted = "None for a layer inside a loop, which a number in its path chooses"
     require(call is None or not numbers, "call", call, accepted)
     tokens = None if token_grid is None else Tokens(tuple(token_grid), prefix_tokens, check)
-    return Tapped(layer, output, call, tokens)
+    return Tapped(layer, output, call, tokens, form)
 
 
 def further_layers(

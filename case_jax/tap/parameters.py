@@ -152,7 +152,7 @@ def permuted(params: Params, *, seed: int = 0) -> Params:
     """The parameters with the values of every array in another order: what is left of training are their distributions.
 
     For models without an initialiser. The vectors of one module (a normalisation's mean, variance, scale and bias) are permuted alike, so
-    that a small variance is not met by the scale of another channel; other arrays each for itself.
+    that a small variance is not met by the scale of another channel, also those with further axes of length one; other arrays each for itself.
 
     Args:
         params: trained parameters, any pytree.
@@ -173,7 +173,7 @@ def permuted(params: Params, *, seed: int = 0) -> Params:
 
     changed = []
     for number, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
-        if jnp.ndim(leaf) == 1:
+        if jnp.size(leaf) == max(jnp.shape(leaf), default=0):
             order = alike(modules.index(tuple(owner_of(path))), jnp.size(leaf))
         else:
             order = jax.random.permutation(jax.random.fold_in(arrays, number), jnp.size(leaf))

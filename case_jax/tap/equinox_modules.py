@@ -1,0 +1,420 @@
+"""Equinox modules, functions of one image, as tapped models.
+
+`equinox` is imported where it is used, and only for a model that is Equinox's already.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
+
+from case_jax._checks import require, unknown
+from case_jax.tap.after import BEFORE, after_relu, require_after, tag_before
+from case_jax.tap.calling import (
+    Called,
+    caller,
+    evaluation_advice,
+    holders,
+    require_arguments,
+    require_one_image,
+    told_of_arguments,
+    wrong_kind,
+)
+from case_jax.tap.ending import ends_in_tag
+from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
+from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
+from case_jax.tap.layer import Form, Tapped, tapped_value, told_of_channels
+from case_jax.tap.link import Link
+from case_jax.tap.loops import iterations, out_of_loops
+from case_jax.tap.outputs import Pick, changed, is_array, vector_of
+from case_jax.tap.replay import at_output, replayed
+from case_jax.tap.split import LAYER, split, tag
+from case_jax.tap.view import TappedModel, tapped
+
+Where = str | Callable[[Any], Any]
+Around = Callable[..., Any]
+"""(a module's call, its arguments) to what it returns."""
+SEEN = "case_jax.seen:"
+"""Before the name of a tag: it stands inside a `jax.vmap`, perhaps, and is to be set again outside."""
+
+
+def _inside(model: Any, kind: type) -> dict[str, Any]:
+    """The modules of a kind in a module, by dotted path in the order of its fields."""
+    found: dict[str, Any] = {}
+
+    def walk(node: Any, path: tuple[str, ...]) -> None:
+        import equinox as eqx  # type: ignore[import-not-found]
+
+        is_leaf = lambda value: value is not node and isinstance(value, eqx.Module)  # noqa: E731
+        for keys, leaf in jax.tree_util.tree_flatten_with_path(node, is_leaf=is_leaf)[0]:
+            if isinstance(leaf, eqx.Module):
+                below = (*path, *(jax.tree_util.keystr((key,), simple=True) for key in keys))
+                if isinstance(leaf, kind):
+                    found[".".join(below)] = leaf
+                walk(leaf, below)
+
+    walk(model, ())
+    return found
+
+
+def layers(model: Any) -> dict[str, Any]:
+    """The modules that can be tapped, by dotted path (`blocks.2.conv1`)."""
+    import equinox as eqx  # type: ignore[import-not-found]
+
+    return {path: sub for path, sub in _inside(model, eqx.Module).items() if callable(sub)}
+
+
+def _path_of(argument: str, where: Where, model: Any, known: Mapping[str, Any]) -> str:
+    """The path of a module that is given by its path or by a function into the whole.
+
+    Raises:
+        CaseJaxError: for one that does not exist, or a value that is no module, or stands in several places.
+    """
+    if isinstance(where, str):
+        if iterations(where)[0] not in known:
+            raise unknown(argument, where, known)
+        return where
+    require(callable(where), argument, f"a {type(where).__name__}", "a path, 'blocks.2.conv1', or lambda m: m.conv1")
+    try:
+        chosen = where(model)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise unknown(argument, getattr(error, "name", None) or str(error), known) from error
+    paths = [path for path, sub in known.items() if sub is chosen]
+    accepted = f"a module that stands in one place of the model, for example lambda m: m.{next(iter(known), '…')}"
+    require(len(paths) == 1, argument, f"a {type(chosen).__name__} that stands in {len(paths)} of its places", accepted)
+    return paths[0]
+
+
+@functools.lru_cache(maxsize=512)
+def _watched_class(kind: type) -> type:
+    """A class like another, whose call goes through a function that each of its objects has."""
+    import equinox as eqx  # type: ignore[import-not-found]
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._case_jax_around(functools.partial(kind.__call__, self), *args, **kwargs)
+
+    fields = {"_case_jax_around": eqx.field(static=True, default=None), "__annotations__": {"_case_jax_around": Any}}
+    return type(kind)(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__, **fields})
+
+
+def _watched(module: Any, around: Around) -> Any:
+    """A module like another, whose call goes through a function."""
+    watched = object.__new__(_watched_class(type(module)))
+    for name, value in vars(module).items():
+        object.__setattr__(watched, name, value)
+    object.__setattr__(watched, "_case_jax_around", around)
+    return watched
+
+
+def _at(node: Any, names: Sequence[str]) -> Any:
+    """What stands at a path."""
+    for name in names:
+        node = node[_key(node, name)] if _is_container(node) else getattr(node, name)
+    return node
+
+
+def _is_container(node: Any) -> bool:
+    return isinstance(node, (Mapping, list, tuple)) and not hasattr(node, "_fields")
+
+
+def _key(node: Any, name: str) -> Any:
+    return name if isinstance(node, Mapping) and name in node else int(name)
+
+
+def _with(node: Any, names: Sequence[str], change: Callable[[Any], Any]) -> Any:
+    """A copy with what stands at a path changed."""
+    if not names:
+        return change(node)
+    first, rest = names[0], names[1:]
+    if hasattr(node, "_fields"):
+        return node._replace(**{first: _with(getattr(node, first), rest, change)})
+    if _is_container(node):
+        key = _key(node, first)
+        items = dict(node) if isinstance(node, Mapping) else list(node)
+        items[key] = _with(node[key], rest, change)
+        return type(node)(items)  # type: ignore[call-arg]
+    again = object.__new__(type(node))
+    for name, value in vars(node).items():
+        object.__setattr__(again, name, _with(value, rest, change) if name == first else value)
+    return again
+
+
+class _Parts:
+    """A module in inference as a pure function of its arrays and its state."""
+
+    def __init__(self, model: Any, state: Any, call: Called, channels: Literal["first", "last"]):
+        import equinox as eqx  # type: ignore[import-not-found]
+
+        self.model = eqx.nn.inference_mode(model)
+        self.known = layers(self.model)
+        arrays, self._static = eqx.partition(self.model, eqx.is_array)
+        self.params = {"params": arrays}
+        self._state, self._numbers = state, {}
+        if state is not None:
+            leaves, structure = jax.tree.flatten(state)
+            numbered = jax.tree.unflatten(structure, range(len(leaves)))
+            kept = _inside(model, eqx.nn.StateIndex).items()
+            found = {path: jax.tree.leaves(numbered.get(index)) for path, index in kept}
+            self._numbers = {f"{path}/{i}": n for path, numbers in found.items() for i, n in enumerate(numbers)}
+            self.params["state"] = unflatten_dict(self._by_owner(state), sep=".")
+        self.random = call.kwargs.get("key")
+        self._call, self._channels_first = call, channels == "first"
+
+    def run(self, params: Any, random: Any, x: Array, around: Mapping[str, Around]) -> tuple[Any, dict[str, Any]]:
+        """What the model returns for one image, channels last, and its state by path; calls of some of its modules through functions."""
+        import equinox as eqx  # type: ignore[import-not-found]
+
+        model = eqx.combine(params["params"], self._static)
+        for path in around:
+            model = _with(model, path.split("."), functools.partial(_watched, around=around[path]))
+        call = self._call if random is None else self._call._replace(kwargs={**self._call.kwargs, "key": random})
+        x = jnp.moveaxis(x, -1, 0) if self._channels_first else x
+        if self._state is None:
+            return call.on(model, x), {}
+        out = call._replace(after=(self._set(params["state"]), *call.after)).on(model, x)
+        accepted = "a model that returns its output and its new state; without a state leave state= out"
+        returns = isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], eqx.nn.State)
+        require(returns, "model", f"a {type(out).__name__} for model(x, state)", accepted)
+        return out[0], self._by_owner(out[1])
+
+    def _by_owner(self, state: Any) -> dict[str, Array]:
+        """The arrays of a state, by the path of the module that has them and their name there."""
+        leaves = jax.tree.leaves(state)
+        return {path: leaves[n] for path, n in self._numbers.items()}
+
+    def _set(self, params: Any) -> Any:
+        """The state with these arrays."""
+        leaves, structure = jax.tree.flatten(self._state)
+        for path, leaf in flatten_dict(params, sep=".").items():
+            leaves[self._numbers[path]] = leaf
+        return jax.tree.unflatten(structure, leaves)
+
+    def part(self, out: Any) -> int | None:
+        """Where the map is in what a layer returns: in front of its new state, where there is one."""
+        import equinox as eqx  # type: ignore[import-not-found]
+
+        return 0 if isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], eqx.nn.State) else None
+
+
+def _network(parts: _Parts, call: Called, target: Tapped, pick: Pick, places: list[str]) -> Network:
+    """The module as what is checked."""
+
+    def seen(path: str) -> Around:
+        def around(own: Any, *args: Any, **kwargs: Any) -> Any:
+            out = own(*args, **kwargs)
+            if path == target.layer:
+                places.append(caller())
+                part = parts.part(out) if target.output is None else target.output
+                out = changed(out, part, lambda value: tag(value, SEEN + CHOSEN + path), path)
+            leaves, structure = jax.tree.flatten(out)
+            tagged = [tag(leaf, SEEN + path) if is_array(leaf) else leaf for leaf in leaves]
+            return jax.tree.unflatten(structure, tagged)
+
+        return around
+
+    def forward(params: Any, random: Any, images: Array, note: Note) -> tuple[Array, dict[str, Written]]:
+        if len(images) != 1:
+            raise ValueError("an Equinox module takes one image")  # so that it is not asked about the rest of a batch
+
+        def single(params: Any, random: Any, x: Array) -> tuple[Array, dict[str, Any]]:
+            places.clear()
+            out, state = parts.run(params, random, x, {path: seen(path) for path in parts.known})
+            return vector_of(out, pick), state
+
+        def again(name: str, value: Array) -> Array:
+            return (tag(value[None], name) if name.startswith(CHOSEN) else note(name, value[None]))[0]
+
+        logits, state = replayed(single, SEEN, again, loops=True)(params, random, images[0])
+        written = {
+            f"{path}.{i}": leaf for path, value in state.items() for i, leaf in enumerate(jax.tree.leaves(value))
+        }
+        return logits[None], {path: Written(leaf, False) for path, leaf in written.items()}
+
+    known = {"": parts.model, **parts.known}
+    return Network(
+        forward,
+        parts.params,
+        parts.random,
+        kind=lambda path: type(known[path]).__name__ if path in known else "a variable",
+        advice=lambda path: evaluation_advice(call, holders(known, path), "tap_equinox"),
+    )
+
+
+class _Head(NamedTuple):
+    """A declared head: where it stands, the channels in front of it, and whether other layers follow."""
+
+    path: str
+    channels: int
+    channels_first: bool
+    followed: bool
+
+    def ordered(self, rows: Array) -> Array:
+        """The head's inputs, the first axis, from (channel, position) to (position, channel)."""
+        return self._turned(rows, self.channels, -1) if self.channels_first else rows
+
+    def _turned(self, rows: Array, *shape: int) -> Array:
+        if rows.shape[0] % self.channels:
+            return rows  # a head that is refused later
+        return jnp.swapaxes(rows.reshape(*shape, *rows.shape[1:]), 0, 1).reshape(rows.shape)
+
+    def call(self, own: Any, x: Array, *args: Any, **kwargs: Any) -> Any:
+        """Its call with its input marked, and its output where others follow."""
+        x = tag(self.ordered(x), HEAD_INPUT)
+        z = own(self._turned(x, -1, self.channels) if self.channels_first else x, *args, **kwargs)
+        return tag(z, HEAD_OUTPUT) if self.followed else z
+
+    def kernel(self, params: Any) -> Array:
+        return self.ordered(_at(params["params"], self.path.split(".")).weight.T)
+
+
+def _require_equinox(model: Any, state: Any) -> None:
+    """Raise unless a model is an Equinox module, with a state where it keeps one."""
+    if not any(f"{kind.__module__}.".startswith("equinox.") for kind in type(model).__mro__):
+        raise wrong_kind("model", model, "an equinox.Module")
+    import equinox as eqx  # type: ignore[import-not-found]
+
+    require(
+        state is None or isinstance(state, eqx.nn.State), "state", f"a {type(state).__name__}", "an equinox.nn.State"
+    )
+    kept = _inside(model, eqx.nn.StateIndex)
+    accepted = "state=state, from model, state = eqx.nn.make_with_state(Model)(…) and the training behind it"
+    require(state is not None or not kept, "state", f"none, for a model that keeps {next(iter(kept), '')!r}", accepted)
+
+
+def tap_equinox(
+    model: Any,
+    where: Where,
+    image: Float[Array, "*space D"],
+    *,
+    state: Any = None,
+    head: Where | None = None,
+    head_channels: tuple[int, int] | None = None,
+    output: Pick = None,
+    layer_output: str | int | None = None,
+    call: int | None = None,
+    after: Literal["relu"] | None = None,
+    token_grid: tuple[int, ...] | None = None,
+    prefix_tokens: int = 0,
+    channels: Literal["first", "last"] = "first",
+    chunk: int = 64,
+    check: bool = True,
+    call_args: Sequence[Any] = (),
+    link: Link | None = None,
+    **call_kwargs: Any,
+) -> TappedModel:
+    """Split an Equinox classifier at one of its modules; the model itself is left untouched.
+
+    What is tapped is the model in evaluation: `eqx.nn.inference_mode` of it, and the given arguments of its call. That its output depends
+    on arrays and image alone, not on random numbers or statistics that it writes, is checked here.
+
+    Args:
+        model: a classifier that maps one image (D, H, W) to logits (C,), or with a state to logits and the new state.
+        where: the module whose output, (K, h, w), is tapped: a path, `blocks.2.conv1`, or a function, `lambda m: m.blocks[2].conv1`. One that is
+            called under `jax.vmap`, as the normalisation of tokens is, counts with all its calls together. In a stack of modules that
+            `jax.lax.scan` runs over a number in the path says which: `blocks[-1].norm1`.
+        image: one normalised image (H, W, D), channels last; the model gets it, and gives its maps, channels first.
+        state: of its `BatchNorm` and other stateful layers.
+        head: the first `eqx.nn.Linear` behind it (a path or a function), when everything in between acts on each channel alone: class
+            weights then have a closed form, which is checked against the pullback here. Others may follow it, as in a VGG.
+        head_channels: (first, total), when the layer's channels are only some of those in front of the head.
+        output: where the logits are in what the model returns (without its state): a key, an index, an attribute, or a function of it.
+        layer_output: where the map is in what the layer returns: a key, an index or an attribute; of a map and a state the map is taken.
+        call: which of the layer's calls is tapped, from 0, when there are several.
+        after: "relu" taps, instead of the layer's output, the value behind the rectifier that takes it.
+        token_grid: rows and columns, when the layer's output are tokens, (prefix_tokens + rows · columns, K): the last become the map.
+        prefix_tokens: how many tokens stand in front of those of the grid (a class token, registers).
+        channels: "last" for a model that takes (H, W, D) and whose layer gives (h, w, K).
+        chunk: most classes whose gradients are held in memory at once.
+        check: False skips what is checked here beyond shapes: evaluation, a path from layer to logits, the grid's aspect ratio,
+            the closed form.
+        call_args: further positional arguments of the call, behind the image and the state.
+        link: what the outputs are: "softmax" (logits, of which one class is true; the default), "sigmoid" (logits of labels that may all be
+            true), "probabilities" (the network ends in softmax, which is taken off) or "identity" (no logits, as in regression). One
+            logit z becomes two classes, (−z/2, z/2).
+        **call_kwargs: keyword arguments of the call, for example `key=jax.random.key(0)`.
+
+    Returns:
+        The tapped model; its `params` are the model's arrays under "params" (`eqx.partition`), and its state under "state".
+
+    Raises:
+        CaseJaxError: for an unknown layer (those that exist are listed, nearest first), a state that is missing, a layer that is called
+            several times without `call`, one on which the logits do not depend, an output that is not one map or, with `after`, is not
+            rectified next, logits that are not one vector, a model in training, arguments that its call does not take, an image with
+            its channels first, a head that is no linear layer or whose closed form fails, or outputs that are probabilities, without
+            a link that says so.
+    """
+    _require_equinox(model, state)
+    require_one_image(image)
+    require_after(after)
+    require(call is None or call >= 0, "call", call, "the number of a call, from 0")
+    require(channels in ("first", "last"), "channels", repr(channels), "'first' or 'last'")
+    invoked = Called(model, "__call__", (), tuple(call_args), dict(call_kwargs))
+    with_state = invoked if state is None else invoked._replace(after=(state, *call_args))
+    require_arguments(with_state, "tap_equinox")
+    parts = _Parts(model, state, invoked, channels)
+    layer = _path_of("where", where, model, layers(model))
+    path = iterations(layer)[0]
+    target = tapped_value(
+        layer,
+        output=layer_output,
+        call=call,
+        token_grid=token_grid,
+        prefix_tokens=prefix_tokens,
+        check=check,
+        form=Form(batched=False, channels_first=channels == "first"),
+    )
+    places: list[str] = []
+    if check:
+        with told_of_channels(image), told_of_arguments("tap_equinox", "key=jax.random.key(0)"):
+            survey = surveyed(_network(parts, with_state, target, output, places), image)
+        if path == layer:
+            require_reached(survey, path, call, target.tokens, places)
+    inside = target._replace(layer=path)
+
+    def applied(of_head: _Head | None) -> Callable[[Any, Array], Array]:
+        def apply(params: Any, x: Array) -> Array:
+            calls: list[str] = []
+
+            def tagged(own: Any, *args: Any, **kwargs: Any) -> Any:
+                out = own(*args, **kwargs)
+                calls.append(path)
+                if call is not None and len(calls) != call + 1:
+                    return out
+                part = parts.part(out) if layer_output is None else layer_output
+                return tag_before(out, inside._replace(output=part))
+
+            around = {path: tagged} | ({} if of_head is None else {of_head.path: of_head.call})
+            logits = vector_of(parts.run(params, parts.random, x, around)[0], output)
+            known = f"a number below {len(calls)}, the calls of {layer!r}"
+            require(call is None or call < len(calls), "call", call, known)
+            return logits
+
+        return at_output(apply, target) if after is None else after_relu(out_of_loops(apply, layer, BEFORE), target)
+
+    apply, of_head = applied(None), None
+    if head is not None:
+        at = _path_of("head", head, model, layers(model))
+        given = f"{at!r}, a {type(parts.known[at]).__name__}"
+        require(type(parts.known[at]).__name__ == "Linear", "head", given, "an eqx.nn.Linear")
+        with told_of_channels(image):
+            count = jax.eval_shape(split(apply, LAYER + layer), parts.params, image)[0].shape[-1]
+            of_head = _Head(at, head_channels[1] if head_channels else count, channels == "first", True)
+            program = jax.make_jaxpr(applied(of_head))(parts.params, image)
+        of_head = of_head._replace(followed=not ends_in_tag(program, HEAD_OUTPUT))
+        apply = applied(of_head)
+    return tapped(
+        apply,
+        parts.params,
+        image,
+        layer=layer if after is None else f"{layer}, relu",
+        tag=LAYER + layer,
+        head_kernel=None if of_head is None else of_head.kernel,
+        head_channels=head_channels,
+        chunk=chunk,
+        check=check,
+        link=link,
+    )

@@ -1,0 +1,367 @@
+"""Keras 3 models on the JAX backend as tapped models.
+
+`keras` is imported where it is used, and only for a model that is Keras's already.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
+
+from case_jax._checks import CaseJaxError, require, unknown
+from case_jax.tap.after import at_its_place, mark, require_after
+from case_jax.tap.calling import require_one_image, told_of_arguments, wrong_kind
+from case_jax.tap.ending import ends_in_tag
+from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
+from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, as_used
+from case_jax.tap.layer import Form, Tapped, tapped_value, told_of_channels
+from case_jax.tap.link import Link
+from case_jax.tap.outputs import Pick, changed, logits_of
+from case_jax.tap.split import LAYER, tag
+from case_jax.tap.view import TappedModel, tapped
+
+Channels = Literal["first", "last"]
+Path = tuple[str, ...]
+Replacement = tuple[Any, str, Callable[..., Any]]
+"""An object, the name of one of its functions, and what stands in its place for a while."""
+
+
+def layers(model: Any) -> dict[str, Any]:
+    """The layers that can be tapped, by their names and those of the layers around them: `backbone/conv5_block3_out`.
+
+    Operations of a functional model, `x + y`, too. Of several with one name in one place the second ends in `~2`; a layer that is used in several
+    places stands where it is first.
+    """
+    import keras  # type: ignore[import-not-found]
+
+    found: dict[str, Any] = {}
+
+    def walk(layer: Any, path: str) -> None:
+        inside = layer.layers if isinstance(layer, keras.Model) else layer._flatten_layers(False, recursive=False)
+        for sub in getattr(layer, "operations", inside):
+            if isinstance(sub, keras.layers.InputLayer) or any(sub is other for other in found.values()):
+                continue
+            name = _free(f"{path}{sub.name}", found)
+            found[name] = sub
+            if isinstance(sub, keras.Layer):
+                walk(sub, f"{name}/")
+
+    walk(model, "")
+    return found
+
+
+def _free(name: str, taken: Mapping[Any, Any]) -> str:
+    number = 1
+    while (free := name if number == 1 else f"{name}~{number}") in taken:
+        number += 1
+    return free
+
+
+def _path_of(argument: str, given: str, known: Mapping[str, Any]) -> str:
+    """The path of a layer by its path or, where it is the only one of that name, its name.
+
+    Raises:
+        CaseJaxError: for an unknown layer, or a name of several.
+    """
+    if given in known:
+        return given
+    named = [path for path in known if path.rpartition("/")[2] == given]
+    if not named:
+        raise unknown(argument, given, known)
+    require(len(named) == 1, argument, f"{given!r}, the name of {len(named)} layers", ", ".join(map(repr, named)))
+    return named[0]
+
+
+def _places(variables: Sequence[Any]) -> list[Path]:
+    """Where each variable stands in the parameters: its own path; of several with one path the second's owner ends in `~2`."""
+    taken: set[Path] = set()
+    nodes: set[Path] = set()
+    places = []
+    for variable in variables:
+        *owner, name = variable.path.split("/")
+        number, place = 1, (*owner, name)
+        while place in taken or place in nodes or any(place[:i] in taken for i in range(1, len(place))):
+            number += 1
+            place = (*owner[:-1], f"{owner[-1]}~{number}", name) if owner else (f"{name}~{number}",)
+        taken.add(place)
+        nodes.update(place[:i] for i in range(1, len(place)))
+        places.append(place)
+    return places
+
+
+class _Parts:
+    """A Keras model as a pure function of its parameters and the state of its random generators."""
+
+    def __init__(self, model: Any, channels: Channels | None, call_args: Sequence[Any], call_kwargs: dict[str, Any]):
+        self.model, self.known = model, layers(model)
+        owners = (model, *self.known.values())
+        seeds = [seed.state for layer in owners for seed in getattr(layer, "_seed_generators", ())]
+        self._seeds = list({id(seed): seed for seed in seeds}.values())
+        self._own = [v for v in model.variables if not any(v is seed for seed in self._seeds)]
+        self._places = _places(self._own)
+        self.params = unflatten_dict({p: v.value for p, v in zip(self._places, self._own, strict=True)})
+        self.random = [seed.value for seed in self._seeds]
+        self.channels_first = (channels or _channels(self.known)) == "first"
+        self._args, self._kwargs = tuple(call_args), {"training": False, **call_kwargs}
+
+    def _scope(self, params: Any, random: Any) -> Any:
+        import keras  # type: ignore[import-not-found]
+
+        flat = flatten_dict(params)
+        pairs = [(v, flat[place]) for v, place in zip(self._own, self._places, strict=True)]
+        return keras.StatelessScope(state_mapping=[*pairs, *zip(self._seeds, random, strict=True)])
+
+    def run(
+        self, params: Any, random: Any, images: Array, replacements: Sequence[Replacement]
+    ) -> tuple[Any, dict[str, Written]]:
+        """What the model returns for a batch, channels last, and the variables that are no parameters to train after the call."""
+        x = jnp.moveaxis(images, -1, 1) if self.channels_first else images
+        with self._scope(params, random) as scope, _replaced(replacements):
+            out = self.model(x, *self._args, **self._kwargs)
+            written = {
+                ".".join(place): Written(scope.get_current_value(v), False)
+                for v, place in zip(self._own, self._places, strict=True)
+                if not v.trainable
+            }
+        return out, {path: w for path, w in written.items() if w.value is not None}
+
+    def kernel(self, params: Any, dense: Any) -> Array:
+        """A dense layer's kernel as it reads it."""
+        import keras  # type: ignore[import-not-found]
+
+        with self._scope(params, self.random):
+            return as_used(keras.ops.convert_to_tensor(dense.kernel), dense.compute_dtype)
+
+
+@contextlib.contextmanager
+def _replaced(replacements: Sequence[Replacement]) -> Iterator[None]:
+    """Functions of objects replaced, and put back whatever happens."""
+    before = [(thing, name, name in vars(thing), getattr(thing, name)) for thing, name, _ in replacements]
+    try:
+        for thing, name, function in replacements:
+            object.__setattr__(thing, name, function)
+        yield
+    finally:
+        for thing, name, own, function in reversed(before):
+            if own:
+                object.__setattr__(thing, name, function)
+            else:
+                object.__delattr__(thing, name)
+
+
+def _call_of(layer: Any, around: Callable[[Any], Any]) -> Replacement:
+    """What replaces a layer's call: the same, its output passed through a function."""
+    policy = getattr(layer, "dtype_policy", None)
+    name = "call" if policy is None or policy.quantization_mode is None else "quantized_call"
+    own = getattr(layer, name)
+    return layer, name, lambda *args, **kwargs: around(own(*args, **kwargs))
+
+
+def _channels(known: Mapping[str, Any]) -> Channels:
+    """Where a network's layers say that channels stand.
+
+    Raises:
+        CaseJaxError: when they do not agree.
+    """
+    said = {str(layer.data_format) for layer in known.values() if getattr(layer, "data_format", None)}
+    accepted = "channels='first' or channels='last', those of the image and of the layer, where a network has both"
+    require(len(said) <= 1, "channels", f"none, for a network of layers with {' and '.join(sorted(said))}", accepted)
+    return "first" if said == {"channels_first"} else "last"
+
+
+def _require_jax(model: Any) -> None:
+    """Raise unless a model is Keras's, computes with JAX and has its variables."""
+    if not any(f"{kind.__module__}.".startswith("keras.") for kind in type(model).__mro__):
+        raise wrong_kind("model", model, "a keras.Model")
+    import keras  # type: ignore[import-not-found]
+
+    if not isinstance(model, keras.Layer):
+        raise CaseJaxError(f"model: got a {type(model).__name__}; accepted: a keras.Model.")
+    require(
+        keras.config.backend() == "jax",
+        "backend",
+        f"Keras on {keras.config.backend()!r}",
+        "Keras on JAX: os.environ['KERAS_BACKEND'] = 'jax' before the first import of keras, or KERAS_BACKEND=jax in the shell",
+    )
+    require(
+        model.built,
+        "model",
+        f"{model.name!r}, which is not built and has no variables yet",
+        "a model that was called once: model(image[None])",
+    )
+
+
+class _Head(NamedTuple):
+    """A declared head: its layer, and whether others follow it."""
+
+    dense: Any
+    followed: bool
+
+    def replacements(self) -> list[Replacement]:
+        """Its call with its input marked, and its output in front of its activation."""
+        own, activation = self.dense.call, self.dense.activation
+
+        def marked(inputs: Array, *args: Any, **kwargs: Any) -> Any:
+            return own(tag(inputs[0], HEAD_INPUT)[None], *args, **kwargs)
+
+        def activated(z: Array) -> Array:
+            z = tag(z[0], HEAD_OUTPUT)[None] if self.followed else z
+            return z if activation is None else activation(z)
+
+        return [(self.dense, "call", marked), (self.dense, "activation", activated)]
+
+
+def _network(parts: _Parts, target: Tapped, pick: Pick, call_kwargs: Mapping[str, Any]) -> Network:
+    """The model as what is checked."""
+
+    def forward(params: Any, random: Any, images: Array, note: Note) -> tuple[Array, dict[str, Written]]:
+        def noting(path: str) -> Callable[[Any], Any]:
+            def around(out: Any) -> Any:
+                if path == target.layer:
+                    out = changed(out, target.output, lambda value: tag(value, CHOSEN + path), path)
+                return note(path, out)
+
+            return around
+
+        watched = [_call_of(layer, noting(path)) for path, layer in parts.known.items()]
+        out, written = parts.run(params, random, images, watched)
+        return logits_of(out, pick, len(images)), written
+
+    def advice(path: str) -> str:
+        if call_kwargs.get("training"):
+            return "tap_keras(…) without training=True"
+        return "a layer that is called with training=True whatever the model is told (build it without), or that has a switch of its own"
+
+    kinds = {path: type(layer).__name__ for path, layer in parts.known.items()}
+    return Network(forward, parts.params, parts.random, kind=lambda path: kinds.get(path, "a variable"), advice=advice)
+
+
+def tap_keras(
+    model: Any,
+    layer: str,
+    image: Float[Array, "*space D"],
+    *,
+    head: str | None = None,
+    head_channels: tuple[int, int] | None = None,
+    output: Pick = None,
+    layer_output: str | int | None = None,
+    call: int | None = None,
+    after: Literal["relu"] | None = None,
+    token_grid: tuple[int, ...] | None = None,
+    prefix_tokens: int = 0,
+    channels: Channels | None = None,
+    chunk: int = 64,
+    check: bool = True,
+    call_args: Sequence[Any] = (),
+    link: Link | None = None,
+    **call_kwargs: Any,
+) -> TappedModel:
+    """Split a Keras 3 classifier at a named layer; while it is traced its layers' calls are replaced, and put back afterwards.
+
+    What is tapped is the model in evaluation, `model(images, training=False)`, on the JAX backend: functional, sequential, subclassed or
+    nested. That its output depends on variables and image alone, not on random numbers, batch statistics or the rest of a batch, is
+    checked here.
+
+    The tapped value is what the layer returns, behind an activation of its own (`Conv2D(…, activation="relu")`). Where a layer of its own or a
+    function follows as activation, it is the value before that; `after="relu"` taps the one behind it.
+
+    Args:
+        model: a built classifier that maps (B, H, W, D) to logits (B, C), or to their softmax: `link="probabilities"`, as the models
+            of `keras.applications` do unless `classifier_activation=None`.
+        layer: name of the layer whose output, (B, h, w, K), is tapped, alone or behind those of the layers around it,
+            `backbone/conv5_block3_out`; also inside a residual block.
+        image: one normalised image (H, W, D), channels last whatever the network takes; fixes the shapes and checks the closed form.
+        head: name of the first `Dense` layer behind `layer`, when everything in between acts on each channel alone: class weights then have
+            a closed form, which is checked against the pullback here. Others may follow it, as in a VGG.
+        head_channels: (first, total), when the layer's channels are only some of those in front of the head.
+        output: where the logits are in what the model returns: a key, an index, or a function of it (for a batch) that gives (B, C) scores.
+        layer_output: where the map is in what the layer returns: a key or an index.
+        call: which of the layer's calls is tapped, from 0, when there are several.
+        after: "relu" taps, instead of the layer's output, the value behind the rectifier that takes it.
+        token_grid: rows and columns, when the layer's output are tokens, (B, prefix_tokens + rows · columns, K): the last become the map.
+        prefix_tokens: how many tokens stand in front of those of the grid (a class token, registers).
+        channels: "first" or "last", where the network takes an image's channels and the layer returns its own; None is what the
+            layers' `data_format` says.
+        chunk: most classes whose gradients are held in memory at once.
+        check: False skips what is checked here beyond shapes: evaluation, a path from layer to logits, the grid's aspect ratio,
+            the closed form.
+        call_args: further positional arguments of the call, behind the image.
+        link: what the outputs are: "softmax" (logits, of which one class is true; the default), "sigmoid" (logits of labels that may all be
+            true), "probabilities" (the network ends in softmax, which is taken off) or "identity" (no logits, as in regression). One
+            logit z becomes two classes, (−z/2, z/2).
+        **call_kwargs: keyword arguments of the call.
+
+    Returns:
+        The tapped model; its `params` hold all variables but those of random generators, nested by the variables' paths.
+
+    Raises:
+        CaseJaxError: for another backend, a model that is not built, an unknown layer (those that exist are listed, nearest first), one that
+            is called several times without `call`, one on which the logits do not depend, an output that is not one map or, with `after`,
+            is not rectified next, logits that are not one vector, a model in training, an image with its channels first, a head that is no
+            dense layer or whose closed form fails, or outputs that are probabilities, without a link that says so.
+    """
+    _require_jax(model)
+    require_one_image(image)
+    require_after(after)
+    require(call is None or call >= 0, "call", call, "the number of a call, from 0")
+    require(channels in (None, "first", "last"), "channels", repr(channels), "'first', 'last' or None")
+    parts = _Parts(model, channels, call_args, call_kwargs)
+    path = _path_of("layer", layer, parts.known)
+    dense = None if head is None else parts.known[_path_of("head", head, parts.known)]
+    if dense is not None:
+        import keras  # type: ignore[import-not-found]
+
+        given = f"{head!r}, a {type(dense).__name__}"
+        require(isinstance(dense, keras.layers.Dense), "head", given, "a keras.layers.Dense")
+    target = tapped_value(
+        path,
+        output=layer_output,
+        call=call,
+        token_grid=token_grid,
+        prefix_tokens=prefix_tokens,
+        check=check,
+        form=Form(channels_first=parts.channels_first),
+    )
+    if check:
+        with told_of_channels(image), told_of_arguments("tap_keras", "mask=None"):
+            survey = surveyed(_network(parts, target, output, call_kwargs), image)
+        require_reached(survey, path, call, target.tokens, ())
+
+    def applied(followed: bool) -> Callable[[Any, Array], Array]:
+        def apply(params: Any, x: Array) -> Array:
+            calls: list[str] = []
+
+            def tagged(out: Any) -> Any:
+                calls.append(path)
+                return out if call is not None and len(calls) != call + 1 else mark(out, target, after, x.shape)
+
+            replaced = [_call_of(parts.known[path], tagged)]
+            replaced += [] if dense is None else _Head(dense, followed).replacements()
+            logits = logits_of(parts.run(params, parts.random, x[None], replaced)[0], output)[0]
+            known = f"a number below {len(calls)}, the calls of {layer!r}"
+            require(call is None or call < len(calls), "call", call, known)
+            return logits
+
+        return at_its_place(apply, target, after)
+
+    apply = applied(dense is not None)
+    if dense is not None:
+        with told_of_channels(image):
+            program = jax.make_jaxpr(apply)(parts.params, image)
+        apply = applied(not ends_in_tag(program, HEAD_OUTPUT))
+    return tapped(
+        apply,
+        parts.params,
+        image,
+        layer=path if after is None else f"{path}, relu",
+        tag=LAYER + path,
+        head_kernel=None if dense is None else lambda params: parts.kernel(params, dense),
+        head_channels=head_channels,
+        chunk=chunk,
+        check=check,
+        link=link,
+    )
