@@ -7,6 +7,7 @@ from scipy import stats as scipy_stats
 
 from case_jax import stats
 from case_jax._checks import CaseJaxError
+from case_jax.metric_column import MetricColumn
 from case_jax.stats.intervals import standard_error
 from case_jax.stats.sharing import independent
 from case_jax.stats.verdict import with_verdicts
@@ -59,12 +60,12 @@ def test_the_jackknife_covers_where_mosaics_share_five_photographs():
     assert 0.88 <= np.mean(hits) <= 1
 
 
-@pytest.mark.parametrize("columns", [1, 2, 3, 4])
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 12])
 def test_sums_over_groups_are_sums_over_pairs(columns):
     """Ids in any column count, one that an image has twice counts once, and pairs that share several count once."""
     rng = np.random.default_rng(columns)
     for _ in range(20):
-        clusters = rng.integers(-1, 9, (30, columns))
+        clusters = rng.integers(-1, 9 if columns < 12 else 90, (30, columns))
         errors, sharing = rng.normal(size=30), stats.sharing_of(clusters)
         assert sharing.pair_sum(errors) == pytest.approx(errors @ pairs_that_share(clusters) @ errors)
         some = rng.permutation(30)[:12]
@@ -172,8 +173,55 @@ def test_many_images_need_no_matrix_of_pairs():
 def test_bad_clusters_are_refused():
     with pytest.raises(CaseJaxError, match=r"clusters: got shape \(3,\)"):
         stats.mean_interval(np.arange(3.0), np.arange(3))
-    with pytest.raises(CaseJaxError, match="1 to 10 ids"):
-        stats.sharing_of(np.zeros((3, 11), int))
+    with pytest.raises(CaseJaxError, match=r"clusters: got 11 ids an image, up to 550,000,000 pairs that share one"):
+        stats.sharing_of(np.repeat(np.arange(11)[None], 10_000, 0))
+
+
+def test_a_ratio_of_means_by_hand():
+    """y = (2, 4), x = (1, 3): R = 6 / 4, and e = ((2 − 1.5) / 2, (4 − 4.5) / 2) = ±¼, whose mean has the error √(2 · (1/16) / 4 · 2)."""
+    ratio = stats.ratio_of_means(np.array([2.0, 4.0]), np.array([1.0, 3.0]))
+    assert np.isnan(ratio.value)  # x has the mean 2 ± 12.7: it may be 0
+    x = np.array([2.9, 3.1, 3.0, 3.0])
+    y = 2 * x + np.array([0.1, -0.1, 0.1, -0.1])
+    found = stats.ratio_of_means(y, x)
+    e = (y - 2 * x) / 3
+    half = scipy_stats.t.ppf(0.975, 3) * np.sqrt((e**2).sum() / 16 * 4 / 3)
+    assert found == pytest.approx((2, 2 - half, 2 + half))
+    twice = stats.ratio_of_means(np.tile(y, 2), np.tile(x, 2), np.tile(np.arange(4), 2)[:, None])
+    assert twice == pytest.approx(found)  # each image twice, as one cluster, is no more knowledge
+    assert stats.ratio_of_means(3 * x, x) == pytest.approx((3, 3, 3))
+    for nothing in (np.array([1.0, -1.0, 0.5, -0.5]), np.zeros(4), -x, np.array([])):
+        assert np.isnan(stats.ratio_of_means(nothing.copy(), nothing)).all()
+
+
+def test_a_ratio_s_interval_covers_by_cluster():
+    rng = np.random.default_rng(3)
+    hits = 0
+    for _ in range(200):
+        shared, ids = rng.normal(0, 0.3, 20), rng.integers(0, 20, 200)
+        x = 2 + shared[ids] + 0.2 * rng.normal(size=200)
+        y = 0.5 * x + rng.normal(0, 0.2, 20)[ids] + 0.2 * rng.normal(size=200)
+        _, low, high = stats.ratio_of_means(y, x, ids[:, None])
+        hits += low <= 0.5 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_shares_of_the_true_parts_are_given_where_these_are_above_nothing():
+    column = MetricColumn("specificity", "specificity", "a note", maps="both", percent=False)
+    data = rows()
+    rng = np.random.default_rng(0)
+    oracle = pd.Series(4 + rng.normal(size=data["image_id"].nunique()), index=data["image_id"].unique())
+    data = data.assign(specificity_oracle=data["image_id"].map(oracle))
+    data = data.assign(specificity=0.5 * data["specificity_oracle"])
+    found = stats.summarise(data, columns=[column])
+    assert found.oracles["specificity"].value == pytest.approx(oracle.mean())
+    assert tuple(
+        found.table.loc["case", [f"specificity_share_{n}" for n in ("ratio", "low", "high")]]
+    ) == pytest.approx((0.5,) * 3)
+    around_nothing = data.assign(specificity_oracle=data["image_id"].map(oracle - oracle.mean()))
+    undivided = stats.summarise(around_nothing, columns=[column])
+    assert undivided.oracles["specificity"].low < 0 < undivided.oracles["specificity"].high
+    assert "specificity_share_ratio" not in undivided.table
 
 
 def test_equivalence_needs_both_limits_within_the_margin():

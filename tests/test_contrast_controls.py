@@ -10,9 +10,9 @@ import case_jax as cj
 from case_jax import CaseJaxError, ask, finer_cam, topk_logits
 from case_jax.contrast import choose_contrast
 from case_jax.data import DigitScenes
-from case_jax.evaluation import Pixels, run
+from case_jax.evaluation import Evaluate, Pixels, Subject, run
+from case_jax.evaluation.default_methods import default_methods, untrained_of, with_untrained
 from case_jax.front.evaluating import _methods
-from case_jax.front.untrained import untrained_of, with_untrained
 from case_jax.methods import METHODS, UNTRAINED, described, exchanged, noise_contrast, untrained_contrast, usual
 from case_jax.models.initial import drawn_params, initial_params
 from case_jax.results import RunFolder
@@ -92,13 +92,24 @@ def test_controls_run_unnamed_and_a_model_without_a_beginning_says_that_it_has_n
     assert pairs == {"exchanged", "noise_contrast"}
     assert not pairs & set(usual())
     assert all(METHODS[name].control for name in pairs)
-    assert list(_methods(None, model, 0)) == [*usual(pair=True), UNTRAINED]
+    assert _methods(None, model, 0) is None  # the study decides
+    assert list(default_methods(model, scored=True, seed=0)) == [*usual(pair=True), UNTRAINED]
+    assert tuple(default_methods(model, scored=False, seed=0)) == usual()
     assert list(_methods(["case", UNTRAINED], model, 0)) == ["case", UNTRAINED]
     assert _methods(["case"], model, 0) == ["case"]
     with pytest.warns(UserWarning, match="untrained_contrast is left out"):
-        assert list(_methods(None, toy, 0)) == [*usual(pair=True)]
+        assert list(default_methods(toy, scored=True, seed=0)) == [*usual(pair=True)]
     with pytest.raises(CaseJaxError, match="methods: got untrained_contrast; accepted: other methods"):
         _methods([UNTRAINED], toy, 0)
+
+
+def test_a_study_that_scores_pairs_runs_all_controls_where_no_methods_are_named(model):
+    """One rule for the command, the front door and `prepare`; other studies run what is usual."""
+    facts = model.preprocessing
+    subject = Subject(DigitScenes("test", 2), model, CONTRAST, Pixels(facts.mean, facts.std))
+    assert list(subject.of_study(scored=Evaluate.scored).functions) == [*usual(pair=True), UNTRAINED]
+    assert tuple(subject.of_study(scored=False).functions) == usual()
+    assert subject._replace(methods=["case"]).of_study(scored=True).methods == ["case"]
 
 
 def test_rows_of_a_run_with_controls(model, tmp_path):

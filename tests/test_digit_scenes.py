@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from case_jax import CaseJaxError
-from case_jax.data import NOBODY, SHARED, DigitScenes, digit_scenes, open_source
+from case_jax.data import NOBODY, SHARED, DigitScenes, alike, digit_scenes, open_source
 from case_jax.data.digit_scenes import CLASS_NAMES, INK_THRESHOLD, SPLITS
 from case_jax.data.scene_layout import place_beside
 from case_jax.data.scene_options import SceneOptions, options_of
@@ -405,3 +405,14 @@ def test_options_are_written_as_they_are_read():
     assert str(SceneOptions(**options_of(text))) == text
     assert options_of("") == {}
     assert DigitScenes().name == "digit_scenes/test"
+
+
+def test_confusions_are_counted_on_scenes_like_those_evaluated():
+    """By default: the model's own split with the options of the data; what a name says itself stays."""
+    own = "digit_scenes:confusion"
+    other = DigitScenes("test", 2, background="texture", distractors=2)
+    assert alike(own, other) == f"{own},background=texture,distractors=2"
+    assert alike(own, DigitScenes("test", 2)) == own
+    assert alike(f"{own},elastic=true", other) == f"{own},elastic=true"
+    assert alike("folder:somewhere", other) == "folder:somewhere"
+    assert open_source(alike(own, other), None, resize=48, crop=48, size=2).options == other.options

@@ -31,6 +31,7 @@ from case_jax.report.grid_pointing import mosaics_figure, page_of, summarise
 from case_jax.report.loading import load_run
 from case_jax.results import RunFolder
 from case_jax.source import Example, UnreadableImageError
+from case_jax.stats import mean_interval
 
 PLAIN = Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]], np.float32)
@@ -229,6 +230,41 @@ def test_a_mosaic_is_an_example_whose_evidence_are_its_cells():
     np.testing.assert_array_equal(example.evidence.regions.sum(0), 1)
     assert example.evidence.regions[2, SIZE:, :SIZE].all()
     assert mosaics.fingerprint != Mosaics(source, chosen, np.array([[1, 0, 7, 3]])).fingerprint
+
+
+def test_mosaics_share_what_their_images_share_and_scores_are_by_cluster():
+    class Handwritten(ColourImages):
+        unit = "strokes"
+
+        def __getitem__(self, index):
+            return super().__getitem__(index)._replace(clusters=(index % 2, 2 + index))
+
+    source = Handwritten()
+    found = play({"grad_cam": grad_cam, "centre": centre_gaussian}, source=source, difull=False)
+    ids = found.rows.filter(like="cluster_")
+    assert ids.shape[1] == 8
+    np.testing.assert_array_equal(ids["cluster_2"] - 2, found.rows.groupby("mosaic")["image"].transform("first"))
+    page = page_of(found.folder.path)[1]
+    assert page.unit.startswith("Intervals and tests by stroke: 3 mosaics share 14 strokes")
+    plain = page_of(play({"grad_cam": grad_cam}, difull=False).folder.path)[1]
+    assert plain.unit == "Intervals and tests by mosaic: 3 mosaics, taken as independent."
+
+
+def test_the_interval_of_a_mean_over_mosaics_is_by_what_they_share():
+    scores, shared = np.array([0.2, 0.4, 0.6, 0.9]), [0, 0, 1, 2]
+    rows = pd.DataFrame(
+        {"setting": "GridPG", "method": "m", "image_id": np.repeat(np.arange(4), 2), "degenerate": False}
+    )
+    rows["score"] = np.repeat(scores, 2) + np.tile([-0.1, 0.1], 4)
+    rows["cluster_1"] = np.repeat(shared, 2)
+    found = summarise(rows).iloc[0]
+    expected = mean_interval(scores, np.array(shared)[:, None])
+    assert tuple(found[["mean", "low", "high"]]) == pytest.approx(tuple(expected))
+    assert found["mosaics"] == 4
+    e = scores - scores.mean()
+    square = (e[0] + e[1]) ** 2 + e[2] ** 2 + e[3] ** 2
+    assert found["se"] == pytest.approx(np.sqrt(max(square, (e**2).sum()) / 16 * 3 / 2))
+    assert summarise(rows.drop(columns="cluster_1")).iloc[0]["se"] == pytest.approx(scores.std(ddof=1) / 2)
 
 
 # disconnected heads

@@ -16,8 +16,10 @@ from case_jax.metrics import (
     MetricInputs,
     class_specific_deletion,
     class_specific_insertion,
+    removed_probabilities,
 )
 from case_jax.metrics.pair_scores import SHIFT, shift_of, shifted
+from case_jax.metrics.removals import merged, removed
 from case_jax.metrics.specificity import PERCENTS
 from case_jax.ranking import pixel_count, top_mask
 from case_jax.source import SHARED
@@ -204,6 +206,46 @@ def test_columns_are_the_functions_and_the_oracle_removes_the_true_parts():
     necessity = np.mean([by_hand(~moved(part))[1] - by_hand(~part)[1] for part in (own, rival)])
     np.testing.assert_allclose(deleted["necessity_oracle"], necessity, atol=2e-4)
     assert np.isnan(half_known["specificity_oracle"])  # nothing is known to speak for the rival
+
+
+def test_what_metrics_share_is_asked_once_and_changes_nothing():
+    """Fidelity and specificity take the same passes at equal percentages, and a class-blind map needs none of its own for the rival."""
+    maps = jnp.stack([random_maps(), jnp.broadcast_to(random_maps(1)[:1], (2, SIDE, SIDE))])
+    names, passes = ("fidelity", "specificity"), []
+
+    def counting(params, x):
+        jax.debug.callback(lambda _: passes.append(1), x[0, 0, 0])
+        return jnp.einsum("hwd,hwc->c", tag(x, "a"), params, precision="highest")
+
+    @jax.jit
+    def run(image):
+        view = replace(MODEL.view(MODEL.params, image), predict=lambda x: counting(MODEL.params, x))
+        wanted = merged(METRICS[name].removal() for name in names)
+        left = removed(view, maps, (False, True), wanted, black=jnp.zeros(1), key=KEY)
+        found = []
+        for i in range(2):
+            inputs = MetricInputs(
+                maps[i], jnp.zeros(2, bool), view, PAIR, jnp.ones(2), jnp.zeros((0, SIDE, SIDE), bool), jnp.zeros(0, jnp.int32), jnp.zeros(1), KEY,
+                removed=jax.tree.map(lambda a, i=i: a[i], left),
+            )  # fmt: skip
+            known = METRICS["specificity"].of_image(inputs)
+            found.append([METRICS[name].columns(inputs._replace(of_image=known)) for name in names])
+        return found, left
+
+    found, left = run(IMAGE)
+    jax.effects_barrier()
+    # 11 percentages and 4 moved of two first maps, 4 and 4 of one second, and twice 8 with random pixels
+    assert len(passes) == 2 * 15 + 8 + 2 * 8
+    assert list(left["mean"][1]) == list(PERCENTS)
+    for (fidelity, specificity), pair in zip(found, maps, strict=True):
+        expected = deletion(IMAGE, pair)
+        np.testing.assert_allclose(specificity["specificity"], expected.specificity.mean(), atol=1e-4)
+        np.testing.assert_allclose(specificity["necessity_10"], expected.necessity[2], atol=1e-4)
+        view = MODEL.view(MODEL.params, jnp.asarray(IMAGE))
+        np.testing.assert_allclose(
+            fidelity["p_removed_30"], removed_probabilities(view, pair[0], PAIR[0])[3], atol=1e-5
+        )
+    assert found[1][1]["specificity"] == 0
 
 
 def test_without_a_key_there_is_nothing_to_hold_necessity_against():

@@ -133,7 +133,7 @@ def run_study(
             return
         count = len(job.images.indices)
         say(
-            f"{name}: {count:,} {study.unit} of {subject.source.name} × {len(subject.methods)} methods into {folder.path}"
+            f"{name}: {count:,} {study.unit} of {subject.source.name} × {len(subject.functions)} methods into {folder.path}"
         )
         run(job, folder, stall=common.devices.stall)
         if first:

@@ -2,9 +2,9 @@
 
 from case_jax.cli.common import Asked, CommonArgs, run_study
 from case_jax.cli.setup import ALL, Names, Setup
+from case_jax.evaluation.default_methods import with_untrained
 from case_jax.evaluation.studies.evaluate import Evaluate
 from case_jax.evaluation.subject import Subject
-from case_jax.front.untrained import with_untrained
 from case_jax.methods import UNTRAINED
 from case_jax.metrics import PERCENTS
 

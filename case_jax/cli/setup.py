@@ -14,7 +14,7 @@ from case_jax._checks import CaseJaxError, require
 from case_jax.cli.numerics import cache_folder, require_right_numbers
 from case_jax.cli.options import options_of, with_options
 from case_jax.contrast.choice import Confusions, ContrastChoice, Uncounted, choose_contrast, default_contrast
-from case_jax.data import CachedCrops, Exif, open_source
+from case_jax.data import CachedCrops, Exif, alike, open_source
 from case_jax.data.folder import SUFFIXES
 from case_jax.evaluation.confusion import IMAGES, count_confusions
 from case_jax.evaluation.maps import Pixels
@@ -55,7 +55,7 @@ class Model:
     """Contrast sets: confusion:K, topk_logits:K, random:K, all, or explicit:FILE.json. By default confusion:5 where there are contrast
     data, else topk_logits:5."""
     contrast_data: str | None = None
-    """Labelled data on which confusions are counted; the model's own confusion split by default."""
+    """Labelled data on which confusions are counted; by default the model's own confusion split, digit scenes with the options of --data."""
     precision: Precision = "float32"
     """Precision of the classifier's passes; maps and scores are float32 always. float32: overriding the device's default. tf32: TF32 units
     (NVIDIA), three bfloat16 passes (TPU), float32 elsewhere. bf16: half of the memory and of its traffic."""
@@ -195,8 +195,11 @@ class Setup(NamedTuple):
 
     def _to_count_on(self, limit: int, evaluated: Source | None, seed: int) -> Source:
         """The labelled images of which at most so many are counted, none of them evaluated."""
-        where, classes = self.choice.contrast_data or self.classifier.entry.contrast_data, self.model.num_classes
-        assert where is not None, "set_up has checked it"
+        where, classes = self.choice.contrast_data, self.model.num_classes
+        if where is None:
+            where = self.classifier.entry.contrast_data
+            assert where is not None, "set_up has checked it"
+            where = where if evaluated is None else alike(where, evaluated)
         source = self.open(where, limit=max(limit, IMAGES), seed=seed)
         if evaluated is not None:
             require_other_images(evaluated, source.fingerprint, source.name)

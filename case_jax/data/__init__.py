@@ -104,6 +104,18 @@ def open_source(
     raise unknown("data", data, DATASETS)
 
 
+def alike(data: str, source: Source) -> str:
+    """The data set of this name with the options of a source, where both are digit scenes and the name has none of its own.
+
+    What is counted on other scenes than those that are looked at would be about them.
+    """
+    scenes: Any = source
+    while hasattr(scenes, "source"):  # crops of scenes, mosaics of scenes
+        scenes = scenes.source
+    follows = isinstance(scenes, DigitScenes) and scenes.options.changed and data.startswith("digit_scenes:")
+    return f"{data},{scenes.options}" if follows and "," not in data else data
+
+
 def require_side(scenes: DigitScenes, crop: int) -> None:
     """Raise unless these scenes are as large as what the classifier sees."""
     side = scenes.options.side
@@ -146,6 +158,7 @@ __all__ = [
     "Truth",
     "UnreadableImageError",
     "add_boxes",
+    "alike",
     "box_region",
     "crop_encoded",
     "crop_opened",

@@ -185,6 +185,7 @@ def prepare(
     require(whole >= 1 and whole % (1 if size == AUTO else size) == 0, "part", part, f"a multiple of the tile, {tile}")
     accepted = "a bound for a tile that is found: tile='auto'"
     require(memory is None or size == AUTO, "memory", memory, accepted)
+    subject = subject.of_study(scored=getattr(study, "scored", False))
     images = checked(study, subject, limit=limit)
     contrast, question = asked(subject, images)
     indices = images.indices

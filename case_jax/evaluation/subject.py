@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from case_jax._checks import require, require_seed
 from case_jax.contrast.choice import AnyContrast, ContrastChoice, choose_contrast
+from case_jax.evaluation.default_methods import default_methods
 from case_jax.evaluation.identity import function_digest, numerics
 from case_jax.evaluation.maps import Pixels
 from case_jax.methods import METHODS, MapFunction, described, method, titles_of, usual
@@ -29,8 +30,8 @@ class Subject(NamedTuple):
     been checked."""
     pixels: Pixels
     """How the source's uint8 pixels become the classifier's input."""
-    methods: Sequence[str] | Mapping[str, MapFunction] = usual()
-    """Names in `METHODS`, or functions of one's own by name; by default all but the slow ones and those that need a pair of classes."""
+    methods: Sequence[str] | Mapping[str, MapFunction] | None = None
+    """Names in `METHODS`, or functions of one's own by name; by default what `default_methods` says of the study."""
     seed: int = 0
     """For the drawing of images, and for random methods."""
     model_name: str = "custom"
@@ -43,7 +44,13 @@ class Subject(NamedTuple):
         """The map functions by name."""
         if isinstance(self.methods, Mapping):
             return dict(self.methods)
-        return {name: method(name).maps for name in self.methods}
+        return {name: method(name).maps for name in (usual() if self.methods is None else self.methods)}
+
+    def of_study(self, *, scored: bool) -> "Subject":
+        """The subject with methods: where none are named, those that a study runs then, see `default_methods`."""
+        if self.methods is not None:
+            return self
+        return self._replace(methods=default_methods(self.model, scored=scored, seed=self.seed))
 
     def names(self) -> tuple[str, ...] | None:
         """The names of the classes, where they are known."""
@@ -59,8 +66,9 @@ class Subject(NamedTuple):
             CaseJaxError: says what does not fit.
         """
         require(not isinstance(self.methods, str), "methods", repr(self.methods), "a list of names")
-        require(len(self.methods) >= 1, "methods", "none", f"at least one of {', '.join(METHODS)}")
-        require(len(self.functions) == len(self.methods), "methods", f"{list(self.methods)}", "every method once")
+        given = self.functions if self.methods is None else self.methods
+        require(len(given) >= 1, "methods", "none", f"at least one of {', '.join(METHODS)}")
+        require(len(self.functions) == len(given), "methods", f"{list(given)}", "every method once")
         require_seed(self.seed)
         named = self.names() if self.class_names is not None else None
         require_fitting(self.source, self.model, self.pixels, named)

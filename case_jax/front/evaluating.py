@@ -10,14 +10,14 @@ import numpy as np
 from case_jax._checks import require, unknown
 from case_jax.contrast import ContrastChoice, choose_contrast
 from case_jax.contrast.choice import AnyContrast, Confusions, default_contrast
-from case_jax.data import Exif, open_source, require_outside
+from case_jax.data import Exif, alike, open_source, require_outside
 from case_jax.evaluation import Evaluate, Pixels, Subject, count_confusions, prepare, run
 from case_jax.evaluation.confusion import IMAGES
+from case_jax.evaluation.default_methods import with_untrained
 from case_jax.evaluation.kept_gallery import save_gallery
 from case_jax.front.explaining import TAPPED
-from case_jax.front.untrained import with_untrained
 from case_jax.imageops import picture, require_pictures
-from case_jax.methods import UNTRAINED, MapFunction, method, usual
+from case_jax.methods import UNTRAINED, MapFunction, method
 from case_jax.models import LoadedModel
 from case_jax.report import write_report
 from case_jax.results import RunFolder
@@ -79,7 +79,9 @@ def evaluate(
         picture(np.zeros((1, 1, model.image_shape[-1])), shown)  # refused now, not after the run
     folder = _folder(out, source, options["model_name"])
     how, of_subject, of_study = _parted(options)
-    subject = Subject(source, model, lambda: _contrast(contrast, model, chosen, seed), chosen, seed=seed, **of_subject)
+    subject = Subject(
+        source, model, lambda: _contrast(contrast, model, chosen, seed, source), chosen, seed=seed, **of_subject
+    )
     job = prepare(Evaluate(**of_study), subject, limit=limit, **how)
     run(job, folder, progress=progress)
     save_gallery(job, folder, shown=shown)
@@ -89,12 +91,12 @@ def evaluate(
 
 def _methods(
     methods: Sequence[str] | Mapping[str, MapFunction] | None, model: TappedModel, seed: int
-) -> Sequence[str] | Mapping[str, MapFunction]:
-    """The methods, the control of the untrained network among them where it is named or none are."""
-    if methods is not None and (isinstance(methods, Mapping | str) or UNTRAINED not in methods):
+) -> Sequence[str] | Mapping[str, MapFunction] | None:
+    """The methods, the control of the untrained network among them where it is named."""
+    if methods is None or isinstance(methods, Mapping | str) or UNTRAINED not in methods:
         return methods
-    names = usual(pair=True) if methods is None else tuple(name for name in methods if name != UNTRAINED)
-    return with_untrained({name: method(name).maps for name in names}, model, named=methods is not None, seed=seed)
+    names = tuple(name for name in methods if name != UNTRAINED)
+    return with_untrained({name: method(name).maps for name in names}, model, named=True, seed=seed)
 
 
 def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -145,13 +147,15 @@ def _opened(data: str | Path, model: TappedModel, *, limit: int | None, seed: in
     return open_source(name, None, resize=height, crop=height, exif=exif, channels=channels, size=limit, seed=seed)
 
 
-def _contrast(contrast: AnyContrast | None, model: TappedModel, pixels: Pixels, seed: int) -> ContrastChoice:
-    """The contrast sets; confusions are counted on the data that the model comes with."""
+def _contrast(
+    contrast: AnyContrast | None, model: TappedModel, pixels: Pixels, seed: int, evaluated: Source
+) -> ContrastChoice:
+    """The contrast sets; confusions are counted on the data that the model comes with, like those evaluated."""
     where = model.contrast_data if isinstance(model, LoadedModel) else None
 
     def confusions() -> Confusions:
         assert where is not None
-        return count_confusions(_opened(where, model, limit=IMAGES, seed=0), model, pixels)
+        return count_confusions(_opened(alike(where, evaluated), model, limit=IMAGES, seed=0), model, pixels)
 
     wanted = default_contrast(model.num_classes, countable=where is not None) if contrast is None else contrast
     return choose_contrast(wanted, model.num_classes, confusions=confusions if where else None, seed=seed)

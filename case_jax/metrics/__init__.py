@@ -13,10 +13,12 @@ from case_jax.metrics.deletion_insertion import COLUMNS as DELETION_INSERTION_CO
 from case_jax.metrics.deletion_insertion import area_under, deletion_curve, deletion_insertion_columns, insertion_curve
 from case_jax.metrics.evidence import evidence_columns, evidence_shares, points_at_own
 from case_jax.metrics.fidelity import PERCENTS, fidelity_columns, removed_probabilities
+from case_jax.metrics.fidelity import removal as fidelity_removal
 from case_jax.metrics.imputation import impute
 from case_jax.metrics.inputs import MetricInputs
 from case_jax.metrics.random_logit import COLUMNS as RANDOM_LOGIT_COLUMNS
 from case_jax.metrics.random_logit import random_logit_columns
+from case_jax.metrics.removals import Removal
 from case_jax.metrics.road import COLUMNS as ROAD_COLUMNS
 from case_jax.metrics.road import Imputed, imputed_probabilities, road_columns
 from case_jax.metrics.sensitivity import Agreement, agreement, sensitivity_columns
@@ -26,6 +28,7 @@ from case_jax.metrics.soundness import COLUMNS as SOUNDNESS_COLUMNS
 from case_jax.metrics.soundness import completeness, shown_probability, soundness, soundness_columns
 from case_jax.metrics.specificity import COLUMNS as SPECIFICITY_COLUMNS
 from case_jax.metrics.specificity import ClassSpecificDeletion, class_specific_deletion, of_image, specificity_columns
+from case_jax.metrics.specificity import removal as specificity_removal
 from case_jax.metrics.specificity_insertion import COLUMNS as SPECIFICITY_INSERTION_COLUMNS
 from case_jax.metrics.specificity_insertion import (
     ClassSpecificInsertion,
@@ -53,6 +56,9 @@ class Metric(NamedTuple):
     of_image: Callable[..., Any] | None = None
     """`MetricInputs` without a map, and the same options, to the part of its work that does not depend on the method: made once an image
     and handed to `columns` as `MetricInputs.of_image`."""
+    removal: Callable[..., Removal | None] | None = None
+    """The same options to what it has removed from the image: made once for all metrics, and handed to `columns` as
+    `MetricInputs.removed`."""
 
 
 METRICS: dict[str, Metric] = {
@@ -61,6 +67,7 @@ METRICS: dict[str, Metric] = {
         fidelity_columns,
         "does the predicted class lose its probability when the map's top pixels are removed?",
         probability=True,
+        removal=fidelity_removal,
     ),
     "evidence": Metric(evidence_columns, "does the map lie on the evidence of its own class, where that is known?"),
     "specificity": Metric(
@@ -68,6 +75,7 @@ METRICS: dict[str, Metric] = {
         "does removing what each map marks hurt its own class, and more than removing as much elsewhere?",
         SPECIFICITY_COLUMNS,
         of_image=of_image,
+        removal=specificity_removal,
     ),
     "similarity": Metric(
         similarity_columns, "how alike are the maps of the two likeliest classes, over all pixels?", SIMILARITY_COLUMNS

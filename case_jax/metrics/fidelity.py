@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -10,7 +11,9 @@ from case_jax._checks import require, unknown
 from case_jax.imageops import Fill, filling
 from case_jax.metrics.inputs import MetricInputs
 from case_jax.metrics.perturb import perturbed_probabilities
+from case_jax.metrics.removals import Removal, removed_from, stacked
 from case_jax.ranking import pixel_count, top_mask
+from case_jax.tap.link import probability
 from case_jax.tap.view import View
 
 PERCENTS = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -89,19 +92,21 @@ def column(percent: float) -> str:
     return f"p_removed_{percent:g}"
 
 
+def removal(*, percents: Sequence[float] = PERCENTS, fill: Fill = "mean", region: Region = "top") -> Removal | None:
+    """What is removed: the top of the first map; None where that is another region. Options as `fidelity_columns`."""
+    return Removal(fill, first=tuple(percents)) if region == "top" else None
+
+
 def fidelity_columns(
     inputs: MetricInputs, *, percents: Sequence[float] = PERCENTS, fill: Fill = "mean", region: Region = "top"
 ) -> dict[str, Array]:
     """One column `p_removed_<percent>` for each percentage: the top-1 class's probability after the removal."""
-    left = removed_probabilities(
-        inputs.view,
-        inputs.maps[0],
-        inputs.targets[0],
-        percents=percents,
-        fill=fill,
-        region=region,
-        black=inputs.black,
-        key=inputs.key,
-    )
+    view, target, asked = inputs.view, inputs.targets[0], removal(percents=percents, fill=fill, region=region)
+    if asked is None:
+        how = {"percents": percents, "fill": fill, "region": region, "black": inputs.black, "key": inputs.key}
+        left = removed_probabilities(view, inputs.maps[0], target, **how)
+    else:
+        logits = stacked(removed_from(inputs, asked)[0], percents).logits
+        left = jax.vmap(lambda y: probability(y, target, view.link))(logits)
     left = jnp.where(inputs.degenerate[0], jnp.nan, left)
     return {column(percent): left[i] for i, percent in enumerate(percents)}

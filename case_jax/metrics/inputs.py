@@ -31,3 +31,6 @@ class MetricInputs(NamedTuple):
     """This method's finished map of the top-1 class for another (altered) image; for metrics that say they need it."""
     of_image: Any = None
     """What `Metric.of_image` has made of this image; None where nothing has been, and the metric makes it itself."""
+    removed: Any = None
+    """What the classifier says without the top of the maps, from `removals.removed`; None where nothing has been asked, and the metric asks
+    itself."""

@@ -5,13 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from case_jax.imageops import Fill, filling
 from case_jax.metric_column import MetricColumn
 from case_jax.metrics.inputs import MetricInputs
 from case_jax.metrics.pair_scores import (
-    beside_shifted,
     by_percent,
     counts_of,
     has_odds,
@@ -20,6 +19,7 @@ from case_jax.metrics.pair_scores import (
     scores_without,
     top_masks,
 )
+from case_jax.metrics.removals import Left, Removal, left_of, offsets_of, removed_from, stacked
 from case_jax.tap.view import View
 
 PERCENTS = (2.0, 5.0, 10.0, 20.0)
@@ -126,42 +126,25 @@ def class_specific_deletion(
     """
     require_two(view, maps, targets)
     other = filling(fill, view.image, black=black, key=key)
-    counts = counts_of(tuple(percents), maps.shape[1:])
+    counts, offsets = counts_of(tuple(percents), maps.shape[1:]), offsets_of(view, key)
     random_odds = _random_odds(view, targets, counts, other, key)
-    return _deletion(view, top_masks(maps, counts), targets, other, key, random_odds)
+    left = left_of(view, top_masks(maps, counts).swapaxes(0, 1), other, offsets)
+    return _deletion(view, left, targets, random_odds)
 
 
 def _deletion(
-    view: View,
-    masks: Bool[Array, "P 2 *space"],
-    targets: Int[Array, "2"],
-    other: Float[Array, "*space D"],
-    key: Key[Array, ""] | None,
-    random_odds: Float[Array, " P"],
+    view: View, left: Left, targets: Int[Array, "2"], random_odds: Float[Array, " P"]
 ) -> ClassSpecificDeletion:
-    """The scores of pairs of masks, where it is known what removing as many random pixels leaves of L."""
-    whole = pair_scores(view, view.logits, targets)
-    margins, odds, odds_elsewhere = _without(view, masks, targets, other, key)
+    """The scores of what is left without the tops of both maps, with leading axes (2, P): map and percentage."""
+    whole, (margins, odds) = pair_scores(view, view.logits, targets), pair_scores(view, left.logits, targets)
     # one image has one margin, however its place in a batch rounds it
-    same = (masks[:, 0] == masks[:, 1]).all(tuple(range(1, masks.ndim - 1)))
-    own, rival = margins[:, 0], jnp.where(same, margins[:, 0], margins[:, 1])
+    own, rival = margins[0], jnp.where((left.mask[0] == left.mask[1]).all(-1), margins[0], margins[1])
     lowers, raises = whole.margin - own, rival - whole.margin
     hurts = jnp.where(jnp.isnan(rival - own), jnp.nan, ((lowers > 0) & (raises > 0)).astype(own.dtype))
-    return ClassSpecificDeletion(rival - own, lowers, raises, hurts, odds_elsewhere - odds, random_odds - odds)
-
-
-def _without(
-    view: View,
-    masks: Bool[Array, "P 2 *space"],
-    targets: Int[Array, "2"],
-    other: Float[Array, "*space D"],
-    key: Key[Array, ""] | None,
-) -> tuple[Float[Array, "P 2"], Float[Array, " P"], Float[Array, " P"]]:
-    """m without each mask; the mean L of a pair, without its masks and without them shifted: NaN, and no pass for it, where it means nothing."""
-    removed = beside_shifted(view, masks, key)
-    margins, odds = scores_without(view, removed, other, targets)
-    elsewhere = jnp.full(len(masks), jnp.nan) if removed is masks else odds[:, 2:].mean(1)
-    return margins[:, :2], odds[:, :2].mean(1), elsewhere
+    odds = odds.mean(0)
+    moved = left.elsewhere
+    elsewhere = jnp.full_like(odds, jnp.nan) if moved is None else pair_scores(view, moved, targets).odds.mean(0)
+    return ClassSpecificDeletion(rival - own, lowers, raises, hurts, elsewhere - odds, random_odds - odds)
 
 
 def _random_odds(
@@ -197,9 +180,15 @@ def of_image(inputs: MetricInputs, *, percents: Sequence[float] = PERCENTS, fill
         return OfImage(random_odds, None)
     own = inputs.region_classes == pair[:, None]
     parts = (inputs.regions & own.reshape(*own.shape, *(1,) * len(space))).any(1)
-    found = _deletion(view, parts[None], pair, other, inputs.key, jnp.full(1, jnp.nan))
+    left = left_of(view, parts[:, None], other, offsets_of(view, inputs.key))
+    found = _deletion(view, left, pair, jnp.full(1, jnp.nan))
     known = parts.any(tuple(range(1, parts.ndim))).all()
     return OfImage(random_odds, jax.tree.map(lambda value: jnp.where(known, value, jnp.nan), found))
+
+
+def removal(*, percents: Sequence[float] = PERCENTS, fill: Fill = "mean") -> Removal:
+    """What is removed: the top of both maps; options as `specificity_columns`."""
+    return Removal(fill, pair=tuple(percents))
 
 
 def specificity_columns(
@@ -215,10 +204,10 @@ def specificity_columns(
     What wins it without merit: see `class_specific_deletion`.
     """
     known = of_image(inputs, percents=percents, fill=fill) if inputs.of_image is None else inputs.of_image
-    view, pair, maps = inputs.view, inputs.targets[:2], inputs.maps[:2]
-    other = filling(fill, view.image, black=inputs.black, key=inputs.key)
-    masks = top_masks(maps, counts_of(tuple(percents), maps.shape[1:]))
-    found = _deletion(view, masks, pair, other, inputs.key, known.random_odds)._asdict()
+    view, pair = inputs.view, inputs.targets[:2]
+    lefts = removed_from(inputs, removal(percents=percents, fill=fill))
+    left = jax.tree.map(lambda *values: jnp.stack(values), *(stacked(of_map, percents, moved=True) for of_map in lefts))
+    found = _deletion(view, left, pair, known.random_odds)._asdict()
     averaged = ("specificity", "hurts_own", "necessity", "necessity_random")
     columns = {name: found[name].mean() for name in averaged}
     columns |= by_percent(found, percents)

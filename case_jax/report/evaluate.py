@@ -1,14 +1,15 @@
 """The page of an evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from case_jax import stats
+from case_jax.metric_column import MetricColumn
 from case_jax.reasons import Reason
 from case_jax.report.evaluate_figures import draw
-from case_jax.report.formatting import counted, listed, unit_words
+from case_jax.report.formatting import counted, listed, signed, unit_words
 from case_jax.report.loading import Method, Numbers, Run, load_run, numbers_of
 from case_jax.report.overview import first_table, picture
 from case_jax.report.page import Page, Section
@@ -23,7 +24,7 @@ from case_jax.report.tables import (
     rank_table,
     ranked_first,
 )
-from case_jax.stats import Summary
+from case_jax.stats import Interval, Summary
 
 DIAGNOSTIC = (
     "The maps of two classes may differ and yet hold neither class: noise passes these tests, and so do two maps that are exchanged. Read them "
@@ -57,7 +58,8 @@ def page_of(path: Path) -> tuple[Run, Page]:
         told = [*words, *_family(summary, run.methods), DIAGNOSTIC]
         sections.append(Section("The paper's diagnostic", main_table(numbers, methods, diagnostic), words=told))
     if further:
-        sections.append(Section("Further scores", main_table(numbers, methods, further), words=words))
+        told = [*words, *true_parts(summary.oracles, run.metric_columns)]
+        sections.append(Section("Further scores", main_table(numbers, methods, further), words=told))
     if criteria and len(judged) > 1:
         sections.append(Section("Ranks", rank_table(ranks, [*diagnostic, *shown, *further], run.methods)))
     sections += [Section(d.title, drawings=[d]) for name, d in drawings.items() if not name.startswith("gallery")]
@@ -67,7 +69,7 @@ def page_of(path: Path) -> tuple[Run, Page]:
         sentences=answer(numbers, run.methods, summary.counts, thetas=stats.THETAS, percent_of_pixels=k),
         picture=picture(numbers, run.methods),
         table=first_table(numbers, methods, ranks["mean_rank"] if judged else pd.Series(dtype=float)),
-        unit=unit,
+        unit=" ".join([unit, *true_parts(summary.oracles, run.metric_columns)]),
         gallery=gallery,
         sections=sections,
         counts={
@@ -78,6 +80,21 @@ def page_of(path: Path) -> tuple[Run, Page]:
         files={"summary.csv": _csv(summary, run.methods, ranks)},
     )
     return run, page
+
+
+def true_parts(oracles: Mapping[str, Interval], described: Mapping[str, Sequence[MetricColumn]]) -> list[str]:
+    """What removing the true parts gives, which no map need reach or stay below, and whether shares of it are given."""
+    titles = {m.name: m.title for found in described.values() for m in found}
+    known = {titles[name]: found for name, found in oracles.items() if found.value == found.value}
+    if not known:
+        return []
+    each = [
+        f"{title} {signed(found.value, '.2f')} [{signed(found.low, '.2f')}, {signed(found.high, '.2f')}]"
+        for title, found in known.items()
+    ]
+    undivided = [title for title, found in known.items() if not found.low > 0]
+    none = f" That {listed(undivided)} is not shown to be above 0: no share of it is given." if undivided else ""
+    return [f"The true parts have {listed(each)}.{none}"]
 
 
 def _family(summary: Summary, methods: Sequence[Method]) -> list[str]:

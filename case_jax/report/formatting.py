@@ -48,17 +48,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def unit_words(unit: str, images: int, clusters: int) -> str:
+def unit_words(unit: str, images: int, clusters: int, *, noun: str = "image") -> str:
     """By what intervals and tests are, and how many images share how many of them.
 
     Args:
         unit: what the images are independent in, in the plural.
         images: how many.
         clusters: how many of the unit they share; 0 where images are independent.
+        noun: what an image is called.
     """
     if not clusters:
-        return f"Intervals and tests by image: {counted(images, 'image')}, taken as independent."
-    return f"Intervals and tests by {unit.removesuffix('s')}: {counted(images, 'image')} share {clusters:,} {unit}."
+        return f"Intervals and tests by {noun}: {counted(images, noun)}, taken as independent."
+    return f"Intervals and tests by {unit.removesuffix('s')}: {counted(images, noun)} share {clusters:,} {unit}."
 
 
 def signed(value: float, form: str) -> str:

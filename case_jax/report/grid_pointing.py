@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from case_jax import stats
 from case_jax.report.figures import plain_style, rendered
-from case_jax.report.formatting import percent
+from case_jax.report.formatting import percent, unit_words
 from case_jax.report.loading import Gallery, Method, Run, load_run
 from case_jax.report.page import Drawing, Page, Section
 from case_jax.report.scores import Scored, two_scores
@@ -25,7 +25,7 @@ CELLS_SHOWN = 2
 
 
 def summarise(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Mean score per setting and method, with a bootstrap 95% interval over mosaics.
+    """Mean score per setting and method, with a 95% interval: by cluster where rows say what mosaics share, else by the bootstrap.
 
     The maps of one mosaic are not independent (of a class-blind method they add up to 1), so its scores are averaged first and
     mosaics are what is resampled.
@@ -37,15 +37,15 @@ def summarise(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd
 
     Returns:
         One row per setting and method, in the order of the rows: `mosaics` and `maps` that count, `degenerate` maps left out,
-        `mean`, `low`, `high`, `se` (standard error of the mean over mosaics), `median` over maps, and `mean_with_zeros`, the mean over
+        `mean`, `low`, `high`, `se` (standard error of the mean over mosaics, by cluster), `median` over maps, and `mean_with_zeros`, the mean over
         all maps where degenerate ones score 0, as in the authors' code. NaN where every map is degenerate.
     """
-    table = []
+    table, estimates = [], stats.estimates_of(rows, resamples=resamples, seed=seed)
     for (setting, method), group in rows.groupby(["setting", "method"], sort=False):
         score = group["score"].astype(np.float64)
         usable = score[~group["degenerate"]]
-        means = usable.groupby(group["image_id"]).mean().to_numpy()
-        interval = stats.bootstrap(means, "mean", resamples=resamples, seed=seed)
+        means = usable.groupby(group["image_id"]).mean().reset_index()
+        interval = estimates.interval(means, means["score"].to_numpy())
         table.append(
             {
                 "setting": setting,
@@ -56,7 +56,7 @@ def summarise(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd
                 "mean": interval.value,
                 "low": interval.low,
                 "high": interval.high,
-                "se": means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.nan,
+                "se": estimates.mean(means["image_id"], means["score"].to_numpy())[1] if len(means) else np.nan,
                 "median": usable.median(),
                 "mean_with_zeros": score.fillna(0.0).mean(),
             }
@@ -76,6 +76,8 @@ def page_of(path: Path) -> tuple[Run, Page]:
     of_game = summary[summary["setting"] == "GridPG"].sort_values("mean", ascending=False, kind="stable")
     methods = ranked_first(run.methods, [str(name) for name in of_game["method"]])
     counts = {**settings["counts"], "mosaics that could not be read again": len(run.excluded)}
+    clusters = stats.estimates_of(run.rows).clusters
+    unit = unit_words(run.config["data"].get("unit", "mosaics"), run.done, clusters, noun="mosaic")
     facts = {"settings": settings, "counts": counts, "scores": json.loads(summary.to_json(orient="records"))}
     files = {
         "grid_pointing.csv": run.rows.assign(class_name=[run.class_name(c) for c in run.rows["class"]])
@@ -89,6 +91,7 @@ def page_of(path: Path) -> tuple[Run, Page]:
         sentences=_answer(rows, methods, run, n),
         picture=_picture(rows, methods, n),
         table=_table(rows, methods, n),
+        unit=unit,
         gallery=_pictures(run, methods, n),
         sections=[_degenerate(rows, methods)],
         counts=counts,
@@ -142,7 +145,7 @@ def _picture(rows: Rows, methods: Sequence[Method], n: int) -> Drawing | None:
             corner="marks its own class, and nothing else",
         )
         words = ", ".join(f"{s.method.title} {percent(s.x.value)} and {percent(s.y.value)}" for s in scored)
-        caption = f"Lines: 95% intervals over mosaics. A map that is the same for every class has {percent(1 / n**2)}. Grey diamonds: controls."
+        caption = f"Lines: 95% intervals. A map that is the same for every class has {percent(1 / n**2)}. Grey diamonds: controls."
         return Drawing(
             "overview", "The methods at a glance", caption, f"GridPG and DiFull: {words}.", *rendered(figure)
         )
@@ -157,7 +160,7 @@ def _table(rows: Rows, methods: Sequence[Method], n: int) -> MainTable:
     notes = {
         "GridPG [95%]": f"Share of a map's positive mass that lies in the cell of its own class, in mosaics of {n}×{n} images of different "
         f"classes: high = specific. A map that is the same for every class has {percent(1 / n**2)} on average, an ideal map 100%. Mean over "
-        "mosaics with a bootstrap interval.",
+        "mosaics.",
         "DiFull [95%]": "Every cell is classified alone by a head of its own, so nothing outside it can matter. Maps that use the gradient at "
         "each place reach 100% by construction; less than that is mass where the class's head sees nothing, as methods place it that give "
         "each channel one weight for the whole map.",

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from case_jax.report.figures import plain_style, rendered
-from case_jax.report.formatting import percent
+from case_jax.report.formatting import counted, percent
 from case_jax.report.heat_map import Groups, heat_map, superclass_map
 from case_jax.report.loading import Method, Run, load_run
 from case_jax.report.page import Drawing, Page, Section
@@ -78,6 +78,7 @@ def page_of(path: Path) -> tuple[Run, Page]:
         sentences=_answer(means, methods, worst, run),
         picture=maps[0] if maps else None,
         table=_table(means, methods, worst),
+        unit=f"Means over pairs of classes in {counted(found.counted, 'image')}, without intervals or tests: the run keeps sums, not what images share.",
         sections=[Section("All heat maps", drawings=maps), _worst(run.methods, worst), *sections],
         counts=counts,
         files=files,

@@ -137,19 +137,22 @@ def columns(removed: float) -> list[Column]:
 
 
 def metric_columns(described: Mapping[str, Sequence[MetricColumn]]) -> list[Column]:
-    """A column for each number that a metric describes itself, grouped by metric."""
+    """A column for each number that a metric describes itself, grouped by metric; behind it its share of the true parts'."""
     return [
-        Column(
-            group.replace("_", " "),
-            f"{m.title} [95%]",
-            f"{m.name}_{m.statistic}",
-            _metric_cell(m),
-            f"{m.note[:1].upper()}{m.note[1:]}.",
-            m.better,
-        )
-        for group, found in described.items()
-        for m in found
+        column for group, found in described.items() for m in found for column in _described(group.replace("_", " "), m)
     ]
+
+
+def _described(group: str, m: MetricColumn) -> list[Column]:
+    note = f"{m.note[:1].upper()}{m.note[1:]}."
+    return [
+        Column(group, f"{m.title} [95%]", f"{m.name}_{m.statistic}", _metric_cell(m), note, m.better),
+        Column(
+            group, f"% of the true parts’ {m.title} [95%]", f"{m.name}_share_ratio", _interval_of(f"{m.name}_share", "ratio"),
+            f"{m.title.capitalize()} in percent of that of the true parts: a ratio of means over images where both are known, with an interval "
+            "by the delta method.",
+        ),
+    ]  # fmt: skip
 
 
 def _metric_cell(column: MetricColumn) -> Callable[[Row], str]:

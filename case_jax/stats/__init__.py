@@ -5,6 +5,7 @@ from case_jax.stats.estimates import Estimates, estimates_of
 from case_jax.stats.intervals import Interval, bootstrap, mean_interval, median_interval
 from case_jax.stats.paired import paired_tests
 from case_jax.stats.ranks import RANK_DECIMALS, ranked
+from case_jax.stats.ratio import ratio_of_means
 from case_jax.stats.sharing import Sharing, sharing_of
 from case_jax.stats.summary import Summary, summarise
 from case_jax.stats.tests import SignedRank, SignTest, below, equivalent, holm, sign_test
@@ -46,6 +47,7 @@ __all__ = [
     "median_interval",
     "paired_tests",
     "ranked",
+    "ratio_of_means",
     "removed_percents",
     "sharing_of",
     "sign_test",

@@ -10,7 +10,9 @@ from scipy.sparse import csr_array
 from case_jax._checks import require
 
 MOST = 10
-"""Ids that one image may have: the groups grow with two to that power."""
+"""Ids of an image up to which groups are formed, whose number grows with two to that power; beyond, pairs are."""
+PAIRS = 20_000_000
+"""Most pairs that are formed."""
 
 
 class Sharing(NamedTuple):
@@ -19,7 +21,8 @@ class Sharing(NamedTuple):
     ids: Int[np.ndarray, "n c"]
     """The ids of each image, −1 where it has fewer."""
     members: csr_array
-    """(groups, n), 1 where an image is in a group; every group shares one, two, … ids, and has two images or more."""
+    """(groups, n), 1 where an image is in a group; every group shares one, two, … ids, and has two images or more. Of images with many
+    ids every dependent pair is a group."""
     signs: Float[np.ndarray, " groups"]
     """1 for a group that shares an odd number of ids, −1 for an even number."""
 
@@ -51,17 +54,19 @@ def sharing_of(clusters: Int[np.ndarray, "n c"]) -> Sharing:
     """Find the groups of images that share ids.
 
     Two images are dependent when they share any id, in whichever column; −1 is none. Time and memory grow with the number of images, not
-    of pairs.
+    of pairs; where images have more than `MOST` ids (mosaics of scenes of several strokes each), with the number of dependent pairs.
 
     Args:
         clusters: ids of each image, from one id space.
 
     Raises:
-        CaseJaxError: for an array of another rank, or of more than `MOST` columns.
+        CaseJaxError: for an array of another rank, and for more than `MOST` ids an image that more than `PAIRS` pairs of images share.
     """
     ids = np.asarray(clusters)
-    proper = ids.ndim == 2 and 1 <= ids.shape[1] <= MOST
-    require(proper, "clusters", f"shape {ids.shape}", f"(images, ids) with 1 to {MOST} ids an image, −1 for none")
+    proper = ids.ndim == 2 and ids.shape[1] >= 1
+    require(proper, "clusters", f"shape {ids.shape}", "(images, ids) with at least 1 id an image, −1 for none")
+    if ids.shape[1] > MOST:
+        return _by_pairs(ids)
     ordered = np.sort(ids, axis=1)
     ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = -1  # an id that an image has twice counts once
     ordered = np.sort(ordered, axis=1)
@@ -81,6 +86,23 @@ def sharing_of(clusters: Int[np.ndarray, "n c"]) -> Sharing:
     rows, columns = np.concatenate(groups), np.concatenate(images)
     members = csr_array((np.ones(len(rows)), (rows, columns)), shape=(start, len(ids)))
     return Sharing(ids, members, np.concatenate(signs))
+
+
+def _by_pairs(ids: Int[np.ndarray, "n c"]) -> Sharing:
+    """Every dependent pair as a group: `(e_i + e_j)² − e_i² − e_j²` is what the two orders of a pair add."""
+    images, columns = np.nonzero(ids >= 0)
+    _, number, size = np.unique(ids[images, columns], return_inverse=True, return_counts=True)
+    most, given = int((size.astype(np.int64) ** 2).sum()), f"{ids.shape[1]} ids an image"
+    accepted = f"at most {MOST} ids where so many images share them, or fewer than {PAIRS:,} pairs"
+    require(most <= 2 * PAIRS, "clusters", f"{given}, up to {most // 2:,} pairs that share one", accepted)
+    holds = csr_array((np.ones(len(images)), (images, number.ravel())), shape=(len(ids), len(size)))
+    first, second = (holds @ holds.T).tocoo().coords
+    first, second = first[first < second], second[first < second]
+    rows = np.repeat(np.arange(len(first)), 2)
+    members = csr_array(
+        (np.ones(len(rows)), (rows, np.stack([first, second], 1).ravel())), shape=(len(first), len(ids))
+    )
+    return Sharing(ids, members, np.ones(len(first)))
 
 
 def independent(number: int) -> Sharing:

@@ -1,6 +1,7 @@
 """From a run's rows to the numbers of its report (no JAX here)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from case_jax.stats.counts import left_out
 from case_jax.stats.estimates import Estimates, estimates_of
 from case_jax.stats.intervals import Interval
 from case_jax.stats.paired import paired_tests
+from case_jax.stats.ratio import ratio_of_means
 from case_jax.stats.usable import DROP_PERCENT, both_usable, correct_rows, drops, mean_drop, usable_rows, watched_rows
 from case_jax.stats.verdict import THETAS, agreements_in, threshold_tests, with_verdicts
 
@@ -27,6 +29,8 @@ class Summary(NamedTuple):
     """How many images or maps were left out of which statistic, and why."""
     clusters: int = 0
     """How many things the images share, by which intervals and tests are; 0 where images are independent."""
+    oracles: Mapping[str, Interval] = MappingProxyType({})
+    """Of each column that the rows know of the true parts, too (`NAME_oracle`): the mean of that."""
 
 
 def _named(prefix: str, interval: Interval, value_name: str) -> dict[str, float]:
@@ -72,6 +76,20 @@ def _measured(rows: pd.DataFrame, column: MetricColumn, estimates: Estimates) ->
     return {f"n_{column.name}": len(usable), **_named(column.name, found, column.statistic)}
 
 
+def _oracle(rows: pd.DataFrame, column: MetricColumn, estimates: Estimates) -> Interval:
+    """The mean over images of what the true parts have."""
+    images = rows.drop_duplicates("image_id")
+    known = images[images[f"{column.name}_oracle"].notna()]
+    return estimates.interval(known, known[f"{column.name}_oracle"].to_numpy(np.float64))
+
+
+def _of_oracle(rows: pd.DataFrame, column: MetricColumn, estimates: Estimates) -> dict[str, float]:
+    """The share of what the true parts have that a method reaches, over images of which both are known."""
+    usable = rows[usable_rows(rows, column) & rows[f"{column.name}_oracle"].notna()]
+    own, true = (usable[name].to_numpy(np.float64) for name in (column.name, f"{column.name}_oracle"))
+    return _named(f"{column.name}_share", ratio_of_means(own, true, estimates.among(usable["image_id"])), "ratio")
+
+
 def summarise(
     rows: pd.DataFrame,
     *,
@@ -98,7 +116,8 @@ def summarise(
         seed: of the resampling.
 
     Returns:
-        The table (a group of columns per metric that was run), the paired tests and the counts. For `sensitive_<θ>` see
+        The table (a group of columns per metric that was run), the paired tests, the counts and the oracles. A column `NAME` whose oracle
+        is known to be above 0 also has `NAME_share_ratio`, the ratio of the two means, with its interval. For `sensitive_<θ>` see
         `stats.verdict.with_verdicts`.
 
     Raises:
@@ -111,6 +130,8 @@ def summarise(
         )
     estimates = estimates_of(rows, resamples=resamples, seed=seed)
     known = [column for column in columns if column.name in rows]
+    beside = [c for c in known if c.statistic == "mean" and f"{c.name}_oracle" in rows]
+    oracles = {column.name: _oracle(rows, column, estimates) for column in beside}
     table = {}
     for name, group in rows.groupby("method", sort=False, observed=True):
         entry: dict[str, float] = {"images": len(group), "degenerate": int((~both_usable(group)).sum())}
@@ -122,9 +143,12 @@ def summarise(
             entry |= _evidence(group, estimates)
         for column in known:
             entry |= _measured(group, column, estimates)
+        for column in beside:
+            if oracles[column.name].low > 0:
+                entry |= _of_oracle(group, column, estimates)
         table[name] = entry
     frame = pd.DataFrame.from_dict(table, orient="index").rename_axis("method")
     if "F" in rows:
         frame = with_verdicts(frame, rows, controls, thetas)
     pairs = paired_tests(rows, reference) if f"p_removed_{DROP_PERCENT}" in rows else pd.DataFrame()
-    return Summary(frame, pairs, left_out(rows), estimates.clusters)
+    return Summary(frame, pairs, left_out(rows), estimates.clusters, oracles)

@@ -30,8 +30,9 @@ from case_jax.evaluation.maps import (
 from case_jax.evaluation.subject import Subject
 from case_jax.evaluation.why import Why
 from case_jax.imageops import FILLS, finish_maps, normalise_image
-from case_jax.methods import MapFunction
+from case_jax.methods import MapFunction, described
 from case_jax.metrics import METRICS, PERCENTS, Metric, MetricInputs, metric, quick
+from case_jax.metrics.removals import merged, removed
 from case_jax.metrics.specificity import PERCENTS as SPECIFICITY_PERCENTS
 from case_jax.ranking import pixel_count
 from case_jax.tap.link import require_probabilities
@@ -63,6 +64,8 @@ class Evaluate:
 
     name = "evaluate"
     unit = "images"
+    scored = True
+    """Maps of two classes of every image are held against each other: methods that need a pair run unnamed, too."""
     tile = 32
     part = 128
 
@@ -182,6 +185,7 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
     random = any(metric.random_class for metric in metrics.values())
     plain = {name: found for name, found in metrics.items() if not found.explains}
     explaining = {name: found for name, found in metrics.items() if found.explains}
+    wanted = merged(found.removal(**options.get(name, {})) for name, found in plain.items() if found.removal)
 
     def one(
         params: Params, question: Question, image: Array, image_id: Array, regions: Array, classes: Array
@@ -203,8 +207,12 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
             if metric.of_image is not None
         }
 
-        def score(method: tuple[Array, Array]) -> dict[str, Array]:
-            return _columns(inputs(*method), plain, options, of_image)
+        blind = [described(name, method).class_blind for name, method in question.methods.items()]
+        left = removed(view, found.maps, blind, wanted, black=black, key=noise)
+
+        def score(method: tuple[Array, Array, Any]) -> dict[str, Array]:
+            maps, degenerate, without = method
+            return _columns(inputs(maps, degenerate)._replace(removed=without), plain, options, of_image)
 
         def score_explaining(number: int, method: MapFunction) -> dict[str, Array]:
             def explain(altered: Float[Array, "H W D"]) -> Float[Array, "H W"]:
@@ -231,7 +239,7 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
             "reason_1": found.reasons[:, 0],
             "reason_2": found.reasons[:, 1],
             **(third if len(found.targets) > 2 else {}),
-            **jax.lax.map(score, (found.maps, found.degenerate)),
+            **jax.lax.map(score, (found.maps, found.degenerate, left)),
             **jax.tree.map(lambda *columns: jnp.stack(columns), *again_scored),
         }
 

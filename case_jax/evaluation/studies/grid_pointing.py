@@ -18,6 +18,7 @@ from case_jax.contrast.asking import ask
 from case_jax.contrast.choice import ContrastChoice
 from case_jax.contrast.sets import Query
 from case_jax.evaluation.batches import Batch, Tile
+from case_jax.evaluation.clusters import cluster_columns
 from case_jax.evaluation.engine import Compiled, Found, Images, Program, Through
 from case_jax.evaluation.maps import Question, image_key, raw_maps, view_for_targets
 from case_jax.evaluation.studies.disconnected import disconnected
@@ -128,7 +129,8 @@ class GridPointing:
     degenerate maps have no score instead of 0, and mass is counted at the map's own resolution: enlarging a map bilinearly moves some
     of it into the neighbouring cells, which `upsampled` does for comparison with published numbers.
 
-    One row per mosaic, setting, method and cell: `image_id` of the mosaic, `image` and `class` in the cell, `p_image` alone and
+    One row per mosaic, setting, method and cell: `image_id` of the mosaic, `cluster_1`, … where its images share something with those of
+    others, `image` and `class` in the cell, `p_image` alone and
     `p_mosaic` there, `score`, NaN where the map is `degenerate`.
     """
 
@@ -168,7 +170,7 @@ class GridPointing:
 
         def found(stream: Iterator[Tile], through: Through) -> Iterator[tuple[Tile, Found]]:
             for tile, columns in through(step, model.params, stream):
-                yield tile, Found(_rows(drawn, tile, columns, tuple(question.methods)))
+                yield tile, Found(_rows(drawn, tile, columns, tuple(question.methods), len(images.first.clusters)))
 
         return Program([Compiled(step, lambda batch: (model.params, batch))], found)
 
@@ -237,10 +239,11 @@ def _difull(
 
 
 def _rows(
-    drawn: Mosaics, tile: Tile, found: Mapping[str, Mapping[str, np.ndarray]], methods: tuple[str, ...]
+    drawn: Mosaics, tile: Tile, found: Mapping[str, Mapping[str, np.ndarray]], methods: tuple[str, ...], ids: int
 ) -> dict[str, np.ndarray]:
-    """One row per mosaic, setting, method and cell, as columns."""
+    """One row per mosaic, setting, method and cell, as columns; every mosaic shares `ids` things with others."""
     slots = [slot for slot, example in enumerate(tile.examples) if example is not None]
+    clusters = cluster_columns([example for example in tile.examples if example is not None], ids)
     numbers = np.array([e.image_id for e in tile.examples if e is not None], np.int64)
     settings = [name for name in SETTINGS if name in found]  # JAX sorts the keys of dictionaries
     at = drawn.drawn[numbers]
@@ -256,6 +259,7 @@ def _rows(
 
     return {
         "image_id": spread(numbers, 0),
+        **{name: spread(column, 0) for name, column in clusters.items()},
         "setting": spread(np.array(settings), 1),
         "method": spread(np.array(methods), 2),
         "cell": spread(np.arange(cells), 3),

@@ -101,7 +101,7 @@ class Localise:
             raise unknown("target", self.target, TARGETS)
         named, name = subject.source.class_names is not None or self.target == "predicted", subject.source.name
         require(named, "target", f"'label' for {name}, which has no labels", "'predicted', or data with labels")
-        twice = [name for name in subject.methods if name in BASELINES]
+        twice = [name for name in subject.functions if name in BASELINES]
         accepted = f"other names than those of the baselines: {', '.join(BASELINES)}"
         require(not twice, "methods", ", ".join(twice), accepted)
         require(

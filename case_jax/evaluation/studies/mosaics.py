@@ -17,7 +17,7 @@ from case_jax.evaluation.batches import Batch, select, template, through_devices
 from case_jax.evaluation.maps import Pixels
 from case_jax.imageops import normalise_image
 from case_jax.metrics.grid_pointing import join_cells, require_grid
-from case_jax.source import Evidence, Example, Source
+from case_jax.source import Evidence, Example, Source, unit_of
 from case_jax.stopping import STARTS_ANEW, Stopping
 from case_jax.tap.link import probabilities as linked_probabilities
 from case_jax.tap.link import ranking, require_probabilities
@@ -165,7 +165,7 @@ def draw_mosaics(classes: Int[np.ndarray, " N"], *, n: int, count: int, seed: in
 
 
 class Mosaics:
-    """Mosaics as a source; the evidence of a mosaic are its cells, each for the class that it shows.
+    """Mosaics as a source; the evidence of a mosaic are its cells, each for the class that it shows, and it shares what its images share.
 
     Args:
         source: the images.
@@ -177,6 +177,7 @@ class Mosaics:
 
     def __init__(self, source: Source, chosen: Confident, drawn: Int[np.ndarray, "M n*n"]):
         self.source, self.chosen, self.drawn = source, chosen, drawn
+        self.unit = "mosaics" if unit_of(source) == "images" else unit_of(source)
 
     @property
     def name(self) -> str:
@@ -208,7 +209,10 @@ class Mosaics:
         classes = self.chosen.classes[self.drawn[index]].astype(np.int32)
         name = " | ".join(example.name for example in examples)
         changes = tuple(change for example in examples for change in example.changes)
-        return Example(index, name, join_cells(images), -1, Evidence(regions, classes), changes=changes)
+        shared = tuple(number for example in examples for number in example.clusters)
+        return Example(
+            index, name, join_cells(images), -1, Evidence(regions, classes), changes=changes, clusters=shared
+        )
 
 
 def make_mosaics(source: Source, chosen: Confident, *, n: int, count: int, seed: int, confidence: float) -> Mosaics:

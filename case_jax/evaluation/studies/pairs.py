@@ -152,9 +152,10 @@ def prepare_pairs(
     """Check completely, before any long work; arguments and errors as `engine.prepare`, and those of `PairAgreement`."""
     require(tile is None or tile >= 1, "tile", tile, "at least 1 image per device and step")
     size = study.tile if tile is None else tile
+    subject = subject.of_study(scored=False)
     model, images = subject.model, checked(study, subject, limit=limit)
     empty, grid = template(images.source, images.indices, size), parallel.Grid(study.class_shards)
-    pairs = study.pairs(model, empty.images.shape[1:3], size, len(subject.methods))
+    pairs = study.pairs(model, empty.images.shape[1:3], size, len(subject.functions))
     contrast, question = asked(subject, images)
     step = grid.step(make_counting_step(question, model, pairs))
     grid.trace(step, empty_counts(len(question.methods), model.num_classes, grid.columns), model.params, empty)

@@ -1,10 +1,10 @@
-"""The control that needs the classifier itself: a contrast of the same network before training."""
+"""What runs when no methods are named; and the control that needs the classifier itself: a contrast of the same network before training."""
 
 import warnings
 from collections.abc import Mapping
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.methods import UNTRAINED, MapFunction, UntrainedContrast, untrained_contrast
+from case_jax.methods import UNTRAINED, MapFunction, UntrainedContrast, method, untrained_contrast, usual
 from case_jax.models import LoadedModel
 from case_jax.models import model as bundled_model
 from case_jax.models.initial import drawn_params
@@ -41,3 +41,10 @@ def with_untrained(
     require(not named, "methods", UNTRAINED, f"other methods: {LEFT_OUT}")
     warnings.warn(f"methods: {LEFT_OUT}.", stacklevel=4)
     return dict(methods)
+
+
+def default_methods(model: TappedModel, *, scored: bool, seed: int) -> dict[str, MapFunction]:
+    """What runs when no methods are named: those that are usual, and where a study has them `scored` by two classes of an image also those
+    that need a pair, and the control of the untrained network where there is one."""
+    methods = {name: method(name).maps for name in usual(pair=scored)}
+    return with_untrained(methods, model, named=False, seed=seed) if scored else methods
