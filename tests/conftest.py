@@ -171,7 +171,7 @@ def shell(monkeypatch, capsys, tmp_path, cache_folder):
     """Run `case-jax ARGS` in an empty folder; returns exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
+    monkeypatch.setattr(cli, "keep_compilations", lambda: None)
     monkeypatch.setattr(cli.numerics, "cache_folder", lambda: cache_folder)
     monkeypatch.setattr("case_jax.cli.setup.load_classifier", _load_once)
     monkeypatch.setattr("case_jax.cli.setup.tap_classifier", _tap_once)

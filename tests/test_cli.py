@@ -241,6 +241,7 @@ BAD = [
     ("evaluate --contrast 5", ["contrast", "topk_logits:5"]),
     ("explain nowhere.jpg", ["nowhere.jpg", "cannot be read"]),
     ("explain broken/a.png", ["broken/a.png", "cannot be read"]),
+    ("explain photos:chelsie", ["'photos:chelsie' is unknown", "Did you mean 'photos:chelsea'"]),
     ("explain digit_scenes:x", ["digit_scenes:INDEX"]),
     ("explain digit_scenes:3,texture", ["'texture'", "OPTION=VALUE"]),
     ("explain digit_scenes:3,side=96", ["96×96", "48×48"]),

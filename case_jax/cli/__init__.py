@@ -4,35 +4,23 @@ import logging
 import os
 import sys
 
-import jax
 import tyro
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.cli import commands
+from case_jax.cli.compilations import keep_compilations
 from case_jax.cli.evaluate import evaluate
 from case_jax.cli.explain import explain
 from case_jax.cli.grid_pointing import grid_pointing
 from case_jax.cli.guide import guide
 from case_jax.cli.localise import localise
-from case_jax.cli.numerics import avoid_wrong_fusions, cache_folder
+from case_jax.cli.numerics import avoid_wrong_fusions
 from case_jax.cli.pairs import pairs
 from case_jax.cli.prepare import prepare
 from case_jax.cli.sanity import sanity
 from case_jax.cli.train import train_
 
 RESUMABLE = ("evaluate", "pairs", "localise", "grid-pointing", "sanity", "train")
-
-
-def _cache_compilations() -> None:
-    """Keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR already says where.
-
-    Not with JAX before 0.10.2, which on CPU logs errors (harmless ones) for every program that it reads back.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        if jax.__version_info__ < (0, 10, 2):
-            return
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def _require_once(words: list[str]) -> None:
@@ -59,7 +47,7 @@ def main() -> None:
     }
     try:
         _require_once(sys.argv[1:])
-        _cache_compilations()
+        keep_compilations()
         avoid_wrong_fusions()
         logging.basicConfig()
         for handler in logging.getLogger().handlers:  # also where a package that was imported has made one

@@ -3,32 +3,30 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from PIL import Image
 
-from case_jax._checks import CaseJaxError, require
+from case_jax._checks import require
+from case_jax.cli.images import SCENE, opened, seen
 from case_jax.cli.setup import Model, Names, files_in, say, set_up
 from case_jax.contrast import against as contrasted_with
-from case_jax.data import DigitScenes, Exif, options_of, read_crop, require_side
+from case_jax.data import Exif
 from case_jax.evaluation.explain import explain_images
 from case_jax.files import require_writable
 from case_jax.imageops import normalise_image
 from case_jax.methods import METHODS, described, titles_of
-from case_jax.models import Preprocessing
 from case_jax.models.class_names import classes_called
 from case_jax.models.packages import PHOTOS, installed
-from case_jax.source import Example, UnreadableImageError
 
 EXPLAINED = ("grad_cam", "layer_cam", "case", "finer_cam", "softmax_contrast")
 """What `explain` draws when no methods are named."""
 EXPLAINED_AGAINST = ("grad_cam", "case", "finer_cam")
 """And when the classes are named that the targets are contrasted with."""
 TOP = 3
-SCENE = "digit_scenes:"
 LONGEST = 600
 """Longer side of a photograph in a picture, in pixels."""
 
@@ -54,15 +52,6 @@ class ExplainedModel(Model):
 
 
 ModelArgs = Annotated[ExplainedModel, tyro.conf.arg(name="")]
-
-
-class Photograph(NamedTuple):
-    """An image with what surrounds it."""
-
-    example: Example
-    whole: Image.Image
-    box: tuple[float, float, float, float]
-    """The example in pixels of the whole: top, bottom, left, right."""
 
 
 def explain(
@@ -99,7 +88,8 @@ def explain(
     needs are counted once, and kept beside compiled programs, in `~/.cache/case_jax`.
 
     Args:
-        images: image files, folders of them, or `digit_scenes:INDEX[,OPTION=VALUE,…]` for a scene of the embedded data.
+        images: image files, folders of them, `photos:NAME` for a photograph that comes with a Python package (`case-jax guide imagenet`), or
+            `digit_scenes:INDEX[,OPTION=VALUE,…]` for a scene of the embedded data.
         model: classifier and contrast.
         methods: names from `case-jax list methods`, or `all`, without those that need a transformer; by default grad_cam, layer_cam, case,
             finer_cam and softmax_contrast.
@@ -135,14 +125,15 @@ def explain(
     if save_maps is not None:
         require_suffix(save_maps)
         require_writable(save_maps.parent)
+    require_writable(out)
+    pictures = opened(images, exif)
     setup = set_up(model, methods=chosen)
     names = setup.classifier.class_names
     asked, others = classes_called("targets", targets, names), classes_called("against", against, names)
     sets = contrasted_with(others, setup.model.num_classes) if others else None
     if sets is not None:
         sets.require_others(np.asarray(asked, int))
-    photographs = read_photographs(images, setup.classifier.preprocessing, exif)
-    require_writable(out)
+    photographs = seen(pictures, setup.classifier.preprocessing)
     rather = f"\nrather than {', '.join(names[c] for c in others)}" if others else ""
     titles = [t + rather * described(n, chosen[n]).contrastive for n, t in titles_of(chosen).items()]
     written: set[Path] = set()
@@ -195,8 +186,9 @@ def _explored(images: Sequence[str], model: Model, drawing: Mapping[str, Any], e
     require(not given, "explore", f"{', '.join(given)}, too", accepted)
     require(len(images) == 1, "images", f"{len(images)} images", "one with --explore: a page shows one image")
     require_writable(out)
+    pictures = opened(images, exif)
     setup = set_up(dataclasses.replace(model, contrast="topk_logits:1"))  # a stand-in: nobody asks for it
-    (photograph,) = read_photographs(images, setup.classifier.preprocessing, exif)
+    (photograph,) = seen(pictures, setup.classifier.preprocessing)
     example = photograph.example
     for change in example.changes:
         say(f"{example.name} has {change}")
@@ -219,34 +211,6 @@ def _without_contrast(model: ExplainedModel, methods: dict[str, Any]) -> Explain
     uses = set(contrastive) & set(methods)
     require(uses, "against", f"methods {', '.join(methods)}", f"a method with contrast: {', '.join(contrastive)}")
     return dataclasses.replace(model, contrast="topk_logits:1")
-
-
-def read_photographs(images: Sequence[str], facts: Preprocessing, exif: Exif) -> list[Photograph]:
-    """Image files, or scenes written `digit_scenes:INDEX[,OPTION=VALUE,…]`, as examples with what surrounds them.
-
-    Raises:
-        CaseJaxError: for a file that is missing or broken, an index that is no number, or options that scenes do not have; names it.
-    """
-    found = []
-    for number, image in enumerate(images):
-        if image.startswith(SCENE):
-            accepted = "digit_scenes:INDEX or digit_scenes:INDEX,OPTION=VALUE,… with an index of at least 0"
-            index, _, words = image.removeprefix(SCENE).partition(",")
-            require(index.isascii() and index.isdigit() and len(index) < 10, "images", repr(image), accepted)
-            scenes = DigitScenes("test", int(index) + 1, **options_of(words))
-            require_side(scenes, facts.crop)
-            scene = scenes[int(index)]
-            height, width = scene.image.shape[:2]
-            found.append(Photograph(scene, Image.fromarray(scene.image), (0, height, 0, width)))
-            continue
-        how = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation, "exif": exif}
-        try:
-            cut = read_crop(Path(image), **how)
-        except UnreadableImageError as error:
-            raise CaseJaxError(f"images: {image} cannot be read ({error.reason}); give an image file.") from error
-        example = Example(number, image, cut.pixels, -1, changes=cut.changes)
-        found.append(Photograph(example, cut.photograph, cut.box))
-    return found
 
 
 def _smaller(whole: Image.Image, box: tuple[float, ...]) -> tuple[np.ndarray, tuple[float, float, float, float]]:

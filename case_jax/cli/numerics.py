@@ -49,7 +49,7 @@ def require_right_numbers() -> None:
         CaseJaxError: names the first wrong expression, the flag that helps, and the versions that need none.
     """
     facts = circumstances()
-    file = cache_folder() / f"numerics-{_digest(json.dumps(facts).encode())}.json"
+    file = cache_folder() / f"numerics-{digest(json.dumps(facts).encode())}.json"
     if _remembers(file, facts):
         return
     wrong = canaries.wrong(canaries.errors())
@@ -64,17 +64,18 @@ def circumstances() -> dict[str, str]:
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
         "device": parallel.device_names()[0],
-        "processor": _processor(),
+        "processor": processor(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "expressions": _digest(Path(canaries.__file__).read_bytes()),
+        "expressions": digest(Path(canaries.__file__).read_bytes()),
     }
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """Sixteen characters that other bytes do not have."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _processor() -> str:
+def processor() -> str:
     """Name and abilities of the first processor: virtual machines give one name to many."""
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
@@ -82,7 +83,7 @@ def _processor() -> str:
         return f"{platform.machine()} {platform.processor()}"
     known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
     facts = [known[name] for name in CPU_FACTS if name in known]
-    return f"{platform.machine()} {facts[0] if facts else ''} {_digest(' '.join(facts).encode())}"
+    return f"{platform.machine()} {facts[0] if facts else ''} {digest(' '.join(facts).encode())}"
 
 
 def _remembers(file: Path, facts: Mapping[str, str]) -> bool:

@@ -40,7 +40,7 @@ PHOTOGRAPHS = (
     # a dahlia, which is no class
     Photograph("flower", _SKLEARN, "flower.jpg", "vultilion, Flickr", "CC BY 2.0"),
     Photograph(
-        "grace_hopper", "matplotlib/mpl-data/sample_data", "grace_hopper.jpg", "US Navy", "public domain, as a work of the US government; not stated by the package",
+        "grace_hopper", "matplotlib/mpl-data/sample_data", "grace_hopper.jpg", "US Navy", "public domain, as a work of the US Navy; said where matplotlib took it up (pull request 1599), not in the package",
         ("military uniform",), (170, 590, 50, 470),
     ),
     # the astronaut herself is no class
@@ -50,7 +50,7 @@ PHOTOGRAPHS = (
     # a rocket without a warhead is no missile
     Photograph("rocket", _SKIMAGE, "rocket.jpg", "SpaceX", "public domain"),
     # there are mopeds and motor scooters, but no motorcycles
-    Photograph("motorcycle_left", _SKIMAGE, "motorcycle_left.png", "Scharstein et al., Middlebury Stereo 2014", "not stated by the package"),
+    Photograph("motorcycle_left", _SKIMAGE, "motorcycle_left.png", "Scharstein et al., Middlebury Stereo 2014", "to be used and published, with a citation, by the data set's page; not stated by the package"),
     Photograph("camera", _SKIMAGE, "camera.png", "Lav Varshney", CC0, ("tripod",), (137, 512, 225, 410)),
     Photograph("coins", _SKIMAGE, "coins.png", "Brooklyn Museum", "no known copyright restrictions"),
 )  # fmt: skip

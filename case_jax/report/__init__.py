@@ -1,23 +1,14 @@
 """The report of a run: one self-contained page, tables as CSV and Markdown, figures as PNG and PDF (no JAX here)."""
 
-from collections.abc import Callable
+import importlib
 from pathlib import Path
 
 from case_jax._checks import unknown
-from case_jax.report import evaluate, grid_pointing, localise, pairs, sanity
-from case_jax.report.loading import Run
-from case_jax.report.page import Page, write_page
-from case_jax.report.training import write_training_report
 from case_jax.results import RunFolder
 
-PAGES: dict[str, Callable[[Path], tuple[Run, Page]]] = {
-    "evaluate": evaluate.page_of,
-    "localise": localise.page_of,
-    "sanity": sanity.page_of,
-    "grid_pointing": grid_pointing.page_of,
-    "pairs": pairs.page_of,
-}
-"""What reads the folder of which study."""
+PAGES = ("evaluate", "localise", "sanity", "grid_pointing", "pairs")
+"""The studies; `page_of` of the file of that name reads a study's folder. It is imported where it is used: a picture of one image needs no
+statistics, which take a second."""
 
 
 def write_report(run: str | Path) -> Path:
@@ -37,11 +28,15 @@ def write_report(run: str | Path) -> Path:
     """
     config = RunFolder(run).config()
     if "recipe" in config:
+        from case_jax.report.training import write_training_report
+
         return write_training_report(RunFolder(run))
     study = config.get("study", "none")
     if study not in PAGES:
         raise unknown("study", study, PAGES)
-    return write_page(*PAGES[study](Path(run)))
+    from case_jax.report.page import write_page
+
+    return write_page(*importlib.import_module(f"case_jax.report.{study}").page_of(Path(run)))
 
 
 __all__ = ["PAGES", "write_report"]
