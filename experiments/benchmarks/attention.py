@@ -54,7 +54,15 @@ class Config:
 def tapped(config: Config) -> TappedModel:
     """The network with random weights, or a tiny one, tapped at its last block's first normalisation."""
     if config.quick:
-        sizes: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2, "hidden": 16, "patch": 8, "image_size": 32, "num_classes": 1000}
+        sizes: dict[str, Any] = {
+            "width": 16,
+            "depth": 2,
+            "heads": 2,
+            "hidden": 16,
+            "patch": 8,
+            "image_size": 32,
+            "num_classes": 1000,
+        }
         module, size, last = VisionTransformer(**sizes, rngs=nnx.Rngs(0)), 32, 1
     else:
         module, size, last = random_network(config.model), 224, 11
