@@ -43,9 +43,11 @@ def by_photograph(
 
 
 def wide(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A value by view and method, mean over networks; without degenerate maps."""
+    """A value by photograph and method, mean over views, then over networks; without degenerate maps; the index is that of the first view."""
     known = rows[both_usable(rows)]
-    return known.groupby(["image_id", "method"], sort=False, observed=True)[column].mean().unstack()
+    first = known["image_id"] // len(VIEWS) * len(VIEWS)
+    of_network = known.groupby([first, "method", "network"], sort=False, observed=True)[column].mean()
+    return of_network.groupby(level=[0, 1], sort=False).mean().unstack()
 
 
 def last_maps(rows: pd.DataFrame) -> pd.DataFrame:

@@ -119,7 +119,7 @@ def test_verdicts_side_by_side(tmp_path):
 
 @pytest.mark.slow
 def test_photographs(tmp_path, monkeypatch):
-    """One network, three photographs; concluded again from what is kept, it says the same."""
+    """One network, two photographs; concluded again from what is kept, it says the same."""
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     config = photographs.Config(quick=True, runs=tmp_path / "runs", out=tmp_path / "out")
     photographs.main(config)
