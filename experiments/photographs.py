@@ -213,7 +213,7 @@ def concluded(numbers: Numbers, config: Config) -> Answer:
     rows = {name: frame.astype(dict.fromkeys(("network", "method"), str)) for name, frame in numbers.rows.items()}
     here, first, mosaics = places(rows)
     medians, pairs, lost, tests = medians_of(rows["maps"]), pair_table(rows["pairs"]), drops_table(rows["fidelity"]), tests_of(rows)  # fmt: skip
-    rules = ties.verdicts(rows["ties"]).assign(network=rows["ties"]["network"].iloc[0])
+    rules = ties.verdicts(rows["ties"].drop(columns="cluster_1")).assign(network=rows["ties"]["network"].iloc[0])
     found = [
         *pair_claims(rows["pairs"], here),
         *sensitivity_claims(medians, here),

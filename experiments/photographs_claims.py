@@ -18,6 +18,7 @@ from experiments.photographs_estimates import (
     NO_METHODS,
     UNIT,
     YARDSTICKS,
+    as_photographs,
     by_photograph,
     dropped,
     last_maps,
@@ -96,10 +97,9 @@ def medians_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Median F of every method with its interval and tests by photograph, by network and layer."""
     found = []
     for (network, layer), group in parts(rows, "network", "layer"):
-        table = summarise(group, controls=NO_METHODS).table.reset_index()
+        table = summarise(as_photographs(group), controls=NO_METHODS).table.reset_index()
         where = f"{short(network)}, {'last map' if layer == 'relu' else 'raw convolution'}"
-        count = group["cluster_1"].nunique()
-        found.append(table.assign(network=network, layer=layer, where=where, photographs=count))
+        found.append(table.assign(network=network, layer=layer, where=where))
     return pd.concat(found, ignore_index=True)
 
 
@@ -129,8 +129,7 @@ def sensitivity_claims(table: pd.DataFrame, here: str) -> list[Finding]:
 
     def of(name: str, theta: float) -> list[Estimate]:
         found = sensitivity.medians(table, name, theta, clustered=True)
-        counts = table.loc[table["method"] == name, "photographs"].astype(int)
-        return [one._replace(n=n, unit=UNIT, df=max(1, n - 1)) for one, n in zip(found, counts, strict=True)]
+        return [one._replace(unit=UNIT) for one in found]
 
     controls = {name: of(name, low) for name in (RANDOM, METHODS["eigen_grad_cam"].title, METHODS["sobel"].title)}
     passes = {n: sum(o.status == "holds" for o in weighed(e, "universal", "below")) for n, e in controls.items()}

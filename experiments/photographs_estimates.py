@@ -50,6 +50,19 @@ def wide(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return of_network.groupby(level=[0, 1], sort=False).mean().unstack()
 
 
+def as_photographs(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a photograph and method in place of its views: the median F of those with usable maps, degenerate where there is none.
+
+    A sign test over photographs is then exact: ten of ten on one side have p = 0.001, which the test by cluster, an approximation for many
+    clusters, puts at 0.0075 at best, and never below 5% after Holm's correction over twenty methods.
+    """
+    photograph = (rows["image_id"] // len(VIEWS)).rename("image_id")
+    known = rows.assign(zeros_in_top=rows["zeros_in_top"].where(both_usable(rows)))
+    found = known.groupby([photograph, "method"], sort=False, observed=True)[["F", "F_plus", "zeros_in_top"]].median()
+    flat = found["F"].isna()
+    return found.assign(label=-1, top1=0, degenerate_1=flat, degenerate_2=flat).reset_index()
+
+
 def last_maps(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the default layer."""
     return rows[rows["layer"] == "relu"]
