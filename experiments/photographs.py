@@ -27,12 +27,14 @@ from case_jax.stats import Interval
 from case_jax.stats.estimates import clusters_in
 from experiments import sensitivity, ties
 from experiments.claim import Estimate, Shown, percent, written
+from experiments.families import SHIPPED
 from experiments.kept import Answer, Numbers, Table, carry_out, from_shell, joined, parts
-from experiments.networks import Where
+from experiments.networks import Where, only
 from experiments.photographs_beside import side_by_side
 from experiments.photographs_claims import (
     crossover_claims,
     fidelity_claims,
+    likeness_claims,
     medians_of,
     pair_claims,
     pointing_claims,
@@ -49,6 +51,7 @@ from experiments.photographs_rows import (
     cells_of,
     faithful,
     fidelity_of,
+    likeness_of,
     maps_of,
     pairs_of,
     pointing,
@@ -61,6 +64,8 @@ from experiments.photographs_rows import (
 from experiments.pictures import heat
 from experiments.specificity import PERCENTS
 
+SCENES = 100
+"""Digit scenes whose maps are looked at beside those of photographs."""
 NETWORKS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 
@@ -105,6 +110,9 @@ def measured(config: Config) -> Numbers:
         if number == 0:
             depth = 1 if config.quick else 2
             keep(ties=ties_of(one, with_maps(), few), sanity=sanity_of(one, SANITY, few or len(one.source), depth))
+            scenes = Where(networks=(SHIPPED,), limit=SCENES, runs=config.runs, quick=config.quick)
+            keep(likeness=likeness_of(one, len(one.source)))
+            keep(likeness=likeness_of(only(scenes), SCENES))
         if number == 0 and not config.quick:
             keep(pairs=pairs_of(one, at_the_convolution(), few, [*one.layers.values()][1]))
     return Numbers({piece: joined(frames) for piece, frames in rows.items()}, {})
@@ -210,7 +218,10 @@ def picture(table: pd.DataFrame) -> Figure:
 
 def concluded(numbers: Numbers, config: Config) -> Answer:
     """Every claim by photograph, beside what digit scenes say of it."""
-    rows = {name: frame.astype(dict.fromkeys(("network", "method"), str)) for name, frame in numbers.rows.items()}
+    rows = {
+        name: frame.astype({c: str for c in ("network", "method") if c in frame})
+        for name, frame in numbers.rows.items()
+    }
     here, first, mosaics = places(rows)
     medians, pairs, lost, tests = medians_of(rows["maps"]), pair_table(rows["pairs"]), drops_table(rows["fidelity"]), tests_of(rows)  # fmt: skip
     rules = ties.verdicts(rows["ties"].drop(columns="cluster_1")).assign(network=rows["ties"]["network"].iloc[0])
@@ -218,6 +229,7 @@ def concluded(numbers: Numbers, config: Config) -> Answer:
         *pair_claims(rows["pairs"], here),
         *sensitivity_claims(medians, here),
         *fidelity_claims(rows["fidelity"], here, first),
+        *likeness_claims(rows["likeness"], first),
         *tie_claims(rules, first),
         *pointing_claims(rows["cells"], mosaics),
         *sanity_claims(rows["sanity"], first),

@@ -12,6 +12,7 @@ from case_jax.stats import RANK_DECIMALS, THETAS, summarise
 from experiments import sanity, sensitivity, ties
 from experiments.claim import Estimate, Finding, judged, percent, weighed
 from experiments.estimates import kendall, mean_of, orders
+from experiments.families import SHIPPED
 from experiments.fidelity import MARGIN, PROTOCOLS
 from experiments.kept import parts
 from experiments.photographs_estimates import (
@@ -151,6 +152,27 @@ def sensitivity_claims(table: pd.DataFrame, here: str) -> list[Finding]:
             measure="median F, mean over networks and layers", shown="percent",
             note=f"Pass, of {pairs} pairs of network and layer: " + ", ".join(f"{n} {number}" for n, number in passes.items()) + ".",
         ),
+    ]  # fmt: skip
+
+
+def likeness_claims(rows: pd.DataFrame, here: str) -> list[Finding]:
+    """Why a contrast of weights does what it does."""
+    words = {"cosine": "cosine of their weights", "correlation": "correlation of their maps before rectification"}
+    found = []
+    for column, (network, layer) in itertools.product(
+        words, dict.fromkeys(zip(rows["network"], rows["layer"], strict=True))
+    ):
+        values = rows.loc[(rows["network"] == network) & (rows["layer"] == layer), column]
+        scenes = network == SHIPPED
+        unit = "scenes" if scenes else UNIT
+        found.append(
+            mean_of(f"{words[column]}: {'digit scenes' if scenes else 'photographs'}, {layer}", values, unit=unit)
+        )
+    return [
+        Finding(
+            "How alike are the two likeliest classes before any contrast?", f"{here}, and digit scenes, {SHIPPED}", found, measure="cosine or correlation",
+            note="CASE makes the weights orthogonal, and so takes away what the weights share; Finer-CAM takes the rival's map away. Scenes are taken as independent.",
+        )
     ]  # fmt: skip
 
 

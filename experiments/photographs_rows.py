@@ -145,6 +145,27 @@ def ties_of(subject: Subject, methods: Mapping[str, MapFunction], limit: int | N
     return compact(measured_by(subject, "ties", methods, metrics, limit=limit), [*USUAL, *TIES])
 
 
+def likeness_of(subject: Subject, images: int) -> pd.DataFrame:
+    """How alike the two likeliest classes are before any contrast: in their weights, and in their maps before rectification."""
+    some = [subject.source[i] for i in range(min(images, len(subject.source)))]
+    pixels = jnp.stack([normalise_image(jnp.asarray(e.image), *subject.pixels) for e in some])
+    found = []
+    for layer in subject.layers.values():
+        model = subject.model(layer)
+        columns = jax.jit(jax.vmap(partial(_likeness, model), (None, 0)))(model.params, pixels)
+        facts = {"image_id": [e.image_id for e in some], "network": subject.name, "layer": layer}
+        found.append(pd.DataFrame(facts | {name: np.asarray(value) for name, value in columns.items()}))
+    return joined(found)
+
+
+def _likeness(model: TappedModel, params: Any, image: Array) -> dict[str, Array]:
+    view = model.view(params, image)
+    weights = view.class_weights(jax.lax.top_k(view.logits, 2)[1])
+    maps = jnp.einsum("hwk,ck->chw", view.activation, weights).reshape(2, -1)
+    cosine = weights[0] @ weights[1] / (jnp.linalg.norm(weights[0]) * jnp.linalg.norm(weights[1]))
+    return {"cosine": cosine, "correlation": jnp.corrcoef(maps)[0, 1], "positive": (maps[0] > 0).mean()}
+
+
 def pairs_of(
     subject: Subject, methods: Mapping[str, MapFunction], limit: int | None, layer: str | None = None
 ) -> pd.DataFrame:
