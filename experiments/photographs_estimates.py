@@ -60,7 +60,7 @@ def as_photographs(rows: pd.DataFrame) -> pd.DataFrame:
     known = rows.assign(zeros_in_top=rows["zeros_in_top"].where(both_usable(rows)))
     found = known.groupby([photograph, "method"], sort=False, observed=True)[["F", "F_plus", "zeros_in_top"]].median()
     flat = found["F"].isna()
-    return found.assign(label=-1, top1=0, degenerate_1=flat, degenerate_2=flat).reset_index()
+    return found.assign(label=-1, top1=0, p1=1.0, degenerate_1=flat, degenerate_2=flat).reset_index()
 
 
 def last_maps(rows: pd.DataFrame) -> pd.DataFrame:

@@ -14,11 +14,12 @@ from scipy import stats
 from case_jax import CaseJaxError, tag, tap_function
 from case_jax.data import Photos
 from case_jax.evaluation import Pixels
+from case_jax.stats import summarise
 from experiments import photographs
 from experiments.claim import Estimate, Finding
 from experiments.kept import FINDINGS
 from experiments.photographs_beside import NOT_ASKED, side_by_side
-from experiments.photographs_estimates import by_photograph
+from experiments.photographs_estimates import as_photographs, by_photograph
 from experiments.photographs_rows import BESIDE, _cell_scores
 from experiments.photographs_views import VIEWS, TenCrops
 
@@ -68,6 +69,20 @@ def test_views_of_one_photograph_are_one_measure():
     assert (found.n, found.unit, found.df, found.margin) == (3, "photographs", 2, 0.1)
     assert found[1:4] == pytest.approx((means.mean(), means.mean() - half, means.mean() + half))
     assert by_photograph("x", pd.Series([1.0, np.nan], index=[0, 10])).n == 1
+
+
+def test_photographs_are_the_units_of_the_sign_test():
+    """Ten photographs of four views each, all below: the exact sign test, whose p is one half to the tenth."""
+    ids = [10 * p + v for p in range(10) for v in range(4)]
+    F = np.tile([0.1, 0.2, 0.3, 0.9], 10)  # of each photograph one view is above
+    views = {"image_id": ids, "method": "x", "F": F, "F_plus": F, "zeros_in_top": False}
+    rows = pd.DataFrame(views | {"degenerate_1": False, "degenerate_2": False})
+    flat = rows["image_id"] // 10 == 9
+    rows.loc[flat, ["F", "F_plus"]], rows.loc[flat, "degenerate_1"] = np.nan, True
+    table = summarise(as_photographs(rows)).table.loc["x"]
+    assert (table["images"], table["degenerate"], table["n_F"]) == (10, 1, 9)
+    assert table["F_median"] == pytest.approx(0.25)
+    assert table["p_0.5"] == 0.5**9
 
 
 def test_what_lies_in_the_own_cell_by_hand():
