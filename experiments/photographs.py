@@ -9,7 +9,7 @@ Expected   the directions of digit scenes, with wide intervals: ten photographs 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from case_jax.report.scores import Scored, two_scores
 from case_jax.stats import Interval
 from case_jax.stats.estimates import clusters_in
 from experiments import sensitivity, ties
-from experiments.claim import Estimate, Shown, percent, written
+from experiments.claim import Estimate, Finding, Shown, percent, written
 from experiments.families import SHIPPED
 from experiments.kept import Answer, Numbers, Table, carry_out, from_shell, joined, parts
 from experiments.networks import Where, only
@@ -118,6 +118,10 @@ def measured(config: Config) -> Numbers:
     return Numbers({piece: joined(frames) for piece, frames in rows.items()}, {})
 
 
+Facts = dict[str, pd.DataFrame]
+"""Tables by name."""
+
+
 class Places(NamedTuple):
     """Where verdicts hold."""
 
@@ -128,16 +132,13 @@ class Places(NamedTuple):
 
 def places(rows: Mapping[str, pd.DataFrame]) -> Places:
     """Of all networks, of those that ask the first alone, and of mosaics."""
-    names = [short(name) for name in dict.fromkeys(rows["maps"]["network"])]
+    names = [short(name) for name in dict.fromkeys(rows["pairs"]["network"])]
     all_ = names[0] if len(names) == 1 else f"{names[0]} to {names[-1].removeprefix('Lite')}"
-    count, cells = rows["maps"]["cluster_1"].nunique(), rows["cells"]
-    shown = len(np.unique(clusters_in(cells)))
-    mosaics = f"{cells['image_id'].nunique()} mosaics of {shown} photographs"
-    return Places(
-        f"on {count} photographs, trained EfficientNet-{all_}",
-        f"on {count} photographs, trained EfficientNet-{names[0]}",
-        f"on {mosaics}, trained EfficientNet-{all_}",
-    )
+    photographs = f"{rows['pairs']['cluster_1'].nunique()} photographs"
+    cells = rows.get("cells", pd.DataFrame({"image_id": []}))
+    mosaics = f"{cells['image_id'].nunique()} mosaics of {len(np.unique(clusters_in(cells)))} photographs"
+    where = ((photographs, all_), (photographs, names[0]), (mosaics, all_))
+    return Places(*(f"on {images}, trained EfficientNet-{words}" for images, words in where))
 
 
 def pair_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -216,46 +217,75 @@ def picture(table: pd.DataFrame) -> Figure:
         )
 
 
-def concluded(numbers: Numbers, config: Config) -> Answer:
-    """Every claim by photograph, beside what digit scenes say of it."""
-    rows = {
-        name: frame.astype({c: str for c in ("network", "method") if c in frame})
-        for name, frame in numbers.rows.items()
-    }
+def claims(rows: Mapping[str, pd.DataFrame], facts: Facts) -> list[Finding]:
+    """Every claim about the pieces that are there."""
     here, first, mosaics = places(rows)
-    medians, pairs, lost, tests = medians_of(rows["maps"]), pair_table(rows["pairs"]), drops_table(rows["fidelity"]), tests_of(rows)  # fmt: skip
-    rules = ties.verdicts(rows["ties"].drop(columns="cluster_1")).assign(network=rows["ties"]["network"].iloc[0])
-    found = [
-        *pair_claims(rows["pairs"], here),
-        *sensitivity_claims(medians, here),
-        *fidelity_claims(rows["fidelity"], here, first),
-        *likeness_claims(rows["likeness"], first),
-        *tie_claims(rules, first),
-        *pointing_claims(rows["cells"], mosaics),
-        *sanity_claims(rows["sanity"], first),
-        *crossover_claims(tests, here),
-    ]
-    beside, layers = side_by_side(found), layer_table(rows["sanity"].astype({"kind": str, "layer": str}))
-    shown = tests.map("{:.2f}".format).reset_index(names="method")
-    tables = {
-        "verdicts": Table("The verdicts of digit scenes and those of photographs", beside, beside),
-        "pairs": Table("Class-specific deletion: mean over networks, at the raw convolution of the first alone [95% by photograph]", pairs, pair_shown(pairs)),
-        "medians": Table("Median F [95% by photograph], and the threshold that it is significantly below (Holm-corrected within a column)", medians, medians_shown(medians)),
-        "drops": Table("Mean drop, mean fill [95% by photograph]", lost, drops_shown(lost)),
-        "rules": Table("Mean F under each rule for ties", rules),
-        "tests": Table("Every method that most tests know, mean over networks; signs such that large is good", tests.reset_index(names="method"), shown),
-        "layers": Table("Sanity: every layer", layers),
-    }  # fmt: skip
-    values = medians.pivot(index="method", columns="where", values="F_median").reindex(list(dict.fromkeys(medians["method"])))[list(dict.fromkeys(medians["where"]))]  # fmt: skip
-    drawn = [Method(n, METHODS[n].title, METHODS[n].control, False, {}) for n in dict.fromkeys(layers["method"])]
-    figures = {
-        "pair": picture(pairs),
-        "medians": heat(values, "median F, %"),
-        "cascading": curves_figure(
-            layers, "cascading", "as before training: from the logits down to this layer", drawn
-        ),
+    made: dict[str, Callable[[], Sequence[Finding]]] = {
+        "pairs": lambda: pair_claims(rows["pairs"], here),
+        "maps": lambda: sensitivity_claims(facts["medians"], here),
+        "likeness": lambda: likeness_claims(rows["likeness"], first),
+        "fidelity": lambda: fidelity_claims(rows["fidelity"], here, first),
+        "ties": lambda: tie_claims(facts["rules"], first),
+        "cells": lambda: pointing_claims(rows["cells"], mosaics),
+        "sanity": lambda: sanity_claims(rows["sanity"], first),
     }
-    return Answer(found, tables, figures)
+    found = [finding for piece, make in made.items() if piece in rows for finding in make()]
+    return found + crossover_claims(facts["tests"], here)
+
+
+def facts_of(rows: Mapping[str, pd.DataFrame]) -> Facts:
+    """The tables of the pieces that are there."""
+    found: Facts = {"pairs": pair_table(rows["pairs"])}
+    if "maps" in rows:
+        found["medians"] = medians_of(rows["maps"])
+    if "fidelity" in rows:
+        found["drops"] = drops_table(rows["fidelity"])
+    if "ties" in rows:
+        ties_ = rows["ties"].drop(columns="cluster_1")
+        found["rules"] = ties.verdicts(ties_).assign(network=ties_["network"].iloc[0])
+    if "sanity" in rows:
+        found["layers"] = layer_table(rows["sanity"].astype({"kind": str, "layer": str}))
+    return found | {"tests": tests_of(rows)}
+
+
+def concluded(numbers: Numbers, config: Config) -> Answer:
+    """Every claim by photograph, beside what digit scenes say of it; of rows that a run left that was stopped, what they allow."""
+    del config
+    rows = {
+        name: frame.astype({c: str for c in ("network", "method") if c in frame}) for name, frame in numbers.rows.items()
+    }  # fmt: skip
+    facts = facts_of(rows)
+    found = claims(rows, facts)
+    beside, tests = side_by_side(found), facts["tests"]
+    shown: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame] | None]] = {
+        "pairs": ("Class-specific deletion: mean over networks, at the raw convolution of the first alone [95% by photograph]", pair_shown),
+        "medians": ("Median F [95% over photographs], and the threshold that it is significantly below (Holm-corrected within a column)", medians_shown),
+        "drops": ("Mean drop, mean fill [95% by photograph]", drops_shown),
+        "rules": ("Mean F under each rule for ties", None),
+        "layers": ("Sanity: every layer", None),
+    }  # fmt: skip
+    tables = {"verdicts": Table("The verdicts of digit scenes and those of photographs", beside, beside)}
+    for name, (title, reads) in shown.items():
+        if name in facts:
+            tables[name] = Table(title, facts[name], reads(facts[name]) if reads else None)
+    words = "Every method that most tests know, mean over networks; signs such that large is good"
+    tables["tests"] = Table(words, tests.reset_index(names="method"), tests.map("{:.2f}".format).reset_index(names="method"))  # fmt: skip
+    return Answer(found, tables, figures_of(facts))
+
+
+def figures_of(facts: Facts) -> dict[str, Figure]:
+    """The pair, medians, and the cascade."""
+    figures = {"pair": picture(facts["pairs"])}
+    if "medians" in facts:
+        table = facts["medians"]
+        values = table.pivot(index="method", columns="where", values="F_median")
+        figures["medians"] = heat(values.reindex(list(dict.fromkeys(table["method"])))[list(dict.fromkeys(table["where"]))], "median F, %")  # fmt: skip
+    if "layers" in facts:
+        layers = facts["layers"]
+        drawn = [Method(n, METHODS[n].title, METHODS[n].control, False, {}) for n in dict.fromkeys(layers["method"])]
+        words = "as before training: from the logits down to this layer"
+        figures["cascading"] = curves_figure(layers, "cascading", words, drawn)
+    return figures
 
 
 def main(config: Config) -> None:
