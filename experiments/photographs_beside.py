@@ -32,7 +32,7 @@ PATTERN = (
 FEW = "The direction is the same; ten photographs do not show so many comparisons."
 WHY = {
     "Maps of contrastive methods hold their own class more than Grad-CAM's do.": f"CASE gains little, Finer-CAM, which subtracts the rival's map, much. {PATTERN}",
-    "CASE's with one class do so on every architecture.": f"A tenth of the gain on digit scenes. {PATTERN}",
+    "CASE's with one class do so on every architecture.": f"A small part of the gain on digit scenes. {PATTERN}",
     "Contrast costs necessity, whatever the share of pixels removed.": f"{FEW} {CELLS}",
     "What a contrastive map marks is still more necessary than what a random map marks.": f"{FEW} {CELLS}",
     "CASE is class-sensitive at 0.5 on every network (CASE paper, RQ1; k = 1 as in its runs).":
