@@ -17,7 +17,7 @@ from case_jax.contrast.sets import HighestOthers
 from case_jax.data import preprocess
 from case_jax.front import explaining
 from case_jax.imageops import normalise_image, resize_map
-from case_jax.methods import METHODS, rise
+from case_jax.methods import METHODS, rise, usual
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_equal_bits_to_the_long_way(model, image, method):
     np.testing.assert_array_equal(cj.explain(model, image, method, targets=[3, 7]), expected)
 
 
-@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if not entry.slow])
+@pytest.mark.parametrize("method", usual(pair=True))
 def test_equal_bits_to_the_long_way_of_a_model_of_ones_own(own, method):
     image, key = jax.random.normal(jax.random.key(1), (16, 16, 3)), jax.random.fold_in(jax.random.key(0), 0)
     expected = the_long_way(method, own, image, jnp.asarray([0, 2]), cj.topk_logits(2, 3), key)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from case_jax._checks import CaseJaxError, require
@@ -72,7 +73,7 @@ def rise(
 
 
 def random_mask(
-    key: Key[Array, ""], shape: tuple[int, ...], *, cells: int, keep: float, dtype: jnp.dtype
+    key: Key[Array, ""], shape: tuple[int, ...], *, cells: int, keep: float, dtype: DTypeLike
 ) -> Float[Array, "*space"]:
     """A coarse binary grid, interpolated to one cell more than the image and cropped to it at a random place.
 

@@ -15,11 +15,11 @@ LEAST_AREA = 0.05
 class SaliencyMetric(NamedTuple):
     """Its two terms; `SM = log_area − log_p`, low = good."""
 
-    log_area: Float[Array, ""]
-    log_p: Float[Array, ""]
+    log_area: Float[Array, "*B"]
+    log_p: Float[Array, "*B"]
 
     @property
-    def value(self) -> Float[Array, ""]:
+    def value(self) -> Float[Array, "*B"]:
         """SM."""
         return self.log_area - self.log_p
 
@@ -28,7 +28,7 @@ def saliency_metric(
     predict: Callable[[Float[Array, "H W D"]], Float[Array, " C"]],
     image: Float[Array, "H W D"],
     box: Int[Array, "4"],
-    target: Int[Array, ""],
+    target: Int[Array, ""] | int,
     *,
     link: Link = "softmax",
 ) -> SaliencyMetric:

@@ -142,5 +142,5 @@ def swin_taps(*, depths: Sequence[int], **_: Any) -> Taps:
     return Taps(
         layers,
         _declared(("norm",), linear_head="head"),
-        stages=tuple(f"features.{2 * i + 1}" for i in range(len(depths))),
+        stages=("features.0", *(f"features.{2 * i + 1}" for i in range(len(depths)))),
     )
