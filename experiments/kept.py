@@ -58,11 +58,11 @@ Concluded = Callable[[Numbers, Any], Answer]
 
 
 def carry_out(config: Any, measured: Measured, concluded: Concluded) -> None:
-    """Measure, or with `--again` read what is kept below `out`; conclude, and keep the answer."""
-    numbers = read(config.out) if config.again else measured(config)
-    keep(
-        concluded(numbers, config), config, config.out, rows={} if config.again else numbers.rows, anew=not config.again
-    )
+    """Measure, and keep it below `out`, unless `--again`; then conclude from what is kept, whose numbers have six digits, and show the answer."""
+    if not config.again:
+        numbers = measured(config)
+        keep(concluded(numbers, config), config, config.out, rows=numbers.rows, quiet=True)
+    keep(concluded(read(config.out), config), config, config.out, anew=False)
 
 
 def read(folder: Path) -> Numbers:
@@ -107,7 +107,13 @@ def parts(rows: pd.DataFrame, *keys: str) -> Iterator[tuple[tuple[str, ...], pd.
 
 
 def keep(
-    answer: Answer, config: Any, out: Path, *, rows: Mapping[str, pd.DataFrame] | None = None, anew: bool = True
+    answer: Answer,
+    config: Any,
+    out: Path,
+    *,
+    rows: Mapping[str, pd.DataFrame] | None = None,
+    anew: bool = True,
+    quiet: bool = False,
 ) -> None:
     """Write an answer below `out`, and print it.
 
@@ -117,6 +123,7 @@ def keep(
         out: the folder.
         rows: to keep as Parquet.
         anew: whether this session made the numbers; else `session.json` stays as it is.
+        quiet: print nothing.
     """
     out.mkdir(parents=True, exist_ok=True)
     for name, frame in (rows or {}).items():
@@ -129,7 +136,8 @@ def keep(
             shown[name] = table.title
             text = table.shown.to_markdown(index=False, disable_numparse=True)
             write_atomically(out / f"{name}.md", f"{text}\n".encode())
-            print(f"\n{table.title}\n\n{text}")
+            if not quiet:
+                print(f"\n{table.title}\n\n{text}")
     for name, figure in answer.figures.items():
         write_atomically(out / f"{name}.png", rendered(figure)[0])
     findings = [finding.record() for finding in answer.findings]
@@ -137,7 +145,7 @@ def keep(
     if anew:
         facts = json.loads(json.dumps(dataclasses.asdict(config), default=str))
         write_json(out / SESSION, {**session(), "commit": commit(), "config": facts})
-    for finding in answer.findings:
+    for finding in () if quiet else answer.findings:
         print(f"\n{finding.claim}\n  {finding.verdict}, {finding.where}: {finding.words}")
 
 
