@@ -15,7 +15,12 @@ ROOMS = ("contrast", "methods", "metrics", "imageops", "ranking", "masking")
 TAP = ("view", "head", "link", "linking", "function", "parameters")
 MODELS = ("layers", "loaded", "convnext", "densenet", "digit_resnet", "efficientnet_lite", "resnet", "vgg", "vit")
 TRAINING = ("classifier", "network", "optimise")
-CHECKED = (*ROOMS, *(f"training.{name}" for name in TRAINING), *(f"tap.{name}" for name in TAP), *(f"models.{name}" for name in MODELS))
+CHECKED = (
+    *ROOMS,
+    *(f"training.{name}" for name in TRAINING),
+    *(f"tap.{name}" for name in TAP),
+    *(f"models.{name}" for name in MODELS),
+)
 """Not the rest of `tap`, `models` and `training`: tens of thousands of small calls about programs and files, hardly one of which takes an array."""
 ON = find_spec("beartype") is not None
 

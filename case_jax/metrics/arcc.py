@@ -75,7 +75,7 @@ def coherency(saliency: Float[Array, "*space"], again: Float[Array, "*space"], *
 def arcc(
     view: View,
     saliency: Float[Array, "H W"],
-    target: Int[Array, ""],
+    target: Int[Array, ""] | int,
     explain: Callable[[Float[Array, "H W D"]], Float[Array, "H W"]],
     *,
     percents: Sequence[float] = ROAD_PERCENTS,

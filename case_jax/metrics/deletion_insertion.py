@@ -51,7 +51,7 @@ def step_counts(steps: int, shape: tuple[int, ...]) -> Int[np.ndarray, " {steps}
 def deletion_curve(
     view: View,
     saliency: Float[Array, "*space"],
-    target: Int[Array, ""],
+    target: Int[Array, ""] | int,
     *,
     steps: int = 20,
     fill: Fill = "mean",
@@ -97,7 +97,7 @@ def deletion_curve(
 def insertion_curve(
     view: View,
     saliency: Float[Array, "*space"],
-    target: Int[Array, ""],
+    target: Int[Array, ""] | int,
     *,
     steps: int = 20,
     fill: Fill = "blur",

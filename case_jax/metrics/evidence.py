@@ -30,7 +30,7 @@ def evidence_shares(
     saliency: Float[Array, "*space"] | Bool[Array, "*space"],
     regions: Bool[Array, "R *space"],
     classes: Int[Array, " R"],
-    target: Int[Array, ""],
+    target: Int[Array, ""] | int,
 ) -> EvidenceShares:
     """Shares of a map's mass on shared, own and other evidence.
 
@@ -60,7 +60,7 @@ def points_at_own(
     saliency: Float[Array, "*space"],
     regions: Bool[Array, "R *space"],
     classes: Int[Array, " R"],
-    target: Int[Array, ""],
+    target: Int[Array, ""] | int,
 ) -> Float[Array, ""]:
     """1 if the map's highest-ranked pixel lies on the target's own evidence, else 0; NaN when there is none.
 

@@ -47,7 +47,7 @@ def removal_mask(
 def removed_probabilities(
     view: View,
     saliency: Float[Array, "*space"],
-    target: Int[Array, ""],
+    target: Int[Array, ""] | int,
     *,
     percents: Sequence[float] = PERCENTS,
     fill: Fill = "mean",

@@ -20,7 +20,7 @@ def perturbed_logits(view: View, alter: Alter, items: Any) -> Float[Array, "n C"
     return map_in_chunks(lambda item: view.predict(alter(item).astype(view.image.dtype)), items, chunk=view.chunk)
 
 
-def perturbed_probabilities(view: View, alter: Alter, items: Any, target: Int[Array, ""]) -> Float[Array, " n"]:
+def perturbed_probabilities(view: View, alter: Alter, items: Any, target: Int[Array, ""] | int) -> Float[Array, " n"]:
     """The target's probability, by the model's link, for `alter(item)` in place of the image, for each item along the leading axis.
 
     No more than `view.chunk` altered copies are in memory at once. NaN for a traced class that the model does not have.

@@ -58,7 +58,7 @@ class Imputed(NamedTuple):
 def imputed_probabilities(
     view: View,
     saliency: Float[Array, "H W"],
-    target: Int[Array, ""],
+    target: Int[Array, ""] | int,
     *,
     percents: Sequence[float] = ROAD_PERCENTS,
     noise: float = 0.01,

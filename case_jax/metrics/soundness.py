@@ -50,7 +50,7 @@ COLUMNS = (
 def shown_probability(
     view: View,
     saliency: Float[Array, "*space"],
-    target: Int[Array, ""],
+    target: Int[Array, ""] | int,
     *,
     steps: int = 20,
     fill: Fill = "mean",
