@@ -19,7 +19,7 @@ class EvidenceShares(NamedTuple):
 
 
 def evidence_regions(
-    regions: Bool[Array, "R *space"], classes: Int[Array, " R"], target: Int[Array, ""]
+    regions: Bool[Array, "R *space"], classes: Int[Array, " R"], target: Int[Array, ""] | int
 ) -> Bool[Array, "3 *space"]:
     """The unions of the regions that speak for all candidate classes, for the target, and for another class."""
     kinds = jnp.stack([classes == SHARED, classes == target, (classes >= 0) & (classes != target)])
