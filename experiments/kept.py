@@ -150,8 +150,8 @@ def keep(
     findings = [finding.record() for finding in answer.findings]
     write_json(out / FINDINGS, {"findings": findings, "tables": shown, "figures": list(answer.figures)})
     if anew:
-        facts = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-        write_json(out / SESSION, {**session(), "commit": commit(), "config": facts})
+        facts = json.dumps({**session(), "commit": commit(), "config": dataclasses.asdict(config)}, default=str)
+        write_json(out / SESSION, json.loads(facts.replace(f"{Path(__file__).parents[1]}/", "")))
     for finding in () if quiet else answer.findings:
         print(f"\n{finding.claim}\n  {finding.verdict}, {finding.where}: {finding.words}")
 

@@ -26,8 +26,8 @@ CELLS = (
     "The maps have 7×7 cells: the top 2% is one of them, 5% two and a half, and such a removal hardly moves the logits."
 )
 PATTERN = (
-    "CASE makes the channel weights of two classes orthogonal. They share no more here than on digit scenes, but their maps agree nearly everywhere before they are "
-    "rectified, which on digit scenes they do not (the finding on likeness): all classes lean on the same few active places, and little of that is in the weights."
+    "CASE makes the channel weights of two classes orthogonal. At the last map these are not shown to share more here than on digit scenes, but the maps agree nearly "
+    "everywhere before they are rectified, which on digit scenes they do not (the finding on likeness): all classes lean on the same few active places, and little of that is in the weights."
 )
 FEW = "The direction is the same; ten photographs do not show so many comparisons."
 WHY = {

@@ -61,7 +61,7 @@ def pair_claims(rows: pd.DataFrame, here: str) -> list[Finding]:
         Finding(
             "CASE's with one class do so on every architecture.", here,
             [less(f"{CASE}: {network}", table, CASE, GRAD_CAM) for network, table in each.items()], "universal",
-            measure=f"specificity, less Grad-CAM's, in {logits}", note="One architecture in three sizes.",
+            measure=f"specificity, less Grad-CAM's, in {logits}", note=f"One architecture; networks: {len(each)}.",
         ),
         Finding(
             "Contrast costs necessity, whatever the share of pixels removed.", here, against(GRAD_CAM), "universal", "below",

@@ -13,7 +13,18 @@ import numpy as np
 
 ROOMS = ("contrast", "methods", "metrics", "imageops", "ranking", "masking")
 TAP = ("view", "head", "link", "linking", "function", "parameters")
-MODELS = ("layers", "loaded", "convnext", "densenet", "digit_resnet", "efficientnet_lite", "resnet", "vgg", "vit")
+MODELS = (
+    "layers",
+    "loaded",
+    "convnext",
+    "densenet",
+    "digit_resnet",
+    "efficientnet_lite",
+    "resnet",
+    "swin",
+    "vgg",
+    "vit",
+)
 TRAINING = ("classifier", "network", "optimise")
 CHECKED = (
     *ROOMS,

@@ -398,5 +398,7 @@ def test_products_share_their_gradient():
     near(same, value)
     near(shares, np.repeat(value / 2, 2))
     near(slope, np.asarray([[3.0, 0.0]]))
+    squared = balanced(lambda x: (jnp.maximum(x, 0) ** 2).sum()[None], x, through_softmax=False)
+    near(jax.jacobian(squared)(x)[0] * x, np.asarray([0.49, 0.0]))
     with pytest.raises(CaseJaxError, match="'tanh' stands as an activation of its own"):
         balanced(lambda x: jnp.tanh(x) @ jnp.ones((2, 3)), x, through_softmax=False)

@@ -63,6 +63,17 @@ def test_nothing_is_kept_where_others_may_write_or_nobody_can(kept, monkeypatch,
     assert folder(kept) is None
 
 
+def test_a_link_in_place_of_the_folder_keeps_and_removes_nothing(kept, monkeypatch, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "thesis.txt").write_bytes(bytes(100))
+    (tmp_path / "case_jax").mkdir()
+    (tmp_path / "case_jax" / "xla").symlink_to(tmp_path / "own")
+    monkeypatch.setattr(compilations, "LARGEST", 10)
+    keep_compilations()
+    assert folder(kept) is None
+    assert [file.name for file in (tmp_path / "own").iterdir()] == ["thesis.txt"]
+
+
 def test_the_oldest_programs_go_first(tmp_path):
     for age, name in enumerate(["new", "middle", "old/oldest"]):
         file = tmp_path / name

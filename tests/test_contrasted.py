@@ -117,6 +117,14 @@ def test_shares_of_rivals(found):
             np.testing.assert_allclose(found["shares of sets"][how][i], expected_set[how], atol=1e-6)
 
 
+def test_a_target_is_none_of_its_rivals_and_without_one_there_is_no_share():
+    model = tap_function(lambda p, x: tag(x, "a").mean((0, 1)) @ p, jnp.eye(3), "a", jnp.ones((2, 2, 3)))
+    view = model.view(model.params, jnp.ones((2, 2, 3)))
+    query = Query(jnp.asarray([0, 0]), jnp.asarray([[0, 1], [7, 9]]))
+    for how in ("max", "mean", "weighted"):
+        np.testing.assert_allclose(rival_shares(view, query, how, "set"), [[0, 1, 0], [np.nan] * 3])
+
+
 def test_contrasts_of_grad_cam_are_the_contrastive_cams(found):
     close(found["mean"], found["mean_contrast"])
     close(found["max"], found["max_contrast"])

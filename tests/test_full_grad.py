@@ -122,3 +122,28 @@ def test_without_biases_it_is_the_input_times_its_gradient(toy, toy_images):
     found = full_gradients(view, 3)
     assert found.biases == []
     np.testing.assert_allclose(found.image.sum(), view.logits[3], atol=1e-5)
+
+
+def test_terms_of_tokens_and_of_dense_layers_are_no_maps():
+    """Behind a convolution without bias: the map is the image's own term."""
+
+    def tokens(p, x):
+        a = tag(convolve(x, p["first"], 2), "a")
+        return (a.reshape(1, -1, a.shape[-1]) + 0.5).max((0, 1)) @ p["head"][: a.shape[-1]]
+
+    view = tap_function(tokens, PARAMS, "a", IMAGE).view(PARAMS, IMAGE)
+    own = jnp.abs(full_gradients(view, 1).image)
+    own = own - own.min()
+    found = full_grad(view, Query(jnp.asarray([1])))[0]
+    np.testing.assert_allclose(found, (own / own.max()).sum(-1), atol=1e-6)
+
+
+def test_loops_that_count_and_the_largest_values_have_terms_too():
+    def counting(p, x):
+        a = tag(convolve(x, p["first"], 2), "a")
+        a = jax.lax.fori_loop(0, 2, lambda i, c: jax.nn.relu(c * 1.5 + 0.1 * i), a)
+        return jax.lax.top_k(a.reshape(-1), 3)[0]
+
+    view = tap_function(counting, PARAMS, "a", IMAGE).view(PARAMS, IMAGE)
+    total = sum(term.sum() for term in jax.tree.leaves(full_gradients(view, 0)))
+    np.testing.assert_allclose(total, view.logits[0], atol=1e-5)

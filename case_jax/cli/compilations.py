@@ -1,6 +1,7 @@
 """Compiled programs are kept from one command to the next: a third of the time of explaining a photograph is compilation."""
 
 import os
+import stat
 from pathlib import Path
 
 import jax
@@ -17,7 +18,8 @@ def keep_compilations() -> None:
     """Have JAX keep compiled programs in the user's cache folder, of which those written longest ago are removed above `LARGEST` bytes.
 
     A program that is read back is machine code, and runs. So there is one folder for each kind of processor, since a home may be shared by
-    many, and nothing is kept in a folder that another user owns or may write into. `JAX_COMPILATION_CACHE_DIR` takes another folder, which is
+    many, and nothing is kept in, or removed from, a folder that another user owns or may write into, or that is a link. The size is looked at
+    when a command starts. `JAX_COMPILATION_CACHE_DIR` takes another folder, which is
     then the user's to look after; `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing.
 
     jax 0.10.0 and 0.10.1 log two errors about processor features for every program that they read back on CPU, though the features are
@@ -31,19 +33,19 @@ def keep_compilations() -> None:
         return
     kept = cache_folder() / "xla"
     folder = kept / digest(processor().encode())
-    if _made(folder):
+    if _made(kept) and _made(folder):
         remove_oldest(kept, LARGEST)
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _made(folder: Path) -> bool:
-    """Whether the folder is there, and this user's alone to write into."""
+    """Whether the folder is there, no link, and this user's alone to write into."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        facts = folder.stat()
+        facts = folder.lstat()
     except OSError:  # a home that cannot be written costs time, no more
         return False
-    return facts.st_uid == os.geteuid() and not facts.st_mode & 0o022
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid() and not facts.st_mode & 0o022
 
 
 def remove_oldest(folder: Path, largest: int) -> None:
@@ -60,5 +62,8 @@ def remove_oldest(folder: Path, largest: int) -> None:
     for _, size, file in sorted(found):
         if total <= largest:
             return
-        file.unlink(missing_ok=True)
+        try:
+            file.unlink(missing_ok=True)
+        except OSError:  # a disk that is read only
+            return
         total -= size

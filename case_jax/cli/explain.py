@@ -109,7 +109,12 @@ def explain(
     from case_jax.report.explanation import Original, draw_grid
     from case_jax.report.map_files import require_suffix, write_maps
 
-    require(images, "images", "none", "image files, or digit_scenes:INDEX for a scene of the embedded data")
+    require(
+        images,
+        "images",
+        "none",
+        "image files, folders of them, photos:NAME, or digit_scenes:INDEX for a scene of the embedded data",
+    )
     require(not (targets and top is not None), "top", top, "classes by --targets, or how many likeliest ones by --top")
     images = files_in(images)
     model = model.for_images(images)

@@ -99,4 +99,6 @@ def _seen(number: int, image: Opened, facts: Preprocessing) -> Photograph:
 
 
 def _unreadable(image: str, error: UnreadableImageError) -> CaseJaxError:
-    return CaseJaxError(f"images: {image} cannot be read ({error.reason}); give an image file.")
+    return CaseJaxError(
+        f"images: {image} cannot be read ({error.reason}); give an image file, a folder of them, photos:NAME or digit_scenes:INDEX."
+    )

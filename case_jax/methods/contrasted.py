@@ -25,7 +25,7 @@ Among = Literal["all", "set"]
 def rival_shares(view: View, query: Query, how: How, among: Among) -> Float[Array, "T C"]:
     """How much of each class is taken from each target's, `s`: at least 0, nothing of the target, and in sum 1.
 
-    Of the rivals, `mean` takes the same of each, `max` the one with the highest logit, `weighted` `p_j / Σ_i p_i`.
+    NaN where there is no rival. Of the rivals, `mean` takes the same of each, `max` the one with the highest logit, `weighted` `p_j / Σ_i p_i`.
 
     Args:
         view: one image's view.
@@ -40,11 +40,13 @@ def rival_shares(view: View, query: Query, how: How, among: Among) -> Float[Arra
     require(count >= 2, "targets", f"a class of {count}", "a model of at least 2 classes, one to contrast with")
     every, logits = jnp.arange(count), at_least_float32(view.logits)
     sets = None if among == "all" else contrast_of(query)
-    rivals = every != query.targets[:, None] if sets is None else (sets[:, :, None] == every).any(1)
+    others = every != query.targets[:, None]
+    rivals = others if sets is None else others & (sets[:, :, None] == every).any(1)
     if how == "mean":
         return rivals.astype(logits.dtype) / rivals.sum(1, keepdims=True).astype(logits.dtype)
     if how == "max":
-        return jax.nn.one_hot(jnp.where(rivals, logits, -jnp.inf).argmax(1), count, dtype=logits.dtype)
+        likeliest = jax.nn.one_hot(jnp.where(rivals, logits, -jnp.inf).argmax(1), count, dtype=logits.dtype)
+        return jnp.where(rivals.any(1, keepdims=True), likeliest, jnp.nan)
     return jax.nn.softmax(jnp.where(rivals, log_probabilities(view.logits, view.link), -jnp.inf))
 
 

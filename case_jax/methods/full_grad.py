@@ -4,12 +4,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Jaxpr
 from jaxtyping import Array, Float, Int
 
 from case_jax.contrast.sets import Query
 from case_jax.imageops import resize_map
 from case_jax.methods.attribution import of_targets
 from case_jax.tap.biases import Decomposition, decomposed
+from case_jax.tap.split import inner_jaxprs
 from case_jax.tap.view import View, at_least_float32
 
 
@@ -33,6 +35,28 @@ def _terms(parts: Decomposition, image: Array, row: Float[Array, " C"]) -> FullG
     return FullGradients(at_least_float32(image) * at_least_float32(at_image), products)
 
 
+def _map_shapes(jaxpr: Jaxpr) -> set[tuple[tuple[int, ...], bool]]:
+    """The spatial shapes of what a program's convolutions give, and whether channels stand in front of them."""
+    found: set[tuple[tuple[int, ...], bool]] = set()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "conv_general_dilated":
+            _, feature, *space = eqn.params["dimension_numbers"].out_spec
+            found.add((tuple(eqn.outvars[0].aval.shape[axis] for axis in space), feature == 1))  # type: ignore[attr-defined]
+        for body, _ in inner_jaxprs(eqn):
+            found |= _map_shapes(body)
+    return found
+
+
+def _as_map(term: Array, shapes: set[tuple[tuple[int, ...], bool]]) -> Array | None:
+    """A term of a map of the image, channels last; None for others, of dense layers and tokens."""
+    for shape, first in shapes:
+        if term.ndim == len(shape) + 2 and len(term) == 1:
+            term = term[0]
+        if term.ndim == len(shape) + 1 and (term.shape[1:] if first else term.shape[:-1]) == shape:
+            return jnp.moveaxis(term, 0, -1) if first else term
+    return None
+
+
 def full_grad(view: View, query: Query) -> Float[Array, "T *space"]:
     """Input × gradient and the same of every bias: all that the logit is made of.
 
@@ -53,13 +77,14 @@ def full_grad(view: View, query: Query) -> Float[Array, "T *space"]:
     with corners aligned; here half-pixel centres are, as everywhere.
     """
     parts, shape = decomposed(view.predict, view.image), view.image.shape[:-1]
+    shapes = _map_shapes(jax.make_jaxpr(view.predict)(view.image).jaxpr) | {(shape, False)}
 
     def of_class(row: Array) -> Array:
         found = _terms(parts, view.image, row)
         total = _scaled(found.image).sum(-1)
         for term in found.biases:
-            layer = term[0] if term.ndim == view.image.ndim + 1 and len(term) == 1 else term
-            if layer.ndim == view.image.ndim:
+            layer = _as_map(term, shapes)
+            if layer is not None:
                 total = total + resize_map(_scaled(layer).sum(-1), shape)
         return total
 

@@ -175,7 +175,7 @@ def sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     if class_token == ("fc_norm.weight" in shapes):
         raise CaseJaxError("It has both a class token and a normalisation of the mean token (fc_norm), or neither.")
     prefix = int(class_token) + registers
-    sides = {placed: math.isqrt(positions - placed) for placed in (prefix, 0)}
+    sides = {placed: math.isqrt(max(0, positions - placed)) for placed in (prefix, 0)}
     placed = next((placed for placed, side in sides.items() if side > 0 and side * side == positions - placed), None)
     if placed is None:
         raise CaseJaxError(

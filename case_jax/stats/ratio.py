@@ -22,13 +22,13 @@ def ratio_of_means(
         level: coverage.
 
     Returns:
-        The ratio and its interval. All NaN for an empty sample, and where x is not shown to be above 0: where the interval of its mean
-        reaches 0, a ratio says nothing. No limits for fewer than two clusters.
+        The ratio and its interval. All NaN for fewer than two clusters, and where x is not shown to be above 0: where the interval of its mean
+        reaches 0, a ratio says nothing.
 
     The delta method; Cochran, Sampling Techniques (1977), equation 6.13.
     """
     sharing = ready(clusters) or independent(len(values))
-    if len(values) == 0 or not mean_interval(of, sharing, level=level).low > 0:
+    if len(values) == 0 or sharing.number() < 2 or not mean_interval(of, sharing, level=level).low > 0:
         return UNKNOWN
     ratio = float(values.mean() / of.mean())
     half = quantile(sharing, level) * standard_error((values - ratio * of) / of.mean(), sharing)

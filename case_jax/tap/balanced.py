@@ -56,7 +56,8 @@ def balanced(function: Callable[[Array], Array], x: Any, *, through_softmax: boo
         if eqn.primitive.name in FACTORS or eqn.outvars[0] in stopped:
             changes[eqn.outvars[0]] = jax.lax.stop_gradient
             continue
-        if eqn.primitive.name in PRODUCTS and len(passing) == 2:
+        square = eqn.primitive.name == "square" or eqn.params.get("y") == 2
+        if square or (eqn.primitive.name in PRODUCTS and len(passing) == 2):
             changes[eqn.outvars[0]] = halved
         alive.update(v for v in eqn.outvars if jnp.issubdtype(v.aval.dtype, jnp.floating))  # type: ignore[attr-defined]
     _require_factors(flat.jaxpr, changes, alive)

@@ -119,7 +119,10 @@ def _through(eqn: JaxprEqn, operands: Sequence[Any], met: _Met) -> list[Any]:
     values = [o.settled(met) if isinstance(o, _Seen) else o for o in operands]
     out = _bound(eqn, values)
     biases = [None] * len(out) if _homogeneous(eqn, which) else _residuals(eqn, values, which)
-    return [_Seen(*pair) for pair in zip(out, biases, strict=True)]
+    return [
+        _Seen(*pair) if _is_float(v) else pair[0]
+        for v, pair in zip(eqn.outvars, zip(out, biases, strict=True), strict=True)
+    ]
 
 
 def _homogeneous(eqn: JaxprEqn, which: Sequence[int]) -> bool:
@@ -148,8 +151,8 @@ def _rectifies(eqn: JaxprEqn) -> bool:
     return _rectifies(inner) or (inner.primitive.name == "max" and any(map(_is_zero, inner.invars)))
 
 
-def _residuals(eqn: JaxprEqn, values: Sequence[Any], which: Sequence[int]) -> list[Array]:
-    """`f(v) − f'(v) v` of each output of an equation, as a function of the operands that depend on the input."""
+def _residuals(eqn: JaxprEqn, values: Sequence[Any], which: Sequence[int]) -> list[Array | None]:
+    """`f(v) − f'(v) v` of each output of an equation, None of integers, as a function of the operands that depend on the input."""
 
     def of_seen(*seen: Array) -> list[Array]:
         own = list(values)
@@ -159,4 +162,4 @@ def _residuals(eqn: JaxprEqn, values: Sequence[Any], which: Sequence[int]) -> li
 
     at = [jax.lax.stop_gradient(values[i]) for i in which]
     out, linear = jax.jvp(of_seen, at, at)
-    return [a - b for a, b in zip(out, linear, strict=True)]
+    return [a - b if _is_float(v) else None for v, a, b in zip(eqn.outvars, out, linear, strict=True)]

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,10 @@ EVALUATION = {
     "test": True,
 }
 """Usual names of flags, and their values in evaluation."""
+SIGNATURE = re.compile(
+    r"\(\) (missing|takes|got an? (unexpected|multiple|some))|got multiple values|missing a required|too many positional"
+)
+"""How Python words that a call does not take its arguments."""
 TELLING = ("train", "drop", "determin", "eval", "infer", "running", "stoch", "noise", "augment")
 """Parts of names that speak of the same."""
 
@@ -148,7 +153,7 @@ def told_of_arguments(tap: str, example: str) -> Iterator[None]:
     try:
         yield
     except TypeError as error:
-        if "argument" not in str(error):
+        if not SIGNATURE.search(str(error)):  # another error, of types for example
             raise
         raise CaseJaxError(
             f"call: {error}; accepted: what the call takes by name, {tap}(…, {example}), or in order, call_args=(…,)."
@@ -202,13 +207,13 @@ def _flag(values: dict[str, Any]) -> tuple[str, bool] | None:
     return None
 
 
-def require_one_image(image: Any) -> None:
-    """Raise for several inputs in place of one."""
+def require_one_image(image: Any, tap: str = "tap_nnx", example: str = "other=second[None]") -> None:
+    """Raise for several inputs in place of one; `example` shows how the adapter takes a second one."""
     require(
         not isinstance(image, (tuple, list, dict)),
         "image",
         f"a {type(image).__name__} of {len(image) if hasattr(image, '__len__') else 'several'}",
-        "one array; a network's further inputs are arguments of its call: tap_nnx(…, other=second[None])",
+        f"one array; a network's further inputs are arguments of its call: {tap}(…, {example})",
     )
 
 

@@ -348,7 +348,7 @@ def tap_equinox(
             a link that says so.
     """
     _require_equinox(model, state)
-    require_one_image(image)
+    require_one_image(image, "tap_equinox", "other=second")
     require_after(after)
     require(call is None or call >= 0, "call", call, "the number of a call, from 0")
     require(channels in ("first", "last"), "channels", repr(channels), "'first' or 'last'")
@@ -400,9 +400,12 @@ def tap_equinox(
         at = _path_of("head", head, model, layers(model))
         given = f"{at!r}, a {type(parts.known[at]).__name__}"
         require(type(parts.known[at]).__name__ == "Linear", "head", given, "an eqx.nn.Linear")
+        require(at != path, "head", f"{at!r}, which is the tapped layer", "the first Linear behind it, or None")
         with told_of_channels(image):
             count = jax.eval_shape(split(apply, LAYER + layer), parts.params, image)[0].shape[-1]
-            of_head = _Head(at, head_channels[1] if head_channels else count, channels == "first", True)
+            of_head = _Head(
+                at, head_channels[1] if head_channels else count, channels == "first" and token_grid is None, True
+            )
             program = jax.make_jaxpr(applied(of_head))(parts.params, image)
         of_head = of_head._replace(followed=not ends_in_tag(program, HEAD_OUTPUT))
         apply = applied(of_head)

@@ -60,9 +60,15 @@ class _Opening:
                 out = self.run(*bodies[0], [read(env, v) for v in eqn.invars])
             elif opens and name == "scan":
                 out = self._iterations(eqn, [read(env, v) for v in eqn.invars])
-            elif opens and name in ("while", "cond") and any(operations(body) >= SOFTMAX for body, _ in bodies):
+            elif opens and name in ("while", "cond"):
+                inside = [operations(body) for body, _ in bodies]
+                what = (
+                    "a softmax"
+                    if any(found >= SOFTMAX for found in inside)
+                    else min(self.touched & set().union(*inside))
+                )
                 raise CaseJaxError(
-                    f"model: a softmax lies inside a {name!r} loop or branch, where attention cannot be read; write the loop as "
+                    f"model: {what} lies inside a {name!r} loop or branch, which this method cannot look into; write the loop as "
                     "jax.lax.scan or a Python loop, or leave out the methods for transformers."
                 )
             else:

@@ -217,7 +217,7 @@ def tap_linen(
     """
     invoked = called(module, nn.Module, "a flax.linen.Module; for NNX use tap_nnx", call_args, apply_kwargs)
     run = _Applied(invoked)
-    require_one_image(image)
+    require_one_image(image, "tap_linen")
     require_arguments(run.signature, "tap_linen", OF_APPLY)
     require_after(after)
     require(call is None or call >= 0, "call", call, "the number of a call, from 0")

@@ -190,7 +190,8 @@ def tap_haiku(
         image: one normalised image (H, W, D), channels last; fixes the shapes and checks the closed form.
         rng: for a function that draws random numbers even in evaluation, which must not change its output.
         head: name of the first `hk.Linear` behind `layer`, when everything in between acts on each channel alone: class weights then have a
-            closed form, which is checked against the pullback here. Others may follow it, as in a VGG.
+            closed form, which is checked against the pullback here. Others may follow it, as in a VGG. Not behind a flattened map whose channels
+            stand first: positions must come first there.
         head_channels: (first, total), when the layer's channels are only some of those in front of the head.
         output: where the logits are in what the function returns: a key, an index, an attribute, or a function of it (for a batch).
         layer_output: where the map is in what the module returns: a key, an index or an attribute.
@@ -218,7 +219,7 @@ def tap_haiku(
             linear layer or whose closed form fails, or outputs that are probabilities, without a link that says so.
     """
     _require_haiku(transformed, params, state)
-    require_one_image(image)
+    require_one_image(image, "tap_haiku", "other=second[None]")
     require_after(after)
     require(call is None or call >= 0, "call", call, "the number of a call, from 0")
     require(channels in ("first", "last"), "channels", repr(channels), "'first' or 'last'")
@@ -245,6 +246,12 @@ def tap_haiku(
         survey = surveyed(_network(run, known, target, output, places), image)
         if not numbers:
             require_reached(survey, layer, call, target.tokens, places)
+    require(
+        head is None or head != path,
+        "head",
+        f"{head!r}, which is the tapped layer",
+        "the first hk.Linear behind it, or None",
+    )
     inside = target._replace(layer=path)
 
     def applied(followed: bool) -> Callable[[Any, Array], Array]:
@@ -253,7 +260,9 @@ def tap_haiku(
 
             def around(name: str, module: Any, own: Any, args: Any, kwargs: Any) -> Any:
                 if name == head:
-                    out = own(tag(args[0][0], HEAD_INPUT)[None], *args[1:], **kwargs)
+                    given = dict(kwargs)
+                    features, *rest = args or (given.pop("inputs"),)
+                    out = own(tag(features[0], HEAD_INPUT)[None], *rest, **given)
                     return tag(out[0], HEAD_OUTPUT)[None] if followed else out
                 out = own(*args, **kwargs)
                 if name != path:

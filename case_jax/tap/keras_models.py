@@ -140,17 +140,14 @@ class _Parts:
 @contextlib.contextmanager
 def _replaced(replacements: Sequence[Replacement]) -> Iterator[None]:
     """Functions of objects replaced, and put back whatever happens."""
-    before = [(thing, name, name in vars(thing), getattr(thing, name)) for thing, name, _ in replacements]
-    try:
+    with contextlib.ExitStack() as stack:
         for thing, name, function in replacements:
+            if name in vars(thing):
+                stack.callback(object.__setattr__, thing, name, getattr(thing, name))
+            else:
+                stack.callback(object.__delattr__, thing, name)
             object.__setattr__(thing, name, function)
         yield
-    finally:
-        for thing, name, own, function in reversed(before):
-            if own:
-                object.__setattr__(thing, name, function)
-            else:
-                object.__delattr__(thing, name)
 
 
 def _call_of(layer: Any, around: Callable[[Any], Any]) -> Replacement:
@@ -305,7 +302,7 @@ def tap_keras(
             dense layer or whose closed form fails, or outputs that are probabilities, without a link that says so.
     """
     _require_jax(model)
-    require_one_image(image)
+    require_one_image(image, "tap_keras", "other=second[None]")
     require_after(after)
     require(call is None or call >= 0, "call", call, "the number of a call, from 0")
     require(channels in (None, "first", "last"), "channels", repr(channels), "'first', 'last' or None")
@@ -317,6 +314,8 @@ def tap_keras(
 
         given = f"{head!r}, a {type(dense).__name__}"
         require(isinstance(dense, keras.layers.Dense), "head", given, "a keras.layers.Dense")
+        behind = "the first Dense behind the tapped layer, or None"
+        require(dense is not parts.known[path], "head", f"{head!r}, which is the tapped layer", behind)
     target = tapped_value(
         path,
         output=layer_output,

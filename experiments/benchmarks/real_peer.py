@@ -3,8 +3,8 @@
 Question   Are Grad-CAM's and Finer-CAM's maps the same? What do the forward pass, the diagnostic's work and its whole process take?
 Command    pip install ".[bench,photos]" && python -m experiments.benchmarks.real_peer [--quick] [--out FILE.json]
 Cost       about ten minutes on 2 CPU cores
-Expected   maps equal to 2e-4, Finer-CAM's with several classes only in the form without gradients through the probabilities; ≥ 10 × of the
-           work (asked for, though fidelity's forward passes are the same on both sides), ≥ 3 × of the process
+Expected   maps equal to 2e-4, Finer-CAM's with several classes only in the form without gradients through the probabilities; work some
+           times faster, though fidelity's forward passes, more than half of it, are the same on both sides
 """
 
 import dataclasses
