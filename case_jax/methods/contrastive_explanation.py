@@ -14,6 +14,7 @@ def contrastive_explanation(view: View, query: Query, *, sign: int = 1) -> Float
     `relu(Σ_k w[k] A[..,k])`, `w = mean_{hw} ∂(−log p_Q)/∂A = Σ_j p_j α_j − α_Q`, and the mean over Q ∈ N(P) where the contrast set holds
     several. The class that is explained, P, is not in the formula: it is all that the model believes in, the likeliest class first. So the
     question is well put where P is the prediction; with Q as the target of softmax-contrast the map is that with `sign=-1`.
+    With the link `sigmoid`, where classes do not compete, it is `−(1 − p_Q) α_Q`: the map of Grad-CAM against Q.
 
     Args:
         view: one image's view.

