@@ -248,6 +248,27 @@ def test_what_metrics_share_is_asked_once_and_changes_nothing():
     assert found[1][1]["specificity"] == 0
 
 
+def test_a_metric_that_declares_nothing_asks_for_itself():
+    """Another fill, or another percentage, than those that others had asked for."""
+    maps, columns = random_maps(), METRICS["fidelity"].columns
+
+    @jax.jit
+    def run(image):
+        view = MODEL.view(MODEL.params, image)
+        wanted = merged([METRICS["fidelity"].removal(percents=(10.0,))])
+        left = removed(view, maps[None], (False,), wanted, black=jnp.zeros(1), key=KEY)
+        alone = MetricInputs(
+            maps, jnp.zeros(2, bool), view, PAIR, jnp.ones(2), jnp.zeros((0, SIDE, SIDE), bool), jnp.zeros(0, jnp.int32), jnp.zeros(1), KEY
+        )  # fmt: skip
+        beside = alone._replace(removed=jax.tree.map(lambda a: a[0], left))
+        asked = ({"fill": "blur", "percents": (10.0,)}, {"percents": (10.0, 30.0)})
+        return [[columns(inputs, **options) for options in asked] for inputs in (alone, beside)]
+
+    alone, beside = run(IMAGE)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), beside, alone)
+    assert float(alone[0]["p_removed_10"]) != float(alone[1]["p_removed_10"])
+
+
 def test_without_a_key_there_is_nothing_to_hold_necessity_against():
     found = deletion(IMAGE, random_maps(), None)
     assert np.isnan([found.necessity, found.necessity_random]).all()

@@ -161,9 +161,10 @@ def removed(
 
 
 def removed_from(inputs: MetricInputs, removal: Removal) -> tuple[Lefts, Lefts]:
-    """What is left without the top of the first map and of the second: as the inputs know it, else asked now."""
-    if inputs.removed is not None:
-        return inputs.removed[removal.fill]
+    """What is left without the top of the first map and of the second: as the inputs know it, else asked now, as for a metric that does not declare it."""
+    first, second = (inputs.removed or {}).get(removal.fill, ({}, {}))
+    if first.keys() >= {*removal.first, *removal.pair} and second.keys() >= {*removal.pair}:
+        return first, second
     view, (alone, pair) = inputs.view, removal[1:]
     other, offsets = filling(removal.fill, view.image, black=inputs.black, key=inputs.key), offsets_of(view, inputs.key)
     first = without_tops(view, inputs.maps[0], other, offsets, alone=alone, moved=pair)
