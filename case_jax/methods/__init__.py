@@ -3,7 +3,6 @@
 import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -52,6 +51,7 @@ from case_jax.methods.libra_grad import libra_grad
 from case_jax.methods.max_contrast import max_contrast
 from case_jax.methods.mean_contrast import mean_contrast
 from case_jax.methods.meaningful_perturbation import meaningful_perturbation
+from case_jax.methods.naming import bare
 from case_jax.methods.occlusion import occlusion
 from case_jax.methods.opti_cam import opti_cam
 from case_jax.methods.refine_cam import refine_cam
@@ -159,11 +159,6 @@ def usual(*, pair: bool = False) -> tuple[str, ...]:
     return tuple(
         name for name, entry in METHODS.items() if not (entry.slow or entry.by_name) and (pair or not entry.pair)
     )
-
-
-def bare(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function without the options that `functools.partial` has bound."""
-    return function.func if isinstance(function, partial) else function
 
 
 def described(name: str, function: MapFunction) -> Method:

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
@@ -14,10 +13,10 @@ from jaxtyping import Array, Float
 from case_jax._checks import require, unknown
 from case_jax.contrast.sets import Query
 from case_jax.methods.cam import contrast_of, evidence, of_existing
+from case_jax.methods.naming import Maps, name_of
 from case_jax.tap.link import log_probabilities
 from case_jax.tap.view import PulledBack, View, at_least_float32
 
-Maps = Callable[..., Float[Array, "T *space"]]
 How = Literal["mean", "max", "weighted"]
 Among = Literal["all", "set"]
 
@@ -84,22 +83,26 @@ def _pulled(pull: Callable[[Array], Array], rows: Float[Array, "T C"], cotangent
 
 
 @dataclass(frozen=True)
-class Contrasted:
-    """A method asked about a difference of logits; from `contrasted`."""
+class _AgainstRivals:
+    """A method, and what is taken out of its maps."""
 
     method: Maps
     how: How
     among: Among
 
     @property
-    def title(self) -> str:
-        """Its name in tables."""
-        return f"{_name(self.method)}, {self.how} contrast"
-
-    @property
     def contrastive(self) -> bool:
         """Whether it needs contrast sets."""
         return self.among == "set"
+
+
+class Contrasted(_AgainstRivals):
+    """A method asked about a difference of logits; from `contrasted`."""
+
+    @property
+    def title(self) -> str:
+        """Its name in tables."""
+        return f"{name_of(self.method)}, {self.how} contrast"
 
     def __call__(self, view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
         """One map per target, as the method gives them; NaN for a class that the model does not have.
@@ -113,7 +116,7 @@ class Contrasted:
             CaseJaxError: as the method, and as `rival_shares`; for `sign=-1` of a method without that option.
         """
         able = "sign" in inspect.signature(self.method).parameters
-        require(able or sign == 1, "sign", sign, f"1, as {_name(self.method)} has no option sign")
+        require(able or sign == 1, "sign", sign, f"1, as {name_of(self.method)} has no option sign")
         seen = contrasted_view(view, query, self.how, self.among)
         options: dict[str, Any] = {"sign": sign} if able else {}
         maps = self.method(seen, Query(jnp.arange(len(query.targets)), key=query.key), **options)
@@ -150,23 +153,13 @@ def contrasted(method: Maps, how: How = "weighted", *, among: Among = "all") -> 
     return Contrasted(method, how, among)
 
 
-@dataclass(frozen=True)
-class MapDifference:
+class MapDifference(_AgainstRivals):
     """The difference of a method's maps; from `difference_of_maps`."""
-
-    method: Maps
-    how: How
-    among: Among
 
     @property
     def title(self) -> str:
         """Its name in tables."""
-        return f"{_name(self.method)}, {self.how} difference of maps"
-
-    @property
-    def contrastive(self) -> bool:
-        """Whether it needs contrast sets."""
-        return self.among == "set"
+        return f"{name_of(self.method)}, {self.how} difference of maps"
 
     def __call__(self, view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *space"]:
         """`relu(sign · (M_c − Σ_j s_j M_j))` for each target.
@@ -212,8 +205,3 @@ def _require_known(how: Any, among: Any) -> None:
         raise unknown("how", how, get_args(How))
     if among not in get_args(Among):
         raise unknown("among", among, get_args(Among))
-
-
-def _name(method: Any) -> str:
-    own = method.func if isinstance(method, partial) else method
-    return str(getattr(own, "title", getattr(own, "__name__", type(own).__name__)))

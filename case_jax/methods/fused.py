@@ -1,9 +1,7 @@
 """Maps of several layers made one."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,9 +10,9 @@ from case_jax._checks import unknown
 from case_jax.contrast.sets import Query
 from case_jax.imageops import finish_maps, rescale_map
 from case_jax.methods.cam import of_existing
+from case_jax.methods.naming import Maps, name_of
 from case_jax.tap.view import View
 
-Maps = Callable[..., Float[Array, "T *space"]]
 Fusion = Literal["product", "maximum", "mean"]
 
 
@@ -37,8 +35,7 @@ class Fused:
     @property
     def title(self) -> str:
         """Its name in tables."""
-        own: Any = self.method.func if isinstance(self.method, partial) else self.method
-        return f"{getattr(own, 'title', getattr(own, '__name__', type(own).__name__))}, {self.fusion} over layers"
+        return f"{name_of(self.method)}, {self.fusion} over layers"
 
     def __call__(self, view: View, query: Query) -> Float[Array, "T *Space"]:
         """One map per target, in [0, 1], at the image's resolution; raises as the method, and for a model tapped at one layer alone."""

@@ -78,20 +78,17 @@ def shift_of(key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, " S"]:
     return jnp.stack(offsets)
 
 
+def offsets_of(view: View, key: Key[Array, ""] | None) -> Int[Array, " S"] | None:
+    """How far an image's masks are moved; None without a key, and where log-odds against the rest mean nothing."""
+    if key is None or not has_odds(view):
+        return None
+    return shift_of(jax.random.fold_in(key, SHIFT), view.image.shape[:-1])
+
+
 def shifted(masks: Bool[Array, "*n_space"], offsets: Int[Array, " S"]) -> Bool[Array, "*n_space"]:
     """Masks moved along their spatial axes, the last ones; what leaves the image on one side comes in on the other, so none loses a pixel."""
     space = len(offsets)
     return jnp.roll(masks, offsets, tuple(range(-space, 0)))
-
-
-def beside_shifted(
-    view: View, masks: Bool[Array, "P 2 *space"], key: Key[Array, ""] | None
-) -> Bool[Array, "P two_or_four *space"]:
-    """Pairs of masks and after them the same moved, by one offset for all; the masks alone where there is no key or L means nothing."""
-    if key is None or not has_odds(view):
-        return masks
-    offsets = shift_of(jax.random.fold_in(key, SHIFT), masks.shape[2:])
-    return jnp.concatenate([masks, shifted(masks, offsets)], 1)
 
 
 def by_percent(values: Mapping[str, Float[Array, " P"]], percents: Sequence[float]) -> dict[str, Float[Array, ""]]:

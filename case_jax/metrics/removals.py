@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from case_jax.imageops import Fill, filling
 from case_jax.metrics.inputs import MetricInputs
-from case_jax.metrics.pair_scores import SHIFT, has_odds, shift_of, shifted
+from case_jax.metrics.pair_scores import counts_of, offsets_of, shifted
 from case_jax.metrics.perturb import perturbed_logits
-from case_jax.ranking import pack, pixel_count, top_mask
+from case_jax.ranking import pack, top_mask
 from case_jax.tap.view import View
 
 
@@ -51,13 +51,6 @@ def merged(wanted: Iterable[Removal | None]) -> list[Removal]:
 
     fills: dict[Fill, None] = dict.fromkeys(removal.fill for removal in known)
     return [Removal(fill, union(fill, "first"), union(fill, "pair")) for fill in fills]
-
-
-def offsets_of(view: View, key: Key[Array, ""] | None) -> Int[Array, " S"] | None:
-    """How far an image's masks are moved; None without a key, and where log-odds against the rest mean nothing."""
-    if key is None or not has_odds(view):
-        return None
-    return shift_of(jax.random.fold_in(key, SHIFT), view.image.shape[:-1])
 
 
 def left_of(
@@ -114,8 +107,7 @@ def without_tops(
         CaseJaxError: for a percentage outside (0, 100] or of less than a pixel.
     """
     percents = (*(p for p in alone if p not in moved), *moved)
-    counts = jnp.asarray([pixel_count(p, saliency.shape) for p in percents])
-    masks = jax.vmap(lambda count: top_mask(saliency, count))(counts)
+    masks = jax.vmap(lambda count: top_mask(saliency, count))(counts_of(percents, saliency.shape))
     words, logits, elsewhere = left_of(view, masks, other, offsets, moved=len(moved))
     first = len(percents) - len(moved)
     return {

@@ -14,12 +14,13 @@ from case_jax.metrics.pair_scores import (
     by_percent,
     counts_of,
     has_odds,
+    offsets_of,
     pair_scores,
     require_two,
     scores_without,
     top_masks,
 )
-from case_jax.metrics.removals import Left, Removal, left_of, offsets_of, removed_from, stacked
+from case_jax.metrics.removals import Left, Removal, left_of, removed_from, stacked
 from case_jax.tap.view import View
 
 PERCENTS = (2.0, 5.0, 10.0, 20.0)

@@ -10,12 +10,13 @@ from case_jax.imageops import Fill, filling
 from case_jax.metric_column import MetricColumn
 from case_jax.metrics.inputs import MetricInputs
 from case_jax.metrics.pair_scores import (
-    beside_shifted,
     by_percent,
     counts_of,
     has_odds,
+    offsets_of,
     require_two,
     scores_without,
+    shifted,
     top_masks,
 )
 from case_jax.metrics.specificity import PERCENTS
@@ -89,12 +90,13 @@ def class_specific_insertion(
     require_two(view, maps, targets)
     other = filling(fill, view.image, black=black, key=key)
     masks = top_masks(maps, counts_of(tuple(percents), maps.shape[1:]))
-    shown = beside_shifted(view, masks, key)
+    offsets = offsets_of(view, key)
+    shown = masks if offsets is None else jnp.concatenate([masks, shifted(masks, offsets)], 1)
     margins, odds = scores_without(view, ~shown, other, targets)
     same = (masks[:, 0] == masks[:, 1]).all(tuple(range(1, maps.ndim)))
     specificity = jnp.where(same & jnp.isfinite(margins[:, 0]), 0.0, margins[:, 0] - margins[:, 1])
     unknown = jnp.full(len(masks), jnp.nan)
-    sufficiency = unknown if shown is masks else (odds[:, :2] - odds[:, 2:]).mean(1)
+    sufficiency = unknown if offsets is None else (odds[:, :2] - odds[:, 2:]).mean(1)
     return ClassSpecificInsertion(specificity, sufficiency)
 
 
