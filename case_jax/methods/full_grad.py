@@ -77,7 +77,7 @@ def full_grad(view: View, query: Query) -> Float[Array, "T *space"]:
     with corners aligned; here half-pixel centres are, as everywhere.
     """
     parts, shape = decomposed(view.predict, view.image), view.image.shape[:-1]
-    shapes = _map_shapes(jax.make_jaxpr(view.predict)(view.image).jaxpr) | {(shape, False)}
+    shapes = _map_shapes(parts.program) | {(shape, False)}
 
     def of_class(row: Array) -> Array:
         found = _terms(parts, view.image, row)

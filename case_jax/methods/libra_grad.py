@@ -28,7 +28,7 @@ def libra_grad(view: View, query: Query, *, sign: int = 1) -> Float[Array, "T *s
         model does not have.
 
     Raises:
-        CaseJaxError: for a tanh, sigmoid or square root that is no factor, and a softmax inside a `while` loop or branch.
+        CaseJaxError: for a tanh, sigmoid or square root that is no factor, and a softmax or such a factor inside a `while` loop or branch.
 
     Mehri, Baghshah, Pilehvar, LibraGrad, CVPR 2025 (arXiv 2411.16760).
     """

@@ -43,7 +43,7 @@ def balanced(function: Callable[[Array], Array], x: Any, *, through_softmax: boo
         The function for arguments of x's shape and type.
 
     Raises:
-        CaseJaxError: for one of the `FACTORS` that multiplies nothing (a tanh as activation of its own): no gradient would pass it.
+        CaseJaxError: for one of the `FACTORS` that multiplies nothing (a tanh as activation of its own): no gradient would pass it; and as `flattened`.
     """
     flat = flattened(function, x, FACTORS)
     eqns = flat.jaxpr.eqns

@@ -29,6 +29,8 @@ class Decomposition(NamedTuple):
     """b_l, in the shapes of z_l."""
     pull: Callable[[Array], tuple[Array, list[Array]]]
     """A cotangent of the output to its gradients at x and at all z_l."""
+    program: Jaxpr
+    """The function, traced."""
 
 
 def decomposed(function: Callable[[Array], Array], x: Array) -> Decomposition:
@@ -51,7 +53,7 @@ def decomposed(function: Callable[[Array], Array], x: Array) -> Decomposition:
     shapes = jax.eval_shape(partial(run, probes=None), x)[1]
     probes = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
     output, pull, biases = jax.vjp(run, x, probes, has_aux=True)
-    return Decomposition(output, biases, pull)
+    return Decomposition(output, biases, pull, closed.jaxpr)
 
 
 class _Met:

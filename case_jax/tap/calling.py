@@ -1,4 +1,4 @@
-"""How a Flax module is called: the module behind partials and wrappers, its arguments, and the one that turns training off."""
+"""How a network is called: the module behind partials and wrappers, its arguments, and the one that turns training off."""
 
 import contextlib
 import dataclasses
@@ -92,6 +92,26 @@ def called(model: Any, kind: type, accepted: str, args: Sequence[Any], kwargs: d
     return Called(found, method, before, tuple(args), kwargs)
 
 
+def _is_of(kind: type, library: str) -> bool:
+    return f"{kind.__module__}.".startswith(f"{library}.")
+
+
+def require_library(argument: str, model: Any, library: str, accepted: str) -> None:
+    """Raise unless a model is of a library, which is not imported for that; errors as `wrong_kind`."""
+    if not any(_is_of(kind, library) for kind in type(model).__mro__):
+        raise wrong_kind(argument, model, accepted)
+
+
+def require_call(call: int | None) -> None:
+    """Raise unless it can be the number of a call of the tapped layer."""
+    require(call is None or call >= 0, "call", call, "the number of a call, from 0")
+
+
+def require_called(call: int | None, layer: str, calls: int) -> None:
+    """Raise unless the tapped layer was called so often that there is a call of this number."""
+    require(call is None or call < calls, "call", call, f"a number below {calls}, the calls of {layer!r}")
+
+
 def wrong_kind(argument: str, model: Any, accepted: str) -> CaseJaxError:
     """The error for what an adapter does not take; the right adapter is named, where there is one.
 
@@ -100,7 +120,7 @@ def wrong_kind(argument: str, model: Any, accepted: str) -> CaseJaxError:
     given = f"{argument}: got a {type(model).__name__}"
     for kind in type(model).__mro__:
         for library, adapter in ADAPTERS.items():
-            if f"{kind.__module__}.".startswith(f"{library}."):
+            if _is_of(kind, library):
                 return CaseJaxError(f"{given}, which is of {library}; accepted for it: {adapter}.")
     return CaseJaxError(f"{given}; accepted: {accepted}.")
 

@@ -20,14 +20,16 @@ from case_jax.tap.calling import (
     evaluation_advice,
     holders,
     require_arguments,
+    require_call,
+    require_called,
+    require_library,
     require_one_image,
     told_of_arguments,
-    wrong_kind,
 )
 from case_jax.tap.ending import ends_in_tag
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
-from case_jax.tap.layer import Form, Tapped, tapped_value, told_of_channels
+from case_jax.tap.layer import Channels, Form, Tapped, tapped_value, told_of_channels
 from case_jax.tap.link import Link
 from case_jax.tap.loops import iterations, out_of_loops
 from case_jax.tap.outputs import Pick, changed, is_array, vector_of
@@ -146,7 +148,7 @@ def _with(node: Any, names: Sequence[str], change: Callable[[Any], Any]) -> Any:
 class _Parts:
     """A module in inference as a pure function of its arrays and its state."""
 
-    def __init__(self, model: Any, state: Any, call: Called, channels: Literal["first", "last"]):
+    def __init__(self, model: Any, state: Any, call: Called, channels: Channels):
         import equinox as eqx  # type: ignore[import-not-found]
 
         self.model = eqx.nn.inference_mode(model)
@@ -273,8 +275,7 @@ class _Head(NamedTuple):
 
 def _require_equinox(model: Any, state: Any) -> None:
     """Raise unless a model is an Equinox module, with a state where it keeps one."""
-    if not any(f"{kind.__module__}.".startswith("equinox.") for kind in type(model).__mro__):
-        raise wrong_kind("model", model, "an equinox.Module")
+    require_library("model", model, "equinox", "an equinox.Module")
     import equinox as eqx  # type: ignore[import-not-found]
 
     require(
@@ -299,7 +300,7 @@ def tap_equinox(
     after: Literal["relu"] | None = None,
     token_grid: tuple[int, ...] | None = None,
     prefix_tokens: int = 0,
-    channels: Literal["first", "last"] = "first",
+    channels: Channels = "first",
     chunk: int = 64,
     check: bool = True,
     call_args: Sequence[Any] = (),
@@ -350,7 +351,7 @@ def tap_equinox(
     _require_equinox(model, state)
     require_one_image(image, "tap_equinox", "other=second")
     require_after(after)
-    require(call is None or call >= 0, "call", call, "the number of a call, from 0")
+    require_call(call)
     require(channels in ("first", "last"), "channels", repr(channels), "'first' or 'last'")
     invoked = Called(model, "__call__", (), tuple(call_args), dict(call_kwargs))
     with_state = invoked if state is None else invoked._replace(after=(state, *call_args))
@@ -389,8 +390,7 @@ def tap_equinox(
 
             around = {path: tagged} | ({} if of_head is None else {of_head.path: of_head.call})
             logits = vector_of(parts.run(params, parts.random, x, around)[0], output)
-            known = f"a number below {len(calls)}, the calls of {layer!r}"
-            require(call is None or call < len(calls), "call", call, known)
+            require_called(call, layer, len(calls))
             return logits
 
         return at_output(apply, target) if after is None else after_relu(out_of_loops(apply, layer, BEFORE), target)

@@ -33,7 +33,7 @@ def flattened(function: Callable[[Array], Array], x: Any, touched: frozenset[str
         touched: names of primitives.
 
     Raises:
-        CaseJaxError: where a `while` loop or a branch holds a softmax.
+        CaseJaxError: where a `while` loop or a branch holds a softmax or a touched operation.
     """
     closed = jax.make_jaxpr(function)(x)
     opening = _Opening(touched)

@@ -19,6 +19,8 @@ from case_jax.tap.calling import (
     evaluation_advice,
     holders,
     require_arguments,
+    require_call,
+    require_called,
     require_one_image,
 )
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
@@ -220,7 +222,7 @@ def tap_linen(
     require_one_image(image, "tap_linen")
     require_arguments(run.signature, "tap_linen", OF_APPLY)
     require_after(after)
-    require(call is None or call >= 0, "call", call, "the number of a call, from 0")
+    require_call(call)
     with told_of_channels(image):
         known = sub_modules(run, variables, image)
     head = one_head(linear_head, dense_head)
@@ -268,7 +270,7 @@ def tap_linen(
 
         with nn.intercept_methods(intercept):
             logits = logits_of(run(variables, run.random, x[None])[0], output)[0]
-        require(call is None or call < len(calls), "call", call, f"a number below {len(calls)}, the calls of {layer!r}")
+        require_called(call, layer, len(calls))
         return logits
 
     def kernel(variables: Any) -> Array:

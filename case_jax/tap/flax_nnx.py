@@ -21,6 +21,8 @@ from case_jax.tap.calling import (
     evaluation_advice,
     holders,
     require_arguments,
+    require_call,
+    require_called,
     require_one_image,
 )
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
@@ -253,7 +255,7 @@ def tap_nnx(
     require_one_image(image)
     require_arguments(invoked, "tap_nnx")
     require_after(after)
-    require(call is None or call >= 0, "call", call, "the number of a call, from 0")
+    require_call(call)
     known = sub_modules(invoked.module)
     head = one_head(linear_head, dense_head)
     path, numbers = iterations(layer)
@@ -302,7 +304,7 @@ def tap_nnx(
 
             _retype(subs[head], marked)
         logits = logits_of(run(x[None]), output)[0]
-        require(call is None or call < len(calls), "call", call, f"a number below {len(calls)}, the calls of {layer!r}")
+        require_called(call, layer, len(calls))
         return logits
 
     def kernel(params: Any) -> Array:

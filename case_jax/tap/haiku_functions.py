@@ -13,18 +13,24 @@ from jaxtyping import Array, Float
 
 from case_jax._checks import require, unknown
 from case_jax.tap.after import at_its_place, mark, require_after
-from case_jax.tap.calling import caller, require_one_image, told_of_arguments, wrong_kind
+from case_jax.tap.calling import (
+    caller,
+    require_call,
+    require_called,
+    require_library,
+    require_one_image,
+    told_of_arguments,
+)
 from case_jax.tap.ending import ends_in_tag
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
-from case_jax.tap.layer import Form, Tapped, tapped_value, told_of_channels
+from case_jax.tap.layer import Channels, Form, Tapped, tapped_value, told_of_channels
 from case_jax.tap.link import Link
 from case_jax.tap.loops import iterations
 from case_jax.tap.outputs import Pick, changed, logits_of
 from case_jax.tap.split import LAYER, tag
 from case_jax.tap.view import TappedModel, tapped
 
-Channels = Literal["first", "last"]
 Around = Callable[..., Any]
 """(path, module, its call, arguments, keyword arguments) to what it returns."""
 AVERAGES = ("/~/mean_ema", "/~/var_ema")
@@ -103,8 +109,7 @@ def layers(run: _Applied, image: Array) -> dict[str, Any]:
 
 def _require_haiku(transformed: Any, params: Any, state: Any) -> None:
     """Raise unless it is a transformed function with one `apply`, and its parameters."""
-    if not any(f"{kind.__module__}.".startswith("haiku.") for kind in type(transformed).__mro__):
-        raise wrong_kind("transformed", transformed, "hk.transform(f) or hk.transform_with_state(f)")
+    require_library("transformed", transformed, "haiku", "hk.transform(f) or hk.transform_with_state(f)")
     kind = type(transformed).__name__
     require(
         kind in ("Transformed", "TransformedWithState"),
@@ -221,7 +226,7 @@ def tap_haiku(
     _require_haiku(transformed, params, state)
     require_one_image(image, "tap_haiku", "other=second[None]")
     require_after(after)
-    require(call is None or call >= 0, "call", call, "the number of a call, from 0")
+    require_call(call)
     require(channels in ("first", "last"), "channels", repr(channels), "'first' or 'last'")
     run = _Applied(transformed, params, state, rng, channels, call_args, call_kwargs)
     with told_of_channels(image), told_of_arguments("tap_haiku", "is_training=False"):
@@ -271,8 +276,7 @@ def tap_haiku(
                 return out if call is not None and len(calls) != call + 1 else mark(out, inside, after, x.shape)
 
             logits = logits_of(run.run(params, run.random, x[None], around)[0], output)[0]
-            known = f"a number below {len(calls)}, the calls of {layer!r}"
-            require(call is None or call < len(calls), "call", call, known)
+            require_called(call, layer, len(calls))
             return logits
 
         return at_its_place(apply, target, after)

@@ -14,17 +14,16 @@ from jaxtyping import Array, Float
 
 from case_jax._checks import CaseJaxError, require, unknown
 from case_jax.tap.after import at_its_place, mark, require_after
-from case_jax.tap.calling import require_one_image, told_of_arguments, wrong_kind
+from case_jax.tap.calling import require_call, require_called, require_library, require_one_image, told_of_arguments
 from case_jax.tap.ending import ends_in_tag
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, as_used
-from case_jax.tap.layer import Form, Tapped, tapped_value, told_of_channels
+from case_jax.tap.layer import Channels, Form, Tapped, tapped_value, told_of_channels
 from case_jax.tap.link import Link
 from case_jax.tap.outputs import Pick, changed, logits_of
 from case_jax.tap.split import LAYER, tag
 from case_jax.tap.view import TappedModel, tapped
 
-Channels = Literal["first", "last"]
 Path = tuple[str, ...]
 Replacement = tuple[Any, str, Callable[..., Any]]
 """An object, the name of one of its functions, and what stands in its place for a while."""
@@ -172,8 +171,7 @@ def _channels(known: Mapping[str, Any]) -> Channels:
 
 def _require_jax(model: Any) -> None:
     """Raise unless a model is Keras's, computes with JAX and has its variables."""
-    if not any(f"{kind.__module__}.".startswith("keras.") for kind in type(model).__mro__):
-        raise wrong_kind("model", model, "a keras.Model")
+    require_library("model", model, "keras", "a keras.Model")
     import keras  # type: ignore[import-not-found]
 
     if not isinstance(model, keras.Layer):
@@ -304,7 +302,7 @@ def tap_keras(
     _require_jax(model)
     require_one_image(image, "tap_keras", "other=second[None]")
     require_after(after)
-    require(call is None or call >= 0, "call", call, "the number of a call, from 0")
+    require_call(call)
     require(channels in (None, "first", "last"), "channels", repr(channels), "'first', 'last' or None")
     parts = _Parts(model, channels, call_args, call_kwargs)
     path = _path_of("layer", layer, parts.known)
@@ -341,8 +339,7 @@ def tap_keras(
             replaced = [_call_of(parts.known[path], tagged)]
             replaced += [] if dense is None else _Head(dense, followed).replacements()
             logits = logits_of(parts.run(params, parts.random, x[None], replaced)[0], output)[0]
-            known = f"a number below {len(calls)}, the calls of {layer!r}"
-            require(call is None or call < len(calls), "call", call, known)
+            require_called(call, layer, len(calls))
             return logits
 
         return at_its_place(apply, target, after)

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,10 @@ from case_jax.tap.tokens import Tokens, require_no_tokens
 
 CHANNELS = (1, 3, 4)
 """Usual numbers of an image's channels."""
+
+
+Channels = Literal["first", "last"]
+"""Where a network's images and maps have their channels."""
 
 
 class Form(NamedTuple):
