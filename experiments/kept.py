@@ -50,7 +50,7 @@ class Numbers(NamedTuple):
     rows: Mapping[str, pd.DataFrame]
     """Per image, kept as Parquet."""
     tables: Mapping[str, pd.DataFrame]
-    """Kept as CSV by way of the answer's tables of the same names."""
+    """Kept as CSV; the answer's tables of the same names take their places."""
 
 
 Measured = Callable[[Any], Numbers]
@@ -58,11 +58,26 @@ Concluded = Callable[[Numbers, Any], Answer]
 
 
 def carry_out(config: Any, measured: Measured, concluded: Concluded) -> None:
-    """Measure, and keep it below `out`, unless `--again`; then conclude from what is kept, whose numbers have six digits, and show the answer."""
+    """Measure, and store it below `out`, unless `--again`; then conclude from what is stored, whose numbers have six digits, and keep the answer."""
     if not config.again:
-        numbers = measured(config)
-        keep(concluded(numbers, config), config, config.out, rows=numbers.rows, quiet=True)
-    keep(concluded(read(config.out), config), config, config.out, anew=False)
+        store(measured(config), config, config.out)
+    keep(concluded(read(config.out), config), config.out)
+
+
+def store(numbers: Numbers, config: Any, out: Path) -> None:
+    """Write what was measured below `out`, and the session that measured it with the experiment's configuration."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, frame in numbers.rows.items():
+        write_atomically(out / f"{name}.parquet", packed(frame))
+    for name, table in numbers.tables.items():
+        write_atomically(out / f"{name}.csv", as_csv(table))
+    facts = json.dumps({**session(), "commit": commit(), "config": dataclasses.asdict(config)}, default=str)
+    write_json(out / SESSION, json.loads(facts.replace(f"{Path(__file__).parents[1]}/", "")))
+
+
+def as_csv(table: pd.DataFrame) -> bytes:
+    """A table as a file, numbers with six digits."""
+    return table.to_csv(index=False, float_format="%.6g").encode()
 
 
 def read(folder: Path) -> Numbers:
@@ -114,45 +129,22 @@ def parts(rows: pd.DataFrame, *keys: str) -> Iterator[tuple[tuple[str, ...], pd.
         yield tuple(map(str, values)), group  # type: ignore[arg-type]
 
 
-def keep(
-    answer: Answer,
-    config: Any,
-    out: Path,
-    *,
-    rows: Mapping[str, pd.DataFrame] | None = None,
-    anew: bool = True,
-    quiet: bool = False,
-) -> None:
-    """Write an answer below `out`, and print it.
-
-    Args:
-        answer: to write.
-        config: the experiment's, kept with the session.
-        out: the folder.
-        rows: to keep as Parquet.
-        anew: whether this session made the numbers; else `session.json` stays as it is.
-        quiet: print nothing.
-    """
+def keep(answer: Answer, out: Path) -> None:
+    """Write an answer below `out`, beside what it was concluded from, and print it."""
     out.mkdir(parents=True, exist_ok=True)
-    for name, frame in (rows or {}).items():
-        write_atomically(out / f"{name}.parquet", packed(frame))
     shown = {}
     for name, table in answer.tables.items():
-        write_atomically(out / f"{name}.csv", table.numbers.to_csv(index=False, float_format="%.6g").encode())
+        write_atomically(out / f"{name}.csv", as_csv(table.numbers))
         if table.shown is not None:
             shown[name] = table.title
             text = table.shown.to_markdown(index=False, disable_numparse=True)
             write_atomically(out / f"{name}.md", f"{text}\n".encode())
-            if not quiet:
-                print(f"\n{table.title}\n\n{text}")
+            print(f"\n{table.title}\n\n{text}")
     for name, figure in answer.figures.items():
         write_atomically(out / f"{name}.png", rendered(figure)[0])
     findings = [finding.record() for finding in answer.findings]
     write_json(out / FINDINGS, {"findings": findings, "tables": shown, "figures": list(answer.figures)})
-    if anew:
-        facts = json.dumps({**session(), "commit": commit(), "config": dataclasses.asdict(config)}, default=str)
-        write_json(out / SESSION, json.loads(facts.replace(f"{Path(__file__).parents[1]}/", "")))
-    for finding in () if quiet else answer.findings:
+    for finding in answer.findings:
         print(f"\n{finding.claim}\n  {finding.verdict}, {finding.where}: {finding.words}")
 
 

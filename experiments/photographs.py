@@ -19,10 +19,9 @@ from matplotlib.figure import Figure
 
 from case_jax import METHODS
 from case_jax._checks import require
-from case_jax.report.figures import plain_style
 from case_jax.report.loading import Method
 from case_jax.report.sanity import curves_figure, layer_table
-from case_jax.report.scores import Scored, two_scores
+from case_jax.report.scores import Scored
 from case_jax.stats import Interval
 from case_jax.stats.estimates import clusters_in
 from experiments import sensitivity, ties
@@ -61,7 +60,7 @@ from experiments.photographs_rows import (
     with_maps,
     with_pairs,
 )
-from experiments.pictures import heat
+from experiments.pictures import heat, pair_of_scores
 from experiments.specificity import PERCENTS
 
 SCENES = 100
@@ -207,14 +206,7 @@ def picture(table: pd.DataFrame) -> Figure:
         )
         for _, row in table[table["layer"] == table["layer"].iloc[0]].iterrows()
     ]  # fmt: skip
-    with plain_style():
-        return two_scores(
-            marks,
-            x="specificity: removing what a map marks hurts its own class, in logits",
-            y="necessity: … and the pair of classes, more than elsewhere",
-            corner="holds its class, and what the network needs",
-            shares=False,
-        )
+    return pair_of_scores(marks)
 
 
 def claims(rows: Mapping[str, pd.DataFrame], facts: Facts) -> list[Finding]:

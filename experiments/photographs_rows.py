@@ -19,6 +19,7 @@ from case_jax.data import PhotoMosaics, Photos
 from case_jax.evaluation import Evaluate, Pixels, Sanity, prepare, run
 from case_jax.evaluation.maps import image_key, view_for_targets
 from case_jax.evaluation.studies.grid_pointing import other_cells
+from case_jax.files import write_atomically
 from case_jax.imageops import finish_maps, is_degenerate, normalise_image
 from case_jax.methods import MapFunction, untrained_contrast
 from case_jax.metrics import Metric
@@ -29,7 +30,7 @@ from case_jax.results import RunFolder
 from case_jax.source import Example, Source
 from case_jax.tap import TappedModel
 from experiments.fidelity import PROTOCOLS, protocol_columns
-from experiments.kept import compact, joined
+from experiments.kept import compact, joined, packed
 from experiments.networks import Subject, Where, asked, asked_by_name
 from experiments.photographs_views import TenCrops
 from experiments.specificity import CONTROLS, UNTRAINED, contrasts
@@ -205,7 +206,7 @@ def cells_of(subject: Subject, methods: Mapping[str, MapFunction], mosaics: int)
         source = PhotoMosaics(subject.classifier.class_names, mosaics, **how)
         rows = pd.concat(list(_pointed(subject.model(), subject.pixels, source, methods)))
         file.parent.mkdir(parents=True, exist_ok=True)
-        compact(rows, list(map(str, rows))).to_parquet(file, index=False)
+        write_atomically(file, packed(compact(rows, list(map(str, rows)))))
     return pd.read_parquet(file).assign(network=subject.name)
 
 

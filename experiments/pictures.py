@@ -1,7 +1,7 @@
-"""Pictures that several experiments draw: the comparisons of a claim as a forest plot, shares as a table of colours."""
+"""Pictures that several experiments draw: the comparisons of a claim as a forest plot, shares as a table of colours, the pair of scores."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from case_jax.report.figures import DPI, plain_style
+from case_jax.report.scores import Scored, two_scores
 
 COLOURS = {"holds": "#00684a", "reversed": "#a4262c", "open": "#777777"}
 PLAIN = "#0072B2"
@@ -91,3 +92,15 @@ def heat(shares: pd.DataFrame, title: str, *, marks: pd.DataFrame | None = None)
                 )  # fmt: skip
         axis.set_title(title)
     return figure
+
+
+def pair_of_scores(marks: Sequence[Scored]) -> Figure:
+    """Specificity against necessity, a mark with its intervals for each method."""
+    with plain_style():
+        return two_scores(
+            marks,
+            x="specificity: removing what a map marks hurts its own class, in logits",
+            y="necessity: … and the pair of classes, more than elsewhere",
+            corner="holds its class, and what the network needs",
+            shares=False,
+        )

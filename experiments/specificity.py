@@ -22,9 +22,8 @@ from case_jax import METHODS
 from case_jax._checks import require
 from case_jax.methods import MapFunction, untrained_contrast
 from case_jax.models.initial import initial_params
-from case_jax.report.figures import plain_style
 from case_jax.report.loading import Method
-from case_jax.report.scores import Scored, two_scores
+from case_jax.report.scores import Scored
 from case_jax.stats import THETAS, Interval, both_usable, estimates_of, mean_drop, summarise
 from case_jax.stats.estimates import cluster_names, clusters_in
 from experiments.claim import Estimate, Finding, percent, place
@@ -32,6 +31,7 @@ from experiments.estimates import kendall, mean_of, of_images, paired
 from experiments.families import FAMILIES, SHIPPED
 from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined
 from experiments.networks import Subject, Where, asked, correct, subjects
+from experiments.pictures import pair_of_scores
 
 PLAIN = (
     "grad_cam", "hires_cam", "grad_cam_plus_plus", "layer_cam", "ablation_cam", "eigen_grad_cam", "guided_backprop", "integrated_gradients",
@@ -227,14 +227,7 @@ def picture(table: pd.DataFrame) -> Figure:
         across, up = (mean_of("", group[column], unit="") for column in ("specificity", "necessity"))
         method = Method(str(name), str(name), str(name) in grey, False, {})
         marks.append(Scored(method, *(Interval(one.value, one.low, one.high) for one in (across, up))))
-    with plain_style():
-        return two_scores(
-            marks,
-            x="specificity: removing what a map marks hurts its own class, in logits",
-            y="necessity: … and the pair of classes, more than elsewhere",
-            corner="holds its class, and what the network needs",
-            shares=False,
-        )
+    return pair_of_scores(marks)
 
 
 def shipped(rows: pd.DataFrame) -> list[Estimate]:

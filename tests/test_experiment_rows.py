@@ -12,7 +12,7 @@ from case_jax.stats.sharing import sharing_of
 from experiments import contrasts, fidelity, sanity, seeds, sensitivity, specificity
 from experiments.claim import weighed
 from experiments.estimates import BY_CLUSTER, of_images
-from experiments.kept import Numbers, compact, keep, read
+from experiments.kept import Numbers, compact, keep, read, store
 
 IMAGES, STROKES = 60, 15
 
@@ -41,7 +41,8 @@ def kept_and_read(module, rows, tables, tmp_path, config):
     """What an experiment concludes of these rows, and again of those that it has kept."""
     numbers = Numbers({"rows": compact(rows, module.COLUMNS)}, tables)
     answer = module.concluded(numbers, config)
-    keep(answer, config, tmp_path, rows=numbers.rows)
+    store(numbers, config, tmp_path)
+    keep(answer, tmp_path)
     again = module.concluded(read(tmp_path), config)
     assert [finding.record() for finding in again.findings] == [finding.record() for finding in answer.findings]
     return {finding.claim.partition(" (")[0]: finding for finding in answer.findings}

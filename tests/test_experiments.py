@@ -28,7 +28,7 @@ from experiments.before import BEFORE
 from experiments.cifar100 import fine_tuned, shaken
 from experiments.claim import Estimate, Finding, percent
 from experiments.families import FAMILIES, SHIPPED
-from experiments.kept import FINDINGS, SESSION, Answer, Table, compact, joined, keep, read
+from experiments.kept import FINDINGS, SESSION, Answer, Numbers, Table, compact, joined, keep, read, store
 from experiments.networks import Where, subjects
 from experiments.page import TEMPLATES, header, write_pages
 from experiments.pictures import heat
@@ -49,7 +49,8 @@ def answered(folder):
     numbers = pd.DataFrame({"method": ["a", "b"], "F": [0.25, np.nan]})
     shown = numbers.assign(F=numbers["F"].map(percent))
     picture = heat(numbers.set_index("method"), "F", marks=numbers.set_index("method") > 0)
-    keep(Answer([FINDING], {"all": Table("Title", numbers, shown)}, {"heat": picture}), Nothing(), folder)
+    store(Numbers({}, {}), Nothing(), folder)
+    keep(Answer([FINDING], {"all": Table("Title", numbers, shown)}, {"heat": picture}), folder)
 
 
 @pytest.mark.parametrize("name", everything.EXPERIMENTS)
@@ -90,7 +91,8 @@ def test_rows_are_kept_small_and_come_back(tmp_path):
     assert small.dtypes.astype(str).to_dict() == {
         "image_id": "int16", "method": "category", "F": "float32", "ok": "bool", "cluster_1": "int8"
     }  # fmt: skip
-    keep(Answer([FINDING], {"all": Table("Title", rows)}, {}), Nothing(), tmp_path, rows={"rows": small})
+    store(Numbers({"rows": small}, {}), Nothing(), tmp_path)
+    keep(Answer([FINDING], {"all": Table("Title", rows)}, {}), tmp_path)
     found = read(tmp_path)
     assert set(found.tables) == {"all"}
     pd.testing.assert_frame_equal(found.rows["rows"].astype({"method": str}), small.astype({"method": str}))
