@@ -21,8 +21,8 @@ def image_of(*sides):
     return jnp.asarray(np.random.default_rng(0).normal(size=(*sides, 3)), jnp.float32)
 
 
-def compare(model, image, activation, gradients, logits):
-    """Both maps of every class, within 1e-5 of the largest value."""
+def compare(model, image, activation, gradients, logits, *, within=1e-5):
+    """Both maps of every class, within this share of the largest value."""
     classes = len(logits)
     assert model.num_classes == classes
 
@@ -35,7 +35,7 @@ def compare(model, image, activation, gradients, logits):
     for name, by_hand in expected.items():
         assert by_hand.max() > 0
         np.testing.assert_allclose(
-            found[name], by_hand.reshape(found[name].shape), rtol=0, atol=1e-5 * by_hand.max(), err_msg=name
+            found[name], by_hand.reshape(found[name].shape), rtol=0, atol=within * by_hand.max(), err_msg=name
         )
 
 

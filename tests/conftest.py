@@ -231,3 +231,10 @@ def stored_maps(golden):
         return np.maximum(np.nan_to_num(np.stack(named)), 0)
 
     return load
+
+
+@pytest.fixture
+def promotion_as_users_have_it():
+    """For other people's models: strict promotion is a rule of our own tests; flax's average pool itself divides a float by an integer."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

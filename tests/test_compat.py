@@ -12,34 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import cam_and_case
+from compat import CLASSES, EXTRA, compare, image_of
 from flax import linen, nnx
 
 from case_jax import (
-    METHODS,
     CaseJaxError,
-    all_class_maps,
     tap_equinox,
     tap_haiku,
     tap_keras,
     tap_linen,
     tap_nnx,
-    topk_logits,
 )
 
-pytestmark = pytest.mark.compat
-CLASSES, RIVALS = 7, 3
-
-
-@pytest.fixture(autouse=True)
-def _promotion_as_users_have_it():
-    """Strict promotion is a rule of our own tests; flax's average pool itself divides a float by an integer."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-def image_of(side):
-    return jnp.asarray(np.random.default_rng(0).normal(size=(side, side, 3)), jnp.float32)
+pytestmark = [pytest.mark.compat, pytest.mark.usefixtures("promotion_as_users_have_it")]
+WITHIN = 1e-4
 
 
 def random_variables(module, image, **call):
@@ -85,40 +71,23 @@ def by_hand(module, variables, layer, image, pick=lambda out: out, **call):
     return jax.jit(everything)(jnp.zeros(shape))
 
 
-def compare(model, image, activation, gradients, logits):
-    assert model.num_classes == CLASSES
-
-    def maps(image):
-        of = {name: METHODS[name].maps for name in ("grad_cam", "case")}
-        contrast = topk_logits(RIVALS, CLASSES)
-        return {name: all_class_maps(f, model, model.params, image, contrast=contrast) for name, f in of.items()}
-
-    found, expected = jax.jit(maps)(image), cam_and_case(activation, gradients, logits, rivals=RIVALS)
-    for name, by_hand in expected.items():
-        assert by_hand.max() > 0
-        np.testing.assert_allclose(
-            found[name], by_hand.reshape(found[name].shape), atol=1e-4 * by_hand.max(), err_msg=name
-        )
-
-
 def compare_linen(module, variables, layer, image, **call):
-    compare(
-        tap_linen(module, variables, layer, image, **call), image, *by_hand(module, variables, layer, image, **call)
-    )
+    expected = by_hand(module, variables, layer, image, **call)
+    compare(tap_linen(module, variables, layer, image, **call), image, *expected, within=WITHIN)
 
 
 def test_flaxmodels_resnet50():
-    flaxmodels = pytest.importorskip("flaxmodels", reason="pip install 'case-jax[compat]'")
+    flaxmodels = pytest.importorskip("flaxmodels", reason=EXTRA)
     module, image = (
         flaxmodels.ResNet50(pretrained=None, normalize=False, output="logits", num_classes=CLASSES),
-        image_of(64),
+        image_of(64, 64),
     )
     compare_linen(module, random_variables(module, image, train=False), "Bottleneck_12", image, train=False)
 
 
 def test_jax_resnet():
-    jax_resnet = pytest.importorskip("jax_resnet", reason="pip install 'case-jax[compat]'")
-    module, image = jax_resnet.ResNet18(n_classes=CLASSES), image_of(64)
+    jax_resnet = pytest.importorskip("jax_resnet", reason=EXTRA)
+    module, image = jax_resnet.ResNet18(n_classes=CLASSES), image_of(64, 64)
     compare_linen(module, random_variables(module, image), "layers_7", image)
 
 
@@ -135,16 +104,16 @@ def test_jax_resnet():
     ],
 )
 def test_transformers(kind, layer, config):
-    transformers = pytest.importorskip("transformers", reason="pip install 'case-jax[compat]'", minversion="4.57")
+    transformers = pytest.importorskip("transformers", reason=EXTRA, minversion="4.57")
     name = {"resnet": "ResNet", "vit": "ViT"}[kind]
     if not hasattr(transformers, f"Flax{name}ForImageClassification"):
         pytest.skip(f"transformers {transformers.__version__} has no Flax models; the last that has is 4.57")
     model = getattr(transformers, f"Flax{name}ForImageClassification")
     config = getattr(transformers, f"{name}Config")(**config, num_labels=CLASSES)
-    module, image = model.module_class(config), image_of(32)
+    module, image = model.module_class(config), image_of(32, 32)
     variables = random_variables(module, image)
     tapped = tap_linen(module, variables, layer, image, output="logits")
-    compare(tapped, image, *by_hand(module, variables, layer, image, pick=lambda out: out.logits))
+    compare(tapped, image, *by_hand(module, variables, layer, image, pick=lambda out: out.logits), within=WITHIN)
 
 
 class Block(nnx.Module):
@@ -176,7 +145,7 @@ class ViT(nnx.Module):
 
 
 def test_an_nnx_transformer_that_demands_a_generator():
-    net, image = ViT(nnx.Rngs(0)), image_of(32)
+    net, image = ViT(nnx.Rngs(0)), image_of(32, 32)
     quiet = {"rngs": nnx.Rngs(0), "deterministic": True}
     model = tap_nnx(net, "blocks.1.norm1", image, token_grid=(4, 4), **quiet)
 
@@ -195,15 +164,15 @@ def test_an_nnx_transformer_that_demands_a_generator():
 
     *found, whole = by_hand(image)
     np.testing.assert_allclose(found[-1], whole, atol=1e-5)
-    compare(model, image, *found)
+    compare(model, image, *found, within=WITHIN)
 
 
 TAPS = {
-    "tap_keras": lambda model: tap_keras(model, "a", image_of(8)),
-    "tap_equinox": lambda model: tap_equinox(model, "a", image_of(8)),
-    "tap_haiku": lambda model: tap_haiku(model, {}, None, "a", image_of(8)),
-    "tap_nnx": lambda model: tap_nnx(model, "a", image_of(8)),
-    "tap_linen": lambda model: tap_linen(model, {}, "a", image_of(8)),
+    "tap_keras": lambda model: tap_keras(model, "a", image_of(8, 8)),
+    "tap_equinox": lambda model: tap_equinox(model, "a", image_of(8, 8)),
+    "tap_haiku": lambda model: tap_haiku(model, {}, None, "a", image_of(8, 8)),
+    "tap_nnx": lambda model: tap_nnx(model, "a", image_of(8, 8)),
+    "tap_linen": lambda model: tap_linen(model, {}, "a", image_of(8, 8)),
 }
 
 
@@ -218,7 +187,7 @@ TAPS = {
     ],
 )
 def test_the_wrong_adapter_names_the_right_one(library, right, model_of):
-    model = model_of(pytest.importorskip(library, reason="pip install 'case-jax[compat]'"))
+    model = model_of(pytest.importorskip(library, reason=EXTRA))
     for other in TAPS.keys() - {right}:
         with pytest.raises(CaseJaxError, match=rf"accepted.*: {right}\("):
             TAPS[other](model)

@@ -9,14 +9,7 @@ from compat import CLASSES, EXTRA, compare, evaluated, image_of
 from case_jax import CaseJaxError, tap_haiku
 from case_jax.tap.parameters import parameter_layers
 
-pytestmark = pytest.mark.compat
-
-
-@pytest.fixture(autouse=True)
-def _promotion_as_users_have_it():
-    """Strict promotion is a rule of our own tests."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = [pytest.mark.compat, pytest.mark.usefixtures("promotion_as_users_have_it")]
 
 
 @pytest.fixture(scope="module")

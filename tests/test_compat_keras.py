@@ -13,15 +13,8 @@ from compat import CLASSES, EXTRA, by_hand, compare, evaluated, image_of
 from case_jax import CaseJaxError, explain, tap_keras
 from case_jax.tap.parameters import parameter_layers
 
-pytestmark = pytest.mark.compat
+pytestmark = [pytest.mark.compat, pytest.mark.usefixtures("promotion_as_users_have_it")]
 WIDTH = 8
-
-
-@pytest.fixture(autouse=True)
-def _promotion_as_users_have_it():
-    """Strict promotion is a rule of our own tests."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture(scope="module")
