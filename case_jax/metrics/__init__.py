@@ -16,6 +16,7 @@ from case_jax.metrics.fidelity import PERCENTS, fidelity_columns, removed_probab
 from case_jax.metrics.fidelity import removal as fidelity_removal
 from case_jax.metrics.imputation import impute
 from case_jax.metrics.inputs import MetricInputs
+from case_jax.metrics.mask_complexity import entropy_complexity, gini
 from case_jax.metrics.random_logit import COLUMNS as RANDOM_LOGIT_COLUMNS
 from case_jax.metrics.random_logit import random_logit_columns
 from case_jax.metrics.removals import Removal
@@ -160,7 +161,9 @@ __all__ = [
     "coherency",
     "completeness",
     "deletion_curve",
+    "entropy_complexity",
     "evidence_shares",
+    "gini",
     "impute",
     "imputed_probabilities",
     "insertion_curve",
