@@ -3,8 +3,25 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from case_jax.metric_column import MetricColumn
+from case_jax.metrics.inputs import MetricInputs
 from case_jax.tap.head import at_least_float32
 
+COLUMNS = (
+    MetricColumn(
+        "gini",
+        "sparseness",
+        "Gini index of the map's values: 0 for a flat map, near 1 for a map of one pixel; it says how concentrated a map is, not where",
+        percent=False,
+    ),
+    MetricColumn(
+        "entropy",
+        "complexity",
+        "entropy of the map as a distribution over the pixels, in nats: the logarithm of the number of pixels for a flat map, 0 for a map of "
+        "one pixel; how concentrated a map is, not where",
+        percent=False,
+    ),
+)
 GINI_EPS, ENTROPY_EPS = 1e-7, 1e-12
 
 
@@ -46,3 +63,9 @@ def entropy_complexity(mask: Float[Array, "*n"]) -> Float[Array, ""]:
     size = jnp.abs(at_least_float32(jnp.ravel(mask)))
     share = size / size.sum()  # 0/0, NaN, for a mask of zeros
     return -(share * jnp.log(share + ENTROPY_EPS)).sum()
+
+
+def mask_complexity_columns(inputs: MetricInputs) -> dict[str, Array]:
+    """Columns `gini` and `entropy` of the top-1 class's finished map; NaN where it is degenerate."""
+    found = {"gini": gini(inputs.maps[0]), "entropy": entropy_complexity(inputs.maps[0])}
+    return {name: jnp.where(inputs.degenerate[0], jnp.nan, value) for name, value in found.items()}
