@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from case_jax import CaseJaxError, tag, tap_function
-from case_jax.imageops import normalise_image
+from case_jax import CaseJaxError, ask, tag, tap_function
+from case_jax.imageops import finish_maps, is_degenerate, masked_image, normalise_image
+from case_jax.methods import opti_cam, whole_image
 from case_jax.metrics import METRICS, MetricInputs, masked_confidence
-from case_jax.metrics.masked_confidence import masked_image
 from case_jax.metrics.relative_drop import relative_drop_columns
 from case_jax.tap.link import complement, probabilities
 
@@ -47,7 +47,8 @@ def test_nothing_cancels_next_to_certainty():
     found = masked_confidence(view, jnp.full((4, 4), 0.5), 0, space="normalised")
     np.testing.assert_allclose(found[:3], (0, 0.5, 1), atol=1e-5)
     certain = masked_confidence(by_mean(300.0, 200.0), jnp.full((4, 4), 0.5), 0, space="normalised")
-    assert np.isfinite(np.asarray(certain)).all() and certain.gain == 0
+    assert np.isfinite(np.asarray(certain)).all()
+    assert certain.gain == 0
 
 
 def test_the_whole_image_has_no_drop_no_gain_and_no_increase():
@@ -65,11 +66,33 @@ def test_pixels_are_multiplied_before_the_normalisation():
     by_hand = (raw / 255 * np.asarray(mask)[..., None] - np.array(mean)) / np.array(std)
     np.testing.assert_allclose(masked_image(image, mask, black=black), by_hand, atol=1e-5)
     np.testing.assert_allclose(masked_image(image, 0 * mask, black=black)[0, 0], black, atol=1e-6)
-    assert not masked_image(image, 0 * mask, space="normalised").any()
+    assert not masked_image(image, 0 * mask).any()
+    view = by_mean(0.3, 1.1)
+    for wrong, words in (({}, "black"), ({"space": "pixel"}, "pixels")):
+        with pytest.raises(CaseJaxError, match=words):
+            masked_confidence(view, jnp.ones((4, 4)), 0, **wrong)
+
+
+def test_the_whole_image_but_a_pixel_is_a_map_that_is_no_explanation():
+    view = by_mean(0.3, 1.1)
+    maps = finish_maps(whole_image(view, ask(view, jnp.arange(2))), (4, 4))
+    assert not is_degenerate(maps).any()
+    found = masked_confidence(view, maps[0], 0, black=jnp.zeros(1))
+    assert 0 < found.drop < 0.1
+    np.testing.assert_allclose(found.mask_mean, 15 / 16, rtol=1e-6)
+
+
+def test_opti_cam_masks_with_what_it_is_told(toy, toy_images):
+    """Black that is the mean changes nothing; another black changes the map; of other channels it is refused."""
+    view = toy.view(toy.params, toy_images[0])
+    query = ask(view, jnp.asarray([1]))
+    usual, same, other = (
+        opti_cam(view, query, steps=5, black=black) for black in (None, (0.0, 0.0, 0.0), (-3.0, -3.0, -3.0))
+    )
+    np.testing.assert_allclose(usual, same, atol=1e-5)
+    assert np.abs(usual - other).max() > 1e-3
     with pytest.raises(CaseJaxError, match="black"):
-        masked_image(image, mask)
-    with pytest.raises(CaseJaxError, match="pixels"):
-        masked_image(image, mask, space="pixel")
+        opti_cam(view, query, black=(0.0,))
 
 
 def test_the_complement_is_what_is_missing_to_one():

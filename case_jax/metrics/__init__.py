@@ -18,6 +18,8 @@ from case_jax.metrics.imputation import impute
 from case_jax.metrics.inputs import MetricInputs
 from case_jax.metrics.mask_complexity import COLUMNS as MASK_COMPLEXITY_COLUMNS
 from case_jax.metrics.mask_complexity import entropy_complexity, gini, mask_complexity_columns
+from case_jax.metrics.masked_accuracy import COLUMNS as MASKED_ACCURACY_COLUMNS
+from case_jax.metrics.masked_accuracy import masked_accuracy_columns
 from case_jax.metrics.masked_confidence import COLUMNS as MASKED_CONFIDENCE_COLUMNS
 from case_jax.metrics.masked_confidence import MaskedConfidence, masked_confidence, masked_confidence_columns
 from case_jax.metrics.random_logit import COLUMNS as RANDOM_LOGIT_COLUMNS
@@ -55,7 +57,9 @@ class Metric(NamedTuple):
     random_class: bool = False
     """Whether it needs the map of a random class beside those of the two likeliest."""
     explains: bool = False
-    """Whether it needs `MetricInputs.explain`, the method itself, to be asked about altered images."""
+    """Whether it needs `MetricInputs.explain` or `recursed`, the method itself, to be asked about altered images."""
+    label: bool = False
+    """Whether it needs `MetricInputs.label`, the true class."""
     probability: bool = False
     """Whether it is made of probabilities, so that it refuses a model without (link `identity`)."""
     slow: bool = False
@@ -135,6 +139,15 @@ METRICS: dict[str, Metric] = {
         SOUNDNESS_COLUMNS,
         random_class=True,
         probability=True,
+        slow=True,
+    ),
+    "masked_accuracy": Metric(
+        masked_accuracy_columns,
+        "does the classifier name a class under masks made for that class, and also one that it did not see?",
+        MASKED_ACCURACY_COLUMNS,
+        random_class=True,
+        explains=True,
+        label=True,
         slow=True,
     ),
     "arcc": Metric(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from case_jax._checks import require, unknown
+from case_jax.imageops import masked_image
 from case_jax.metric_column import MetricColumn
 from case_jax.metrics.inputs import MetricInputs
 from case_jax.tap.head import at_least_float32
@@ -54,33 +55,6 @@ class MaskedConfidence(NamedTuple):
     """Mean of the mask."""
 
 
-def masked_image(
-    image: Float[Array, "*space D"],
-    mask: Float[Array, "*space"],
-    *,
-    space: Space = "pixels",
-    black: Float[Array, " D"] | None = None,
-) -> Float[Array, "*space D"]:
-    """A normalised image multiplied with a mask.
-
-    Args:
-        image: one normalised image.
-        mask: how much of each pixel is seen, from 0 to 1.
-        space: `pixels` multiplies before the normalisation, so that what is hidden becomes black; `normalised` after it: the data set's mean.
-        black: a black pixel in normalised units, `−mean / std`, for `pixels`.
-
-    Raises:
-        CaseJaxError: for another space, or `pixels` without `black`.
-    """
-    if space not in get_args(Space):
-        raise unknown("space", space, get_args(Space))
-    shown = mask[..., None].astype(image.dtype)
-    if space == "normalised":
-        return image * shown
-    require(black is not None, "black", black, "a black pixel in normalised units, −mean / std, for space='pixels'")
-    return image * shown + jnp.asarray(black, image.dtype) * (1 - shown)
-
-
 def masked_confidence(
     view: View,
     saliency: Float[Array, "*space"],
@@ -98,7 +72,8 @@ def masked_confidence(
         saliency: S, one finished map in [0, 1] at the image's resolution; finished maps were rescaled at the layer's size and then enlarged, as in
             CA-Stream's evaluation, so that S need not reach 0 and 1.
         target: the class c.
-        space: where image and map are multiplied, see `masked_image`; `pixels` as Opti-CAM and CA-Stream do, `normalised` as xplique and torchcam.
+        space: where image and map are multiplied: `pixels` before the normalisation, so that what is hidden becomes black, as Opti-CAM and CA-Stream
+            do; `normalised` after it, so that it becomes the data set's mean, as xplique and torchcam do.
         black: a black pixel in normalised units, for `pixels`.
 
     Returns:
@@ -107,13 +82,17 @@ def masked_confidence(
         exactly 0 in all three; a map of zeros hides everything: leave it out.
 
     Raises:
-        CaseJaxError: as `masked_image`; for the link `identity`, and a class that does not exist where that is known.
+        CaseJaxError: for another space, or `pixels` without `black`; for the link `identity`, and a class that does not exist where that is known.
 
     Chattopadhyay et al., Grad-CAM++, WACV 2018 (drop, and increase in confidence); Zhang et al., Opti-CAM, CVIU 2024 (gain); formulas as in the public
     code of CA-Stream (Torres et al. 2024). What wins it without merit: for the drop the whole image, and any map that shows much; for gain
     and increase any mask that is made for the class, evidence or not.
     """
-    shown = masked_image(view.image, saliency, space=space, black=black)
+    if space not in get_args(Space):
+        raise unknown("space", space, get_args(Space))
+    given = space == "normalised" or black is not None
+    require(given, "black", black, "a black pixel in normalised units, −mean / std, for space='pixels'")
+    shown = masked_image(view.image, saliency, black=black if space == "pixels" else None)
     whole = (shown == view.image).all()  # one image has one probability, however its place in a batch rounds it
     logits = jnp.where(whole, view.logits, view.predict(shown))
     (o, lacks), (m, lacks_then) = (_both(y, target, view) for y in (view.logits, logits))
