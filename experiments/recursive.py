@@ -28,7 +28,7 @@ from experiments.families import WEIGHTS, in_processes, small_network, train_net
 from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined, parts
 from experiments.networks import CONFUSION_SCENES, Subject, Where, subjects
 
-FAMILIES_TESTED = ("ResNet", "VGG")
+FAMILIES_TESTED = ("ResNet", "DenseNet")
 """Of ReLUs, convolutions and pools alone: homogeneous without biases."""
 ROUNDS = 5
 ASKED = ("label", "predicted", "wrong")

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_further_cams import stored_network
 
-from case_jax import CaseJaxError, ask, tag, tap_function
+from case_jax import CaseJaxError, ask, softmax_contrast, tag, tap_function
 from case_jax.imageops import finish_maps, is_degenerate, masked_image, normalise_image
 from case_jax.methods import opti_cam, whole_image
 from case_jax.metrics import METRICS, MetricInputs, masked_confidence
@@ -106,6 +107,26 @@ def test_the_complement_is_what_is_missing_to_one():
     assert np.isnan(jax.jit(lambda c: complement(logits, c, "softmax"))(4))
     with pytest.raises(CaseJaxError, match="target"):
         complement(logits, 4, "softmax")
+
+
+def test_drop_and_increase_equal_those_of_torchcam(golden):
+    """Masked in normalised space; torchcam asks Grad-CAM about the probability, whose map is that of softmax-contrast."""
+    arrays, expected = golden("further_cams"), golden("masked_confidence")
+    params = {name: jnp.asarray(arrays[name]) for name in ("conv1", "conv2", "conv3", "head")}
+    images = jnp.asarray(arrays["images"])
+    model = tap_function(stored_network, params, "third", images[0])
+
+    @jax.jit
+    @jax.vmap
+    def scores(image):
+        view = model.view(params, image)
+        classes = jnp.arange(len(view.logits))
+        maps = finish_maps(softmax_contrast(view, ask(view, classes)), image.shape[:2])
+        return jax.vmap(lambda m, c: masked_confidence(view, m, c, space="normalised"))(maps, classes)
+
+    found = scores(images)
+    np.testing.assert_allclose(found.drop, expected["drop"], atol=1e-5)
+    np.testing.assert_array_equal(found.increase, expected["increase"])
 
 
 def test_relative_drop_by_hand(toy, toy_images):

@@ -124,6 +124,7 @@ class Evaluate:
             "sensitivity": {"percent": float(self.agreement_percent)},
             "fidelity": {"percents": tuple(float(p) for p in self.fidelity_percents), "fill": self.fill},
             "evidence": {"percent": float(self.agreement_percent)},
+            "relative_drop": {"fill": self.fill},
             "specificity": {"percents": SPECIFICITY_PERCENTS, "fill": self.fill},
             "specificity_insertion": {"percents": SPECIFICITY_PERCENTS, "fill": self.fill},
         }
