@@ -20,7 +20,7 @@ from case_jax import METHODS
 from case_jax._checks import require
 from case_jax.data import DigitScenes, open_source
 from case_jax.data.digit_scenes import CLASS_NAMES
-from case_jax.methods import MapFunction
+from case_jax.methods import MapFunction, integrated_gradients
 from case_jax.report.figures import COLOURS, PERCENT, plain_style
 from experiments.claim import Estimate, Finding, percent, place
 from experiments.estimates import mean_of, paired, unpaired
@@ -36,7 +36,7 @@ SIGN, INPUT = "gradient × sign", "input × gradient"
 TESTED: dict[str, MapFunction] = {
     SIGN: METHODS["gradient_x_sign"].maps,
     INPUT: METHODS["input_x_gradient"].maps,
-    "integrated gradients": partial(METHODS["integrated_gradients"].maps, steps=8),
+    "integrated gradients": partial(integrated_gradients, steps=8),
     "Grad-CAM": METHODS["grad_cam"].maps,
     "CASE": METHODS["case"].maps,
     "random map (control)": METHODS["random"].maps,

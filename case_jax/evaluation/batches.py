@@ -72,12 +72,12 @@ class Tile(NamedTuple):
 def labelled(tile: Tile) -> Tile:
     """The same tile with its images' labels."""
     labels = np.array([-1 if example is None else example.label for example in tile.examples], np.int32)
-    return tile._replace(batch=LabelledBatch(*tile.batch, labels))
+    return tile._replace(batch=LabelledBatch(*tile.batch, labels=labels))
 
 
 def labelled_batch(batch: Batch) -> LabelledBatch:
     """A batch of images whose labels are unknown."""
-    return LabelledBatch(*batch, np.full(np.shape(batch.image_ids), -1, np.int32))
+    return LabelledBatch(**batch._asdict(), labels=np.full(np.shape(batch.image_ids), -1, np.int32))
 
 
 @dataclass

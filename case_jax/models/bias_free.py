@@ -72,6 +72,6 @@ def without_biases(module: nnx.Module) -> nnx.Module:
         for name, part in list(vars(inner).items()):
             if isinstance(part, nnx.BatchNorm):
                 scale = BatchScale(part.num_features, momentum=part.momentum, epsilon=part.epsilon)
-                scale.use_running_average = part.use_running_average
+                scale.use_running_average = bool(part.use_running_average)
                 setattr(inner, name, scale)
     return module
