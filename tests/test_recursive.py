@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from case_jax import METRICS, CaseJaxError, ask, case, grad_cam, tag, tap_function
+from case_jax.cli.setup import map_function
 from case_jax.evaluation.batches import Tile, labelled
 from case_jax.imageops import resize_map
 from case_jax.methods import (
@@ -120,6 +121,9 @@ def test_maps_of_a_layer_are_enlarged_and_contrast_sets_stay(toy, toy_images):
     np.testing.assert_allclose(once[0], n01(np.asarray(resize_map(case(view, query)[0], (12, 12)))), atol=1e-5)
     np.testing.assert_allclose(doubled, toy.view(toy.params, 2 * toy_images[0]).logits, rtol=1e-5)
     named = titles_of({"a": recursive(case), "b": recursive(contrasted(grad_cam), 5)})
+    assert map_function("recursive:grad_cam") == recursive(grad_cam)
+    with pytest.raises(CaseJaxError, match="exchanged"):
+        map_function("recursive:exchanged")
     assert list(named.values()) == ["case, 3 rounds", "grad_cam, weighted contrast, 5 rounds"]
 
 

@@ -20,7 +20,7 @@ from case_jax.evaluation.confusion import IMAGES, count_confusions
 from case_jax.evaluation.maps import Pixels
 from case_jax.evaluation.subject import require_other_images
 from case_jax.masking.trained import CLASSIFIER, TrainedMasker, digest, load_masker
-from case_jax.methods import METHODS, MapFunction, bare, contrasted, method, usual
+from case_jax.methods import METHODS, MapFunction, bare, contrasted, method, recursive, usual
 from case_jax.metrics import METRICS, metric, quick
 from case_jax.models import Classifier, load_classifier, tap_classifier
 from case_jax.models import model as bundled_model
@@ -30,7 +30,7 @@ from case_jax.tap import TappedModel
 from case_jax.tap.precision import Precision, at_precision
 
 Names = tuple[str, ...]
-MASKER, CONTRASTED = "masker:", "contrasted:"
+MASKER, CONTRASTED, RECURSIVE = "masker:", "contrasted:", "recursive:"
 ALL = "all"
 """Instead of names: every method or metric, the slow ones too; not the methods that need a transformer's attention."""
 
@@ -109,9 +109,14 @@ class Model:
 
 
 def map_function(name: str) -> MapFunction:
-    """The method of this name; the masker of a run, written `masker:RUN`; or the weighted contrast of a method, `contrasted:NAME`."""
+    """The method of this name; the masker of a run, written `masker:RUN`; the weighted contrast of a method, `contrasted:NAME`; or a method as a mask, three
+    rounds of it, `recursive:NAME`."""
     if name.startswith(MASKER):
         return load_masker(name.removeprefix(MASKER))
+    if name.startswith(RECURSIVE):
+        within = method(name.removeprefix(RECURSIVE))
+        require(not within.pair, "methods", name, "recursive:NAME of a method that can be asked about one class alone")
+        return recursive(within.maps)
     entry = method(name.removeprefix(CONTRASTED))
     if not name.startswith(CONTRASTED):
         return entry.maps
