@@ -505,6 +505,11 @@ def blank(scored):
     return {"blank": scored.explain(jnp.zeros_like(scored.view.image)).max()}
 
 
+def told(scored):
+    """A metric of one's own that needs the label and the method's masks."""
+    return {"told": scored.label, "named": scored.recursed(scored.targets[0], 0)[0].argmax() == scored.label}
+
+
 OWN = {
     "sensitivity": METRICS["sensitivity"],
     "brightness": Metric(
@@ -514,6 +519,7 @@ OWN = {
         random_class=True,
     ),
     "blank": Metric(blank, "what is left?", explains=True),
+    "told": Metric(told, "is it what it is?", explains=True, label=True),
 }
 
 
@@ -527,6 +533,8 @@ def test_a_metric_of_one_s_own_is_evaluated_with_its_options(own, model, pixels,
     rows = own.rows()
     assert not rows.columns.str.startswith("p_removed").any()  # only the metrics that were asked for
     np.testing.assert_array_equal(rows["F"], unbroken["F"])
+    np.testing.assert_array_equal(rows["told"], rows["label"])
+    np.testing.assert_array_equal(rows["named"], rows["label"] == rows["top1"])
     scene = DigitScenes("test", 37)[5]
     image = normalise_image(scene.image, *pixels)
     view = model.view(model.params, image)

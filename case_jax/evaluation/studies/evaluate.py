@@ -204,8 +204,9 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
         again = jax.random.fold_in(key, AGAIN)  # a random map that is drawn anew is another map
 
         def inputs(maps: Array, degenerate: Array) -> MetricInputs:
+            probabilities = found.probabilities
             return MetricInputs(
-                maps, degenerate, view, found.targets, found.probabilities, regions, classes, black, noise
+                maps, degenerate, view, found.targets, probabilities, regions, classes, black, noise, label=label
             )
 
         without_map = inputs(found.maps[0, :0], found.degenerate[0, :0])
@@ -233,7 +234,7 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
                 return masked_rounds(view, asked, method, rounds).logits
 
             known = inputs(found.maps[number], found.degenerate[number])
-            known = known._replace(explain=explain, recursed=recursed, label=label)
+            known = known._replace(explain=explain, recursed=recursed)
             return _columns(known, explaining, options, of_image)
 
         again_scored = [score_explaining(i, method) for i, method in enumerate(question.methods.values())]
