@@ -169,6 +169,18 @@ def _channels(known: Mapping[str, Any]) -> Channels:
     return "first" if said == {"channels_first"} else "last"
 
 
+def require_jax_backend() -> None:
+    """Raise unless Keras computes with JAX."""
+    import keras  # type: ignore[import-not-found]
+
+    require(
+        keras.config.backend() == "jax",
+        "backend",
+        f"Keras on {keras.config.backend()!r}",
+        "Keras on JAX: os.environ['KERAS_BACKEND'] = 'jax' before the first import of keras, or KERAS_BACKEND=jax in the shell",
+    )
+
+
 def _require_jax(model: Any) -> None:
     """Raise unless a model is Keras's, computes with JAX and has its variables."""
     require_library("model", model, "keras", "a keras.Model")
@@ -176,12 +188,7 @@ def _require_jax(model: Any) -> None:
 
     if not isinstance(model, keras.Layer):
         raise CaseJaxError(f"model: got a {type(model).__name__}; accepted: a keras.Model.")
-    require(
-        keras.config.backend() == "jax",
-        "backend",
-        f"Keras on {keras.config.backend()!r}",
-        "Keras on JAX: os.environ['KERAS_BACKEND'] = 'jax' before the first import of keras, or KERAS_BACKEND=jax in the shell",
-    )
+    require_jax_backend()
     require(
         model.built,
         "model",
