@@ -24,7 +24,7 @@ from case_jax.tap.calling import (
 from case_jax.tap.ending import ends_in_tag
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
-from case_jax.tap.layer import Channels, Form, Tapped, tapped_value, told_of_channels
+from case_jax.tap.layer import Channels, Form, Tapped, further_layers, tapped_value, told_of_channels
 from case_jax.tap.link import Link
 from case_jax.tap.loops import iterations
 from case_jax.tap.outputs import Pick, changed, logits_of
@@ -95,7 +95,7 @@ class _Applied:
         return out if self._with_state else (out, {})
 
 
-def layers(run: _Applied, image: Array) -> dict[str, Any]:
+def named_layers(run: _Applied, image: Array) -> dict[str, Any]:
     """The modules that one forward pass calls, by name, in order of their calls."""
     met: dict[str, Any] = {}
 
@@ -170,6 +170,7 @@ def tap_haiku(
     after: Literal["relu"] | None = None,
     token_grid: tuple[int, ...] | None = None,
     prefix_tokens: int = 0,
+    layers: Sequence[str] = (),
     channels: Channels = "last",
     chunk: int = 64,
     check: bool = True,
@@ -204,6 +205,7 @@ def tap_haiku(
         after: "relu" taps, instead of the module's output, the value behind the rectifier that takes it.
         token_grid: rows and columns, when the module's output are tokens, (B, prefix_tokens + rows · columns, K): the last become the map.
         prefix_tokens: how many tokens stand in front of those of the grid (a class token, registers).
+        layers: names of further layers whose maps and gradients a method may ask for, too (`View.views`), the highest resolution first.
         channels: "first" for a network that takes (B, D, H, W) and whose layer gives (B, K, h, w), as with `data_format="NCHW"`.
         chunk: most classes whose gradients are held in memory at once.
         check: False skips what is checked here beyond shapes: evaluation, a path from layer to logits, the grid's aspect ratio,
@@ -230,7 +232,7 @@ def tap_haiku(
     require(channels in ("first", "last"), "channels", repr(channels), "'first' or 'last'")
     run = _Applied(transformed, params, state, rng, channels, call_args, call_kwargs)
     with told_of_channels(image), told_of_arguments("tap_haiku", "is_training=False"):
-        known = layers(run, image)
+        known = named_layers(run, image)
     path, numbers = iterations(layer)
     for argument, given in (("layer", path), ("head", head)):
         if given is not None and given not in known:
@@ -246,6 +248,8 @@ def tap_haiku(
         check=check,
         form=Form(channels_first=channels == "first"),
     )
+    further, names = further_layers(layers, target, known)
+    others = {one.layer: one for one in further}
     places: list[str] = []
     if check:
         survey = surveyed(_network(run, known, target, output, places), image)
@@ -270,6 +274,8 @@ def tap_haiku(
                     out = own(tag(features[0], HEAD_INPUT)[None], *rest, **given)
                     return tag(out[0], HEAD_OUTPUT)[None] if followed else out
                 out = own(*args, **kwargs)
+                if name in others:
+                    return others[name].tag(out, x.shape)
                 if name != path:
                     return out
                 calls.append(path)
@@ -292,6 +298,7 @@ def tap_haiku(
         tag=LAYER + layer,
         head_kernel=None if head is None else lambda params: params["params"][head]["w"],
         head_channels=head_channels,
+        layers=names,
         chunk=chunk,
         check=check,
         link=link,
