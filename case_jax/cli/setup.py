@@ -4,6 +4,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -53,6 +54,9 @@ class Model:
     (Keras downloads its own) or random; there is no default."""
     layer: str | None = None
     """Dotted path of the layer to tap; the model's own default by default."""
+    layers: Names = ()
+    """Paths of further layers for methods that take several, such as refine_cam, the highest resolution first; by default one for each
+    resolution, and of keras:NAME none."""
     contrast: str | None = None
     """Contrast sets: confusion:K, topk_logits:K, random:K, all, or explicit:FILE.json. By default confusion:5 where there are contrast
     data, else topk_logits:5."""
@@ -290,7 +294,8 @@ def _loaded(name: str, weights: str | Path | None) -> Classifier | Application:
 
 
 def _tapped(choice: Model, classifier: Classifier | Application, image: Array) -> TappedModel:
-    return at_precision(tap_classifier(classifier, image, layer=choice.layer, link=choice.link), choice.precision)
+    tap = partial(tap_classifier, layers=choice.layers) if choice.layers else tap_classifier
+    return at_precision(tap(classifier, image, layer=choice.layer, link=choice.link), choice.precision)
 
 
 def _require_its_classifier(name: str, function: MapFunction, classifier: Classifier | Application) -> None:

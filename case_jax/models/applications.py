@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,6 +121,7 @@ def tap_application(
     image: Float[Array, "H W 3"],
     *,
     layer: str | None = None,
+    layers: Sequence[str] = (),
     chunk: int = 64,
     link: Link | None = None,
 ) -> LoadedModel:
@@ -130,6 +131,7 @@ def tap_application(
         found: from `load_application`.
         image: one normalised image.
         layer: a layer's name; None takes the last whose output is a map.
+        layers: names of further ones.
         chunk: most classes whose gradients are held in memory at once.
         link: what the outputs are, see `tap_keras`.
 
@@ -138,7 +140,7 @@ def tap_application(
     """
     layer = last_map(found.network) if layer is None else layer
     head = _head(found.network, layer)
-    inner = tap_keras(found.network, layer, found.own_input(image), head=head, chunk=chunk, link=link)
+    inner = tap_keras(found.network, layer, found.own_input(image), head=head, layers=layers, chunk=chunk, link=link)
     model = replace(inner, apply=lambda params, x: inner.apply(params, found.own_input(x)))
     return with_facts(
         model,
