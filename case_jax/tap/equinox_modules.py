@@ -28,7 +28,7 @@ from case_jax.tap.calling import (
 )
 from case_jax.tap.ending import ends_in_tag
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
-from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
+from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, channels_first, positions_first
 from case_jax.tap.layer import Channels, Form, Tapped, further_layers, tapped_value, told_of_channels
 from case_jax.tap.link import Link
 from case_jax.tap.loops import iterations, out_of_loops
@@ -262,17 +262,12 @@ class _Head(NamedTuple):
 
     def ordered(self, rows: Array) -> Array:
         """The head's inputs, the first axis, from (channel, position) to (position, channel)."""
-        return self._turned(rows, self.channels, -1) if self.channels_first else rows
-
-    def _turned(self, rows: Array, *shape: int) -> Array:
-        if rows.shape[0] % self.channels:
-            return rows  # a head that is refused later
-        return jnp.swapaxes(rows.reshape(*shape, *rows.shape[1:]), 0, 1).reshape(rows.shape)
+        return positions_first(rows, self.channels) if self.channels_first else rows
 
     def call(self, own: Any, x: Array, *args: Any, **kwargs: Any) -> Any:
         """Its call with its input marked, and its output where others follow."""
         x = tag(self.ordered(x), HEAD_INPUT)
-        z = own(self._turned(x, -1, self.channels) if self.channels_first else x, *args, **kwargs)
+        z = own(channels_first(x, self.channels) if self.channels_first else x, *args, **kwargs)
         return tag(z, HEAD_OUTPUT) if self.followed else z
 
     def kernel(self, params: Any) -> Array:
