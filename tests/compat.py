@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from by_hand import cam_and_case
 from studies import sanity
 
-from case_jax import METHODS, all_class_maps, evaluate, topk_logits
+from case_jax import METHODS, CaseJaxError, all_class_maps, evaluate, grad_cam, topk_logits
 from case_jax.contrast.choice import choose_contrast
+from case_jax.contrast.sets import Query
 from case_jax.evaluation import Pixels
 from case_jax.source import Example
 from case_jax.tap.parameters import parameter_layers, permuted
@@ -48,6 +50,26 @@ def by_hand(front, tail, image):
         return a, jax.jacrev(lambda a: tail(kept, a))(a), tail(kept, a)
 
     return everything(image)
+
+
+def several(tap, layers, image):
+    """Layers tapped together, the last of them the tapped one, against each tapped alone; what `tap(layer, layers=…)` must do."""
+    query, model, alone = Query(jnp.arange(CLASSES)), tap(layers[-1], layers=list(layers)), [tap(one) for one in layers]
+
+    @jax.jit
+    def run(image):
+        view, singles = model.view(model.params, image), [one.view(one.params, image) for one in alone]
+        together = [
+            (v.activation, a, grad_cam(v, query)) for v, a in zip(view.views(), view.activations(), strict=True)
+        ]
+        return together, [(v.activation, v.activation, grad_cam(v, query)) for v in singles]
+
+    for found, expected in zip(*run(image), strict=True):
+        for a, b in zip(found, expected, strict=True):
+            assert float(jnp.abs(b).max()) > 0
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()))
+    with pytest.raises(CaseJaxError, match=r"layers: got .*; accepted: paths of layers, in a list, each once"):
+        tap(layers[-1], layers=layers[0])
 
 
 class Noise:

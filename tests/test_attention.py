@@ -402,3 +402,24 @@ def test_products_share_their_gradient():
     near(jax.jacobian(squared)(x)[0] * x, np.asarray([0.49, 0.0]))
     with pytest.raises(CaseJaxError, match="'tanh' stands as an activation of its own"):
         balanced(lambda x: jnp.tanh(x) @ jnp.ones((2, 3)), x, through_softmax=False)
+
+
+def test_products_inside_a_scan_share_their_gradient():
+    """Gates that no other factor stands with: `x ← (a x) ⊙ (b x)`, twice; without a product of two such values the loop stays one."""
+    a, b = np.random.default_rng(0).normal(size=(2, 2, 3, 3)).astype(np.float32)
+
+    def step(x, weights):
+        return (weights[0] @ x) * (weights[1] @ x), None
+
+    def looped(x):
+        return jax.lax.scan(step, x, (a, b))[0]
+
+    def written_out(x):
+        return step(step(x, (a[0], b[0]))[0], (a[1], b[1]))[0]
+
+    x = jnp.asarray([0.7, -1.2, 0.4])
+    first, second = (jax.jacobian(balanced(f, x, through_softmax=False))(x) for f in (looped, written_out))
+    near(first, second)
+    near(first @ x, looped(x))  # the shares add up
+    single = balanced(lambda x: jax.lax.scan(lambda x, w: (w @ x, None), x, a)[0], x, through_softmax=False)
+    assert "scan" in str(jax.make_jaxpr(single)(x))

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from case_jax.data.digit_scenes import CLASS_NAMES
+from case_jax import explain, load
+from case_jax.data.digit_scenes import CLASS_NAMES, DigitScenes
 from case_jax.models import save_weights
 from case_jax.results import RunFolder
 from case_jax.tap.precision import at_precision
@@ -83,6 +84,17 @@ def test_explain_says_where_logits_are_not_finite(shell, classifier, tmp_path):
     status, out, err = shell("explain", "digit_scenes:3", *words)
     assert status == 0, err
     assert "scene-000003: the classifier's logits are not finite" in out + err
+
+
+def test_layers_are_those_that_are_named(shell, tmp_path):
+    words = ("--methods", "refine_cam", "--targets", "3", "--contrast", "all", "--layers", "blocks.1", "blocks.2")
+    status, _, err = shell("explain", "digit_scenes:3", *words, "--save-maps", "maps.npz")
+    assert status == 0, err
+    model = load("digit_resnet", layers=["blocks.1", "blocks.2"])
+    assert model.layers == ("case_jax.layer:blocks.1", "case_jax.layer:blocks.2")
+    expected = explain(model, model.read(DigitScenes("test", 4)[3].image), "refine_cam", targets=[3])
+    found = np.load(tmp_path / "maps.npz")["enlarged/refine_cam"]
+    np.testing.assert_allclose(found / found.max(), expected, atol=1e-5)
 
 
 def test_explain_draws_photographs_and_scenes(shell, photos, tmp_path):
@@ -188,6 +200,7 @@ BAD = [
     ("evaluate --metrics fidelty", ["metric", "'fidelty'", "fidelity"]),
     ("evaluate --model digit-resnet", ["model", "digit_resnet"]),
     ("evaluate --layer block.2", ["layer", "'block.2'", "blocks.2"]),
+    ("evaluate --layers blocks.9 blocks.2", ["layers", "'blocks.9'", "blocks.2"]),
     ("evaluate --layer head", ["layer", "'head'", "height, width, channels"]),
     ("evaluate --data digits", ["data", "'digits'", "digit_scenes"]),
     ("evaluate --data digit_scenes:tests", ["digit_scenes:test"]),

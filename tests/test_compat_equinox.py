@@ -1,9 +1,11 @@
 """Equinox modules, untouched: Grad-CAM and CASE of all classes against gradients written by hand, and the adapter's errors."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import pytest
-from compat import CLASSES, EXTRA, by_hand, compare, evaluated, image_of
+from compat import CLASSES, EXTRA, by_hand, compare, evaluated, image_of, several
 
 from case_jax import CaseJaxError, tap_equinox
 from case_jax.tap.parameters import parameter_layers
@@ -65,6 +67,13 @@ def test_an_equinox_network_with_a_state(eqx, eqx_net):
     compare(model, image, *by_hand(front, tail, image))
     assert parameter_layers(model).names == ("head", "blocks.0", "norm", "stem")
     assert tap_equinox(net, "norm", image, state=state, after="relu").layer == "norm, relu"
+
+
+def test_equinox_layers_together(eqx_net):
+    (net, state), image = eqx_net, image_of(16, 20)
+    several(partial(tap_equinox, net, image=image, state=state), ("stem", "norm", "blocks.0"), image)
+    model = tap_equinox(net, "blocks.0", image, state=state, layers=[lambda m: m.norm])
+    assert model.layers == ("case_jax.layer:norm",)
 
 
 def test_evaluation_of_an_equinox_network_with_a_state(eqx_net, tmp_path):
@@ -175,6 +184,9 @@ def test_an_equinox_transformer(eqx, eqx_vit):
         return quiet.head(quiet.norm(x[0]))
 
     compare(model, image, *by_hand(front, tail, image))
+    several(
+        partial(tap_equinox, eqx_vit, image=image, check=False, **grid), ("blocks.0.norm1", "blocks.1.norm1"), image
+    )
     with pytest.raises(
         CaseJaxError, match=r"tokens in front of its grid alone.* nearest before it is 'blocks.1.norm1'"
     ):

@@ -1,13 +1,16 @@
 """Haiku's functions, untouched: Grad-CAM and CASE of all classes against gradients written by hand, and the adapter's errors."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compat import CLASSES, EXTRA, compare, evaluated, image_of
+from compat import CLASSES, EXTRA, compare, evaluated, image_of, several
 
 from case_jax import CaseJaxError, tap_haiku
 from case_jax.tap.parameters import parameter_layers
+from case_jax.tap.view import check_closed_form
 
 pytestmark = [pytest.mark.compat, pytest.mark.usefixtures("promotion_as_users_have_it")]
 
@@ -121,6 +124,32 @@ def test_evaluation_of_a_haiku_function(hk, tmp_path):
     model = tap_haiku(transformed, params, state, "norm", image, head="out", is_training=False)
     assert parameter_layers(model).names == ("out", "norm", "conv")  # the averages are the normalisation's
     evaluated(model, tmp_path)
+
+
+def test_haiku_heads_see_positions_first(hk):
+    def forward(x):
+        x = jax.nn.relu(hk.Conv2D(4, 3, data_format="NCHW", name="conv")(x))
+        return hk.Linear(3, name="out")(jnp.tanh(hk.Linear(5, name="hidden")(hk.Flatten()(x))))
+
+    transformed, image = hk.transform(forward), image_of(6, 6)
+    params = transformed.init(jax.random.key(0), jnp.zeros((1, 3, 6, 6)))
+    for check in (True, False):  # its closed form is checked, and is right where it is not
+        model = tap_haiku(transformed, params, None, "conv", image, head="hidden", channels="first", check=check)
+        assert not model.head_is_last
+        check_closed_form(model, image)
+
+
+def test_haiku_layers_together(hk):
+    def forward(x):
+        for i in range(3):
+            x = jnp.tanh(hk.Conv2D(4, 3, stride=1 + i % 2, data_format="NCHW", name=f"conv{i}")(x))
+        return hk.Linear(CLASSES, name="out")(x.mean((2, 3)))
+
+    transformed, image = hk.transform(forward), image_of(8, 8)
+    params = transformed.init(jax.random.key(0), jnp.zeros((1, 3, 8, 8)))
+    several(
+        partial(tap_haiku, transformed, params, None, image=image, channels="first"), ("conv0", "conv1", "conv2"), image
+    )
 
 
 @pytest.mark.parametrize(

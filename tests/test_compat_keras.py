@@ -1,6 +1,7 @@
 """Keras models, untouched: Grad-CAM and CASE of all classes against gradients written by hand, and the adapter's errors."""
 
 import os
+from functools import partial
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # read at the first import of keras
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compat import CLASSES, EXTRA, by_hand, compare, evaluated, image_of
+from compat import CLASSES, EXTRA, by_hand, compare, evaluated, image_of, several
 
 from case_jax import CaseJaxError, explain, tap_keras
 from case_jax.tap.parameters import parameter_layers
@@ -70,9 +71,17 @@ def test_a_keras_layer_inside_a_residual_block(net):
     )
 
 
+def test_keras_layers_together(net):
+    image = image_of(16, 20)
+    several(partial(tap_keras, net, image=image, link="probabilities"), ("norm", "inner", "block"), image)
+    with pytest.raises(CaseJaxError, match=r"layers: 'nrm' is unknown\. Did you mean 'norm'"):
+        tap_keras(net, "inner", image, link="probabilities", layers=["nrm"])
+
+
 def test_keras_channels_first(keras, net):
     turned, image = keras_net(keras, "first"), image_of(16, 20)
     turned.set_weights(net.get_weights())
+    several(partial(tap_keras, turned, image=image, link="probabilities", check=False), ("stem", "inner"), image)
     model = tap_keras(turned, "inner", image, link="probabilities", head=None)
     assert model.activation_shape == (7, 9, WIDTH)
     compare(model, image, *keras_by_hand(net, image))

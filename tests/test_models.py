@@ -17,7 +17,16 @@ from safetensors.numpy import save_file
 from case_jax import CaseJaxError
 from case_jax.data import DigitScenes
 from case_jax.imageops import normalise_image
-from case_jax.models import MODELS, Preprocessing, load_classifier, model, save_weights, tap_classifier
+from case_jax.models import (
+    MODELS,
+    Preprocessing,
+    applications,
+    load,
+    load_classifier,
+    model,
+    save_weights,
+    tap_classifier,
+)
 from case_jax.models.digit_resnet import DigitResNet
 from case_jax.models.hub import is_hub_id
 from case_jax.models.packages import is_package
@@ -497,3 +506,11 @@ def test_a_file_of_a_sibling_is_recognised(tmp_path):
 )
 def test_the_default_network_has_the_documented_shapes(options, images, logits):
     assert jax.eval_shape(lambda: DigitResNet(**options, rngs=nnx.Rngs(0))(jnp.zeros(images))).shape == logits
+
+
+def test_networks_of_keras_without_keras_say_what_to_install(monkeypatch):
+    monkeypatch.setattr(applications.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(CaseJaxError, match=r"without Keras; accepted: Keras 3: pip install keras"):
+        load("keras:ResNet50")
+    with pytest.raises(CaseJaxError, match="model: got 'keras:ResNet50'; accepted: a bundled network"):
+        load_classifier("keras:ResNet50")

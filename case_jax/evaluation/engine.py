@@ -112,6 +112,11 @@ class TiledStudy(Study, Protocol):
         ...
 
     @property
+    def scored(self) -> bool:
+        """Whether two classes of an image are asked for and compared, so that methods of a pair run unnamed."""
+        ...
+
+    @property
     def tile(self) -> int:
         """Images per device and step, by default."""
         ...
@@ -185,7 +190,7 @@ def prepare(
     require(whole >= 1 and whole % (1 if size == AUTO else size) == 0, "part", part, f"a multiple of the tile, {tile}")
     accepted = "a bound for a tile that is found: tile='auto'"
     require(memory is None or size == AUTO, "memory", memory, accepted)
-    subject = subject.of_study(scored=getattr(study, "scored", False))
+    subject = subject.of_study(scored=study.scored)
     images = checked(study, subject, limit=limit)
     contrast, question = asked(subject, images)
     indices = images.indices

@@ -106,6 +106,7 @@ class Subject(NamedTuple):
             "model": {
                 "weights": fingerprint(jax.tree.leaves(model.params)),
                 "layer": model.layer,
+                "layers": list(model.layers),
                 "classes": model.num_classes,
                 "activation": list(model.activation_shape),
                 "precision": model.precision,

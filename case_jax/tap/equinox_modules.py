@@ -3,8 +3,8 @@
 `equinox` is imported where it is used, and only for a model that is Equinox's already.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -28,8 +28,8 @@ from case_jax.tap.calling import (
 )
 from case_jax.tap.ending import ends_in_tag
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
-from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
-from case_jax.tap.layer import Channels, Form, Tapped, tapped_value, told_of_channels
+from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, channels_first, positions_first
+from case_jax.tap.layer import Channels, Form, Tapped, further_layers, tapped_value, told_of_channels
 from case_jax.tap.link import Link
 from case_jax.tap.loops import iterations, out_of_loops
 from case_jax.tap.outputs import Pick, changed, is_array, vector_of
@@ -63,7 +63,7 @@ def _inside(model: Any, kind: type) -> dict[str, Any]:
     return found
 
 
-def layers(model: Any) -> dict[str, Any]:
+def named_layers(model: Any) -> dict[str, Any]:
     """The modules that can be tapped, by dotted path (`blocks.2.conv1`)."""
     import equinox as eqx  # type: ignore[import-not-found]
 
@@ -91,13 +91,13 @@ def _path_of(argument: str, where: Where, model: Any, known: Mapping[str, Any]) 
     return paths[0]
 
 
-@functools.lru_cache(maxsize=512)
+@lru_cache(maxsize=512)
 def _watched_class(kind: type) -> type:
     """A class like another, whose call goes through a function that each of its objects has."""
     import equinox as eqx  # type: ignore[import-not-found]
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._case_jax_around(functools.partial(kind.__call__, self), *args, **kwargs)
+        return self._case_jax_around(partial(kind.__call__, self), *args, **kwargs)
 
     fields = {"_case_jax_around": eqx.field(static=True, default=None), "__annotations__": {"_case_jax_around": Any}}
     return type(kind)(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__, **fields})
@@ -152,7 +152,7 @@ class _Parts:
         import equinox as eqx  # type: ignore[import-not-found]
 
         self.model = eqx.nn.inference_mode(model)
-        self.known = layers(self.model)
+        self.known = named_layers(self.model)
         arrays, self._static = eqx.partition(self.model, eqx.is_array)
         self.params = {"params": arrays}
         self._state, self._numbers = state, {}
@@ -172,7 +172,7 @@ class _Parts:
 
         model = eqx.combine(params["params"], self._static)
         for path in around:
-            model = _with(model, path.split("."), functools.partial(_watched, around=around[path]))
+            model = _with(model, path.split("."), partial(_watched, around=around[path]))
         call = self._call if random is None else self._call._replace(kwargs={**self._call.kwargs, "key": random})
         x = jnp.moveaxis(x, -1, 0) if self._channels_first else x
         if self._state is None:
@@ -246,6 +246,12 @@ def _network(parts: _Parts, call: Called, target: Tapped, pick: Pick, places: li
     )
 
 
+def _tagged(parts: _Parts, tapped: Tapped, own: Any, *args: Any, **kwargs: Any) -> Any:
+    """A module's call with its map marked for `at_output`."""
+    out = own(*args, **kwargs)
+    return tag_before(out, tapped if tapped.output is not None else tapped._replace(output=parts.part(out)))
+
+
 class _Head(NamedTuple):
     """A declared head: where it stands, the channels in front of it, and whether other layers follow."""
 
@@ -256,17 +262,12 @@ class _Head(NamedTuple):
 
     def ordered(self, rows: Array) -> Array:
         """The head's inputs, the first axis, from (channel, position) to (position, channel)."""
-        return self._turned(rows, self.channels, -1) if self.channels_first else rows
-
-    def _turned(self, rows: Array, *shape: int) -> Array:
-        if rows.shape[0] % self.channels:
-            return rows  # a head that is refused later
-        return jnp.swapaxes(rows.reshape(*shape, *rows.shape[1:]), 0, 1).reshape(rows.shape)
+        return positions_first(rows, self.channels) if self.channels_first else rows
 
     def call(self, own: Any, x: Array, *args: Any, **kwargs: Any) -> Any:
         """Its call with its input marked, and its output where others follow."""
         x = tag(self.ordered(x), HEAD_INPUT)
-        z = own(self._turned(x, -1, self.channels) if self.channels_first else x, *args, **kwargs)
+        z = own(channels_first(x, self.channels) if self.channels_first else x, *args, **kwargs)
         return tag(z, HEAD_OUTPUT) if self.followed else z
 
     def kernel(self, params: Any) -> Array:
@@ -300,6 +301,7 @@ def tap_equinox(
     after: Literal["relu"] | None = None,
     token_grid: tuple[int, ...] | None = None,
     prefix_tokens: int = 0,
+    layers: Sequence[Where] = (),
     channels: Channels = "first",
     chunk: int = 64,
     check: bool = True,
@@ -328,6 +330,7 @@ def tap_equinox(
         after: "relu" taps, instead of the layer's output, the value behind the rectifier that takes it.
         token_grid: rows and columns, when the layer's output are tokens, (prefix_tokens + rows · columns, K): the last become the map.
         prefix_tokens: how many tokens stand in front of those of the grid (a class token, registers).
+        layers: paths, or functions, of further layers whose maps and gradients a method may ask for, too (`View.views`), the highest resolution first.
         channels: "last" for a model that takes (H, W, D) and whose layer gives (h, w, K).
         chunk: most classes whose gradients are held in memory at once.
         check: False skips what is checked here beyond shapes: evaluation, a path from layer to logits, the grid's aspect ratio,
@@ -357,7 +360,7 @@ def tap_equinox(
     with_state = invoked if state is None else invoked._replace(after=(state, *call_args))
     require_arguments(with_state, "tap_equinox")
     parts = _Parts(model, state, invoked, channels)
-    layer = _path_of("where", where, model, layers(model))
+    layer = _path_of("where", where, model, named_layers(model))
     path = iterations(layer)[0]
     target = tapped_value(
         layer,
@@ -368,6 +371,9 @@ def tap_equinox(
         check=check,
         form=Form(batched=False, channels_first=channels == "first"),
     )
+    known = named_layers(model)
+    paths = layers if isinstance(layers, str) else [_path_of("layers", given, model, known) for given in layers]
+    further, names = further_layers(paths, target, known)
     places: list[str] = []
     if check:
         with told_of_channels(image), told_of_arguments("tap_equinox", "key=jax.random.key(0)"):
@@ -381,23 +387,25 @@ def tap_equinox(
             calls: list[str] = []
 
             def tagged(own: Any, *args: Any, **kwargs: Any) -> Any:
-                out = own(*args, **kwargs)
                 calls.append(path)
                 if call is not None and len(calls) != call + 1:
-                    return out
-                part = parts.part(out) if layer_output is None else layer_output
-                return tag_before(out, inside._replace(output=part))
+                    return own(*args, **kwargs)
+                return _tagged(parts, inside, own, *args, **kwargs)
 
-            around = {path: tagged} | ({} if of_head is None else {of_head.path: of_head.call})
+            around = {path: tagged} | {one.layer: partial(_tagged, parts, one) for one in further}
+            around |= {} if of_head is None else {of_head.path: of_head.call}
             logits = vector_of(parts.run(params, parts.random, x, around)[0], output)
             require_called(call, layer, len(calls))
             return logits
 
-        return at_output(apply, target) if after is None else after_relu(out_of_loops(apply, layer, BEFORE), target)
+        whole = at_output(apply, target) if after is None else after_relu(out_of_loops(apply, layer, BEFORE), target)
+        for one in further:
+            whole = at_output(whole, one, argument="layers")
+        return whole
 
     apply, of_head = applied(None), None
     if head is not None:
-        at = _path_of("head", head, model, layers(model))
+        at = _path_of("head", head, model, named_layers(model))
         given = f"{at!r}, a {type(parts.known[at]).__name__}"
         require(type(parts.known[at]).__name__ == "Linear", "head", given, "an eqx.nn.Linear")
         require(at != path, "head", f"{at!r}, which is the tapped layer", "the first Linear behind it, or None")
@@ -417,6 +425,7 @@ def tap_equinox(
         tag=LAYER + layer,
         head_kernel=None if of_head is None else of_head.kernel,
         head_channels=head_channels,
+        layers=names,
         chunk=chunk,
         check=check,
         link=link,

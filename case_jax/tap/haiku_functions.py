@@ -5,7 +5,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,12 @@ from case_jax.tap.calling import (
 )
 from case_jax.tap.ending import ends_in_tag
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
-from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
-from case_jax.tap.layer import Channels, Form, Tapped, tapped_value, told_of_channels
+from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, channels_first, positions_first
+from case_jax.tap.layer import Channels, Form, Tapped, further_layers, tapped_value, told_of_channels
 from case_jax.tap.link import Link
 from case_jax.tap.loops import iterations
 from case_jax.tap.outputs import Pick, changed, logits_of
-from case_jax.tap.split import LAYER, tag
+from case_jax.tap.split import LAYER, split, tag
 from case_jax.tap.view import TappedModel, tapped
 
 Around = Callable[..., Any]
@@ -95,7 +95,7 @@ class _Applied:
         return out if self._with_state else (out, {})
 
 
-def layers(run: _Applied, image: Array) -> dict[str, Any]:
+def named_layers(run: _Applied, image: Array) -> dict[str, Any]:
     """The modules that one forward pass calls, by name, in order of their calls."""
     met: dict[str, Any] = {}
 
@@ -154,6 +154,26 @@ def _network(run: _Applied, known: Mapping[str, Any], target: Tapped, pick: Pick
     )
 
 
+class _Head(NamedTuple):
+    """A declared head."""
+
+    channels: int | None
+    """How many are in front of it, where a map whose channels stand first may be flattened there."""
+    followed: bool
+    """Whether other layers follow."""
+
+    def ordered(self, rows: Array) -> Array:
+        """Its inputs, the first axis, positions first."""
+        return rows if self.channels is None else positions_first(rows, self.channels)
+
+    def call(self, own: Any, *args: Any, **kwargs: Any) -> Any:
+        """Its call with its input marked, and its output where others follow."""
+        features, *rest = args or (kwargs.pop("inputs"),)
+        x = tag(self.ordered(features[0]), HEAD_INPUT)
+        out = own((x if self.channels is None else channels_first(x, self.channels))[None], *rest, **kwargs)
+        return tag(out[0], HEAD_OUTPUT)[None] if self.followed else out
+
+
 def tap_haiku(
     transformed: Any,
     params: Any,
@@ -170,6 +190,7 @@ def tap_haiku(
     after: Literal["relu"] | None = None,
     token_grid: tuple[int, ...] | None = None,
     prefix_tokens: int = 0,
+    layers: Sequence[str] = (),
     channels: Channels = "last",
     chunk: int = 64,
     check: bool = True,
@@ -195,8 +216,7 @@ def tap_haiku(
         image: one normalised image (H, W, D), channels last; fixes the shapes and checks the closed form.
         rng: for a function that draws random numbers even in evaluation, which must not change its output.
         head: name of the first `hk.Linear` behind `layer`, when everything in between acts on each channel alone: class weights then have a
-            closed form, which is checked against the pullback here. Others may follow it, as in a VGG. Not behind a flattened map whose channels
-            stand first: positions must come first there.
+            closed form, which is checked against the pullback here. Others may follow it, as in a VGG.
         head_channels: (first, total), when the layer's channels are only some of those in front of the head.
         output: where the logits are in what the function returns: a key, an index, an attribute, or a function of it (for a batch).
         layer_output: where the map is in what the module returns: a key, an index or an attribute.
@@ -204,6 +224,7 @@ def tap_haiku(
         after: "relu" taps, instead of the module's output, the value behind the rectifier that takes it.
         token_grid: rows and columns, when the module's output are tokens, (B, prefix_tokens + rows · columns, K): the last become the map.
         prefix_tokens: how many tokens stand in front of those of the grid (a class token, registers).
+        layers: names of further layers whose maps and gradients a method may ask for, too (`View.views`), the highest resolution first.
         channels: "first" for a network that takes (B, D, H, W) and whose layer gives (B, K, h, w), as with `data_format="NCHW"`.
         chunk: most classes whose gradients are held in memory at once.
         check: False skips what is checked here beyond shapes: evaluation, a path from layer to logits, the grid's aspect ratio,
@@ -230,7 +251,7 @@ def tap_haiku(
     require(channels in ("first", "last"), "channels", repr(channels), "'first' or 'last'")
     run = _Applied(transformed, params, state, rng, channels, call_args, call_kwargs)
     with told_of_channels(image), told_of_arguments("tap_haiku", "is_training=False"):
-        known = layers(run, image)
+        known = named_layers(run, image)
     path, numbers = iterations(layer)
     for argument, given in (("layer", path), ("head", head)):
         if given is not None and given not in known:
@@ -246,6 +267,8 @@ def tap_haiku(
         check=check,
         form=Form(channels_first=channels == "first"),
     )
+    further, names = further_layers(layers, target, known)
+    others = {one.layer: one for one in further}
     places: list[str] = []
     if check:
         survey = surveyed(_network(run, known, target, output, places), image)
@@ -259,17 +282,16 @@ def tap_haiku(
     )
     inside = target._replace(layer=path)
 
-    def applied(followed: bool) -> Callable[[Any, Array], Array]:
+    def applied(of_head: _Head | None) -> Callable[[Any, Array], Array]:
         def apply(params: Any, x: Array) -> Array:
             calls: list[str] = []
 
             def around(name: str, module: Any, own: Any, args: Any, kwargs: Any) -> Any:
-                if name == head:
-                    given = dict(kwargs)
-                    features, *rest = args or (given.pop("inputs"),)
-                    out = own(tag(features[0], HEAD_INPUT)[None], *rest, **given)
-                    return tag(out[0], HEAD_OUTPUT)[None] if followed else out
+                if of_head is not None and name == head:
+                    return of_head.call(own, *args, **kwargs)
                 out = own(*args, **kwargs)
+                if name in others:
+                    return others[name].tag(out, x.shape)
                 if name != path:
                     return out
                 calls.append(path)
@@ -281,17 +303,24 @@ def tap_haiku(
 
         return at_its_place(apply, target, after)
 
-    apply = applied(head is not None)
+    apply, of_head = applied(None), None
     if head is not None:
-        apply = applied(not ends_in_tag(jax.make_jaxpr(apply)(run.params, image), HEAD_OUTPUT))
+        with told_of_channels(image):
+            count = jax.eval_shape(split(apply, LAYER + layer), run.params, image)[0].shape[-1]
+        turned = channels == "first" and token_grid is None
+        of_head = _Head((head_channels[1] if head_channels else count) if turned else None, followed=True)
+        program = jax.make_jaxpr(applied(of_head))(run.params, image)
+        of_head = of_head._replace(followed=not ends_in_tag(program, HEAD_OUTPUT))
+        apply = applied(of_head)
     return tapped(
         apply,
         run.params,
         image,
         layer=layer if after is None else f"{layer}, relu",
         tag=LAYER + layer,
-        head_kernel=None if head is None else lambda params: params["params"][head]["w"],
+        head_kernel=None if of_head is None else lambda params: of_head.ordered(params["params"][head]["w"]),
         head_channels=head_channels,
+        layers=names,
         chunk=chunk,
         check=check,
         link=link,

@@ -65,6 +65,22 @@ class Head(NamedTuple):
     """What follows the dense layer; None when z are the logits."""
 
 
+def positions_first(rows: Float[Array, "F *M"], channels: int) -> Float[Array, "F *M"]:
+    """A head's inputs from (channel, position) to (position, channel); as they are where they are no whole channels, which is refused later."""
+    return _turned(rows, channels, -1)
+
+
+def channels_first(rows: Float[Array, "F *M"], channels: int) -> Float[Array, "F *M"]:
+    """The inverse of `positions_first`."""
+    return _turned(rows, -1, channels)
+
+
+def _turned(rows: Array, *shape: int) -> Array:
+    if rows.shape[0] % max(shape):
+        return rows
+    return jnp.swapaxes(rows.reshape(*shape, *rows.shape[1:]), 0, 1).reshape(rows.shape)
+
+
 def one_head(linear_head: str | None, dense_head: str | None) -> str | None:
     """The declared head's path, of which an adapter takes one kind.
 

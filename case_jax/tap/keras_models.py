@@ -5,6 +5,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from case_jax.tap.calling import require_call, require_called, require_library, 
 from case_jax.tap.ending import ends_in_tag
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, as_used
-from case_jax.tap.layer import Channels, Form, Tapped, tapped_value, told_of_channels
+from case_jax.tap.layer import Channels, Form, Tapped, further_layers, tapped_value, told_of_channels
 from case_jax.tap.link import Link
 from case_jax.tap.outputs import Pick, changed, logits_of
 from case_jax.tap.split import LAYER, tag
@@ -29,7 +30,7 @@ Replacement = tuple[Any, str, Callable[..., Any]]
 """An object, the name of one of its functions, and what stands in its place for a while."""
 
 
-def layers(model: Any) -> dict[str, Any]:
+def named_layers(model: Any) -> dict[str, Any]:
     """The layers that can be tapped, by their names and those of the layers around them: `backbone/conv5_block3_out`.
 
     Operations of a functional model, `x + y`, too. Of several with one name in one place the second ends in `~2`; a layer that is used in several
@@ -96,7 +97,7 @@ class _Parts:
     """A Keras model as a pure function of its parameters and the state of its random generators."""
 
     def __init__(self, model: Any, channels: Channels | None, call_args: Sequence[Any], call_kwargs: dict[str, Any]):
-        self.model, self.known = model, layers(model)
+        self.model, self.known = model, named_layers(model)
         owners = (model, *self.known.values())
         seeds = [seed.state for layer in owners for seed in getattr(layer, "_seed_generators", ())]
         self._seeds = list({id(seed): seed for seed in seeds}.values())
@@ -169,6 +170,18 @@ def _channels(known: Mapping[str, Any]) -> Channels:
     return "first" if said == {"channels_first"} else "last"
 
 
+def require_jax_backend() -> None:
+    """Raise unless Keras computes with JAX."""
+    import keras  # type: ignore[import-not-found]
+
+    require(
+        keras.config.backend() == "jax",
+        "backend",
+        f"Keras on {keras.config.backend()!r}",
+        "Keras on JAX: os.environ['KERAS_BACKEND'] = 'jax' before the first import of keras, or KERAS_BACKEND=jax in the shell",
+    )
+
+
 def _require_jax(model: Any) -> None:
     """Raise unless a model is Keras's, computes with JAX and has its variables."""
     require_library("model", model, "keras", "a keras.Model")
@@ -176,12 +189,7 @@ def _require_jax(model: Any) -> None:
 
     if not isinstance(model, keras.Layer):
         raise CaseJaxError(f"model: got a {type(model).__name__}; accepted: a keras.Model.")
-    require(
-        keras.config.backend() == "jax",
-        "backend",
-        f"Keras on {keras.config.backend()!r}",
-        "Keras on JAX: os.environ['KERAS_BACKEND'] = 'jax' before the first import of keras, or KERAS_BACKEND=jax in the shell",
-    )
+    require_jax_backend()
     require(
         model.built,
         "model",
@@ -248,6 +256,7 @@ def tap_keras(
     after: Literal["relu"] | None = None,
     token_grid: tuple[int, ...] | None = None,
     prefix_tokens: int = 0,
+    layers: Sequence[str] = (),
     channels: Channels | None = None,
     chunk: int = 64,
     check: bool = True,
@@ -279,6 +288,7 @@ def tap_keras(
         after: "relu" taps, instead of the layer's output, the value behind the rectifier that takes it.
         token_grid: rows and columns, when the layer's output are tokens, (B, prefix_tokens + rows · columns, K): the last become the map.
         prefix_tokens: how many tokens stand in front of those of the grid (a class token, registers).
+        layers: names of further layers whose maps and gradients a method may ask for, too (`View.views`), the highest resolution first.
         channels: "first" or "last", where the network takes an image's channels and the layer returns its own; None is what the
             layers' `data_format` says.
         chunk: most classes whose gradients are held in memory at once.
@@ -323,6 +333,8 @@ def tap_keras(
         check=check,
         form=Form(channels_first=parts.channels_first),
     )
+    paths = layers if isinstance(layers, str) else [_path_of("layers", given, parts.known) for given in layers]
+    further, names = further_layers(paths, target, parts.known)
     if check:
         with told_of_channels(image), told_of_arguments("tap_keras", "mask=None"):
             survey = surveyed(_network(parts, target, output, call_kwargs), image)
@@ -337,6 +349,7 @@ def tap_keras(
                 return out if call is not None and len(calls) != call + 1 else mark(out, target, after, x.shape)
 
             replaced = [_call_of(parts.known[path], tagged)]
+            replaced += [_call_of(parts.known[one.layer], partial(one.tag, image_shape=x.shape)) for one in further]
             replaced += [] if dense is None else _Head(dense, followed).replacements()
             logits = logits_of(parts.run(params, parts.random, x[None], replaced)[0], output)[0]
             require_called(call, layer, len(calls))
@@ -357,6 +370,7 @@ def tap_keras(
         tag=LAYER + path,
         head_kernel=None if dense is None else lambda params: parts.kernel(params, dense),
         head_channels=head_channels,
+        layers=names,
         chunk=chunk,
         check=check,
         link=link,

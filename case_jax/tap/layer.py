@@ -113,7 +113,7 @@ def further_layers(
 ) -> tuple[tuple[Tapped, ...], tuple[str, ...]]:
     """Which values are tapped besides the one, by the argument `layers` of the adapters, and the tags of all that it names.
 
-    Tokens lie as those of the tapped layer do. Where that layer is itself among them, it is not tagged again.
+    Tokens and channels lie as those of the tapped layer do. Where that layer is itself among them, it is not tagged again.
 
     Raises:
         CaseJaxError: for a text, an unknown path, one that is named twice, or one inside a loop.
@@ -124,7 +124,7 @@ def further_layers(
         if path not in known and path != tapped.layer:
             require(not iterations(path)[1], "layers", repr(path), "layers outside of loops")
             raise unknown("layers", path, known)
-    others = tuple(Tapped(path, tokens=tapped.tokens) for path in layers if path != tapped.layer)
+    others = tuple(Tapped(path, tokens=tapped.tokens, form=tapped.form) for path in layers if path != tapped.layer)
     return others, tuple(LAYER + path for path in layers)
 
 

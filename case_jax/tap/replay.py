@@ -57,12 +57,15 @@ def _run(
     return [read(env, v) for v in jaxpr.outvars]
 
 
-def at_output(function: Callable[[Any, Array], Array], tapped: Tapped) -> Callable[[Any, Array], Array]:
+def at_output(
+    function: Callable[[Any, Array], Array], tapped: Tapped, *, argument: str = "layer"
+) -> Callable[[Any, Array], Array]:
     """The same function with the layer's tag on its output as the whole program has it.
 
     Args:
         function: parameters and one image to logits, the layer's output marked by `tag_before` under its path without numbers of iterations.
         tapped: the layer, its path as given.
+        argument: which named it, for errors.
 
     Raises:
         CaseJaxError: when traced: unless the layer is called once, outside loops but for those whose iterations its path names.
@@ -74,7 +77,7 @@ def at_output(function: Callable[[Any, Array], Array], tapped: Tapped) -> Callab
     )
 
     def run(params: Any, x: Array) -> Array:
-        require_once(tags(jax.make_jaxpr(written_out)(params, x).jaxpr), name, tapped.layer)
+        require_once(tags(jax.make_jaxpr(written_out)(params, x).jaxpr), name, tapped.layer, argument=argument)
         return replayed(written_out, name, lambda _, value: whole.tag(value, x.shape))(params, x)
 
     return run

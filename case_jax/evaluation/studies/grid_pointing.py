@@ -143,6 +143,7 @@ class GridPointing:
 
     name = "grid_pointing"
     unit = "mosaics"
+    scored = False
     tile = 8
     part = 32
 

@@ -90,6 +90,7 @@ class Localise:
 
     name = "localise"
     unit = "images"
+    scored = False
     tile = 16
     part = 64
 

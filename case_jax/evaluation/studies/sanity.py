@@ -53,6 +53,7 @@ class Sanity:
 
     name = "sanity"
     unit = "images"
+    scored = False
     tile = 8
     part = 8
 
