@@ -2,7 +2,8 @@
 
 As usual for small images, a residual or dense network's first convolution is 3×3 and no pool follows it; the residual network's last stage
 keeps its resolution; ConvNeXt has patches of 2×2 pixels and 3×3 depthwise convolutions. Transformers have 3×3 convolutions in place of the one that
-makes tokens of patches, without which they learn far more slowly (Xiao et al., *Early Convolutions Help Transformers See Better*, NeurIPS 2021).
+makes tokens of patches, without which they learn far more slowly (Xiao et al., *Early Convolutions Help Transformers See Better*, NeurIPS 2021); Swin has
+one stage of shifted windows, and the vision transformer no class token.
 Last maps have 6×6 positions, about as many as the large networks' have on ImageNet.
 """
 
@@ -61,7 +62,7 @@ CONVNEXT: dict[str, Any] = {"depths": (1, 2, 2), "widths": (24, 48, 96), "patch"
 VIT: dict[str, Any] = {
     "width": 48, "depth": 3, "heads": 4, "hidden": 96, "patch": 8, "image_size": 48, "class_token": False,
 }  # fmt: skip
-SWIN: dict[str, Any] = {"width": 24, "depths": (2, 2), "heads": (2, 4), "window": 3, "patch": 4}
+SWIN: dict[str, Any] = {"width": 48, "depths": (2,), "heads": (4,), "window": 3, "patch": 8}
 
 
 def _resnet(num_classes: int, *, rngs: nnx.Rngs) -> ResNet:
@@ -100,7 +101,7 @@ def _vit(num_classes: int, *, rngs: nnx.Rngs) -> VisionTransformer:
 
 def _swin(num_classes: int, *, rngs: nnx.Rngs) -> SwinTransformer:
     net = SwinTransformer(**SWIN, num_classes=num_classes, rngs=rngs)
-    setattr(net.features[0], "0", _stem((12, SWIN["width"]), rngs=rngs))
+    setattr(net.features[0], "0", _stem((12, 24, SWIN["width"]), rngs=rngs))
     return net
 
 
