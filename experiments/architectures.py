@@ -1,8 +1,8 @@
 """Transformers beside convolutional networks (ours).
 
 Question   Are transformers' explanations class-sensitive, and does contrast repair them?
-Command    python -m experiments.architectures [--seeds 3] [--quick] [--again] [--data tfds:imagenet2012:validation]
-Cost       about 20 minutes on one CPU core, beside 45 for the training of small transformers, and 90 for convolutional networks that `seeds` shares
+Command    python -m experiments.architectures [--seeds 3] [--beside 1] [--quick] [--again] [--data tfds:imagenet2012:validation]
+Cost       about 8 minutes of one CPU core, beside 12 for the training of six small transformers, and 20 for four convolutional networks that `seeds` shares
 Expected   attention marks the same for both classes, and its contrast holds each class; a low F alone says nothing, as a contrast of noise has it, too
 """
 
@@ -153,14 +153,15 @@ def gains(table: pd.DataFrame, pairs: Mapping[str, str], column: str, networks: 
     return found
 
 
-def findings(table: pd.DataFrame, here: str) -> list[Finding]:
+def findings(table: pd.DataFrame, here: str, images: int) -> list[Finding]:
     """What was found; margins, sides and rules were set before the first run."""
     known = list(dict.fromkeys(table["network"]))
     transformers = [name for name in known if name in (*TRANSFORMERS, *LARGE_TRANSFORMERS)]
     theta, logits, F = THETAS[0], "in logits", "median F, mean over trainings"
     controls = over_trainings(table, (*titled(*CONTROLS), BLIND), "F", transformers)
     passing = ", ".join(f"{one.label} {percent(one.value)}" for one in controls)
-    cams = dict.fromkeys(titled(*CAMS)[1:], GRAD_CAM)
+    plain = table[table["network"].isin(transformers) & (table["method"] == GRAD_CAM)]
+    pairs = f"Grad-CAM has maps of both classes that are not empty in {plain['n'].min()} to {plain['n'].max()} of {images} scenes, by training."
     others = table[~table["network"].isin(transformers) & (table["method"] == GRAD_CAM)]["F"]
     differ = [
         unpaired(f"{name}, less {len(others)} convolutional networks", values(table, name, GRAD_CAM, "F"), others, unit="networks of each")
@@ -173,7 +174,7 @@ def findings(table: pd.DataFrame, here: str) -> list[Finding]:
         ),
         Finding(
             f"Class activation maps of transformers are class-sensitive at {theta:g}.", here,
-            over_trainings(table, (GRAD_CAM, *cams), "F", transformers, margin=theta), "universal", "below", measure=F, shown="percent",
+            over_trainings(table, titled(*CAMS), "F", transformers, margin=theta), "universal", "below", measure=F, shown="percent", note=pairs,
         ),
         Finding(
             "Grad-CAM's maps of two classes are more alike on transformers than on convolutional networks.", here, differ, "universal",
@@ -214,13 +215,19 @@ def findings(table: pd.DataFrame, here: str) -> list[Finding]:
 
 def by_family(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """Means over trainings: a row a method, a column a family."""
-    order = [list(dict.fromkeys(table[key])) for key in ("method", "network")]
-    return table.pivot_table(index="method", columns="network", values=column, observed=True).reindex(*order)
+    names, families = (list(dict.fromkeys(table[key])) for key in ("method", "network"))
+    wide = table.pivot_table(index="method", columns="network", values=column, observed=True)
+    return wide.reindex(index=names, columns=families)
+
+
+def in_logits(mean: float, low: float, high: float) -> str:
+    """A mean with the smallest and the largest, where they differ."""
+    return f"{mean:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low < high else "")
 
 
 def shown(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """The same as text: mean over trainings [smallest, largest]."""
-    form = percent if column in ("F", "mass_own") else "{:.2f} [{:.2f}, {:.2f}]".format
+    form = percent if column in ("F", "mass_own") else in_logits
     by = table.groupby(["method", "network"], sort=False, observed=True)[column].agg(["mean", "min", "max"])
     cells = pd.Series(["" if np.isnan(row[0]) else form(*row) for row in by.to_numpy(float)], by.index).unstack()
     wanted = by_family(table, column)
@@ -239,7 +246,8 @@ def concluded(numbers: Numbers, config: Config) -> Answer:
     here = place(config.where.data, "small networks" if config.where.offline else "one network each")
     trained = networks.groupby("network", sort=False).size()
     said = ", ".join(f"{name} {count}" for name, count in trained.items())
-    title = f"mean over trainings [smallest, largest]; {rows['image_id'].nunique()} images each; trainings: {said}"
+    images = rows["image_id"].nunique()
+    title = f"mean over trainings [smallest, largest]; {images} images each; trainings: {said}"
     about = networks.assign(accuracy=networks["accuracy"].map(percent))
     tables = {"summary": Table("By training", table), "networks": Table("The networks", networks, about)}
     for column, words in TABLES.items():
@@ -249,7 +257,7 @@ def concluded(numbers: Numbers, config: Config) -> Answer:
             )
     passed = by_family(table.assign(passed=table[f"sensitive_{THETAS[0]:g}"].astype(float)), "passed")
     picture = heat(by_family(table, "F"), "median F, %; bold: below 50% on every training", marks=passed == 1)
-    return Answer(findings(table, here), tables, {"medians": picture})
+    return Answer(findings(table, here, images), tables, {"medians": picture})
 
 
 def main(config: Config) -> None:
