@@ -16,7 +16,7 @@ import pandas as pd
 import tyro
 
 from case_jax import METHODS
-from case_jax._checks import require
+from case_jax._checks import require, unknown
 from case_jax.methods import MapFunction, contrasted, difference_of_maps
 from case_jax.stats import THETAS
 from experiments.claim import Estimate, Finding, percent, place
@@ -100,8 +100,12 @@ def networks_of(config: Config) -> Iterator[tuple[int, Subject]]:
         for subject in subjects(dataclasses.replace(where, networks=named)):
             yield where.seed, subject
         return
+    for name in where.networks:
+        if name not in (*TRANSFORMERS, *CONVOLUTIONAL):
+            raise unknown("networks", name, (*TRANSFORMERS, *CONVOLUTIONAL))
     for names, seeds in ((TRANSFORMERS, config.seeds), (CONVOLUTIONAL, config.beside)):
-        named = tuple(name for name in names if name in (where.networks or names))
+        usual = names[:1] if where.quick else names
+        named = tuple(name for name in names if name in (where.networks or usual))
         for seed in range(1 if where.quick else seeds) if named else ():
             for subject in subjects(dataclasses.replace(where, networks=named, seed=seed)):
                 yield seed, subject

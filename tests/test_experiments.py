@@ -180,6 +180,11 @@ def test_methods_of_an_architecture(name, extra):
     assert found - asked == (set(architectures.DIFFERENCES) if name == "ViT" else set())
 
 
+def test_architectures_refuse_networks_that_are_none():
+    with pytest.raises(ValueError, match="ViT"):
+        next(architectures.networks_of(architectures.Config(Where(networks=("Vit",)))))
+
+
 def test_gains_of_contrast_are_over_trainings():
     scores = {"LeGrad": (1.0, 2.0, 6.0), "LeGrad, contrast": (2.0, 3.5, 7.5), "Grad-CAM": (0.0, 0.0, 0.0)}
     table = pd.DataFrame(
