@@ -1,14 +1,17 @@
-"""The CASE paper's four families of networks at small width, trained here on digit scenes.
+"""The CASE paper's four families of networks and two of transformers, at small width, trained here on digit scenes.
 
 As usual for small images, a residual or dense network's first convolution is 3×3 and no pool follows it; the residual network's last stage
-keeps its resolution; ConvNeXt has patches of 2×2 pixels and 3×3 depthwise convolutions. Last maps have 6×6 positions, about as many as the
-large networks' have on ImageNet.
+keeps its resolution; ConvNeXt has patches of 2×2 pixels and 3×3 depthwise convolutions. Transformers have 3×3 convolutions in place of the one that
+makes tokens of patches, without which they learn far more slowly (Xiao et al., *Early Convolutions Help Transformers See Better*, NeurIPS 2021); Swin has
+one stage of shifted windows, and the vision transformer no class token.
+Last maps have 6×6 positions, about as many as the large networks' have on ImageNet.
 """
 
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +27,11 @@ from case_jax.models.convnext import ConvNeXt
 from case_jax.models.densenet import DenseNet
 from case_jax.models.digit_resnet import DigitResNet
 from case_jax.models.entries import ModelEntry
-from case_jax.models.layers import Identity, conv
+from case_jax.models.layers import Chain, Identity, ReLU, batch_norm, conv
 from case_jax.models.resnet import Bottleneck, ResNet
+from case_jax.models.swin import SwinTransformer
 from case_jax.models.vgg import VGG
+from case_jax.models.vit import VisionTransformer
 from case_jax.results import RunFolder
 from case_jax.training import Examples, Network, Recipe, train
 from case_jax.training.classifier import adamw, classifier_task
@@ -55,6 +60,10 @@ RESNET: dict[str, Any] = {"block": Bottleneck, "depths": (1, 1, 1, 1), "widths":
 VGG_SIZES: dict[str, Any] = {"stages": ((16,), (32,), (48, 48), (64, 64)), "hidden": (128, 128)}
 DENSENET: dict[str, Any] = {"depths": (4, 4, 4), "growth": 12, "stem": 24, "bottleneck": 2}
 CONVNEXT: dict[str, Any] = {"depths": (1, 2, 2), "widths": (24, 48, 96), "patch": 2, "kernel": 3}
+VIT: dict[str, Any] = {
+    "width": 48, "depth": 3, "heads": 4, "hidden": 96, "patch": 8, "image_size": 48, "class_token": False,
+}  # fmt: skip
+SWIN: dict[str, Any] = {"width": 48, "depths": (2,), "heads": (4,), "window": 3, "patch": 8}
 
 
 def _resnet(num_classes: int, *, rngs: nnx.Rngs) -> ResNet:
@@ -89,6 +98,26 @@ def _bias_free(build: Callable[..., nnx.Module], num_classes: int, *, rngs: nnx.
     return without_biases(build(num_classes, rngs=rngs))
 
 
+def _vit(num_classes: int, *, rngs: nnx.Rngs) -> VisionTransformer:
+    net: Any = VisionTransformer(**VIT, num_classes=num_classes, rngs=rngs)
+    net.conv_proj = _stem((12, 24, VIT["width"]), rngs=rngs)
+    return net
+
+
+def _swin(num_classes: int, *, rngs: nnx.Rngs) -> SwinTransformer:
+    net = SwinTransformer(**SWIN, num_classes=num_classes, rngs=rngs)
+    setattr(net.features[0], "0", _stem((12, 24, SWIN["width"]), rngs=rngs))
+    return net
+
+
+def _stem(widths: Sequence[int], *, rngs: nnx.Rngs) -> Chain:
+    """3×3 convolutions with stride 2, each with batch normalisation and ReLU, and a linear layer of positions to tokens."""
+    pieces: list[Any] = []
+    for inputs, outputs in pairwise((3, *widths)):
+        pieces += [conv(inputs, outputs, 3, stride=2, rngs=rngs), batch_norm(outputs, rngs=rngs), ReLU()]
+    return Chain([*pieces, conv(widths[-1], widths[-1], 1, bias=True, rngs=rngs)])
+
+
 def _entry(large: str, build: Callable[..., nnx.Module], sizes: dict[str, Any]) -> ModelEntry:
     """The large network's entry with other sizes, and what belongs to digit scenes."""
     scenes = MODELS[SHIPPED]
@@ -107,8 +136,13 @@ FAMILIES: dict[str, Family] = {
     "VGG": Family(_entry("vgg19_bn", _vgg, VGG_SIZES), Training(4000, rate=1e-3)),
     "DenseNet": Family(_entry("densenet201", _densenet, DENSENET), Training(1000)),
     "ConvNeXt": Family(_entry("convnext_large", _convnext, CONVNEXT), Training(3500, rate=3e-3)),
+    "ViT": Family(_entry("vit_base_patch16_224", _vit, VIT), Training(3000, rate=2e-3)),
+    "Swin": Family(_entry("swin_tiny", _swin, SWIN), Training(3000, rate=2e-3)),
     SHIPPED: Family(MODELS[SHIPPED]._replace(build=DigitResNet), Training(3000)),
 }
+
+TRANSFORMERS = ("ViT", "Swin")
+CONVOLUTIONAL = tuple(name for name in FAMILIES if name not in (*TRANSFORMERS, SHIPPED))
 
 
 def training_of(family: str, *, quick: bool) -> Training:

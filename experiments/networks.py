@@ -22,7 +22,7 @@ from case_jax.models import Classifier, load_classifier, tap_classifier
 from case_jax.results import RunFolder
 from case_jax.source import Source
 from case_jax.tap import TappedModel
-from experiments.families import FAMILIES, SHIPPED, small_network, trained_beforehand, training_of
+from experiments.families import CONVOLUTIONAL, FAMILIES, SHIPPED, small_network, trained_beforehand, training_of
 
 LARGE = ("resnet50", "vgg19_bn", "densenet201", "convnext_large")
 """The CASE paper's."""
@@ -36,7 +36,7 @@ class Where:
     data: str = "digit_scenes:test"
     """Or folder:PATH, tfds:imagenet2012:validation, tfds:cifar100:test, with networks that know these classes."""
     networks: tuple[str, ...] = ()
-    """Names of small networks (ResNet, VGG, DenseNet, ConvNeXt, digit_resnet), or, with other data, of `case-jax list models`."""
+    """Names of small networks (ResNet, VGG, DenseNet, ConvNeXt, ViT, Swin, digit_resnet), or, with other data, of `case-jax list models`."""
     weights: tuple[str, ...] = ()
     """Of the networks, in their order; default weights by default."""
     contrast_data: str | None = None
@@ -173,7 +173,7 @@ def weights_of(where: Where, names: Sequence[str]) -> Sequence[str | None]:
     return where.weights or (None,) * len(names)
 
 
-def subjects(where: Where, *, small: Sequence[str] = (*FAMILIES,)) -> Iterator[Subject]:
+def subjects(where: Where, *, small: Sequence[str] = (*CONVOLUTIONAL, SHIPPED)) -> Iterator[Subject]:
     """The networks with their images, small ones trained where that has not been done.
 
     Args:

@@ -28,7 +28,7 @@ from case_jax.stats import THETAS, Interval, both_usable, estimates_of, mean_dro
 from case_jax.stats.estimates import cluster_names, clusters_in
 from experiments.claim import Estimate, Finding, percent, place
 from experiments.estimates import kendall, mean_of, of_images, paired
-from experiments.families import FAMILIES, SHIPPED
+from experiments.families import CONVOLUTIONAL, SHIPPED
 from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined
 from experiments.networks import Subject, Where, asked, correct, subjects
 from experiments.pictures import pair_of_scores
@@ -86,10 +86,9 @@ def methods(subject: Subject) -> dict[str, MapFunction]:
 def networks_of(config: Config) -> Iterator[tuple[int, Subject]]:
     """Every family with every seed, and the shipped network once."""
     require(config.seeds >= 1, "seeds", config.seeds, "at least 1")
-    families = tuple(name for name in FAMILIES if name != SHIPPED)
     for seed in range(1 if config.where.quick or not config.where.offline else config.seeds):
         where = dataclasses.replace(config.where, seed=seed)
-        for subject in subjects(where, small=(*families, SHIPPED) if seed == 0 else families):
+        for subject in subjects(where, small=(*CONVOLUTIONAL, SHIPPED) if seed == 0 else CONVOLUTIONAL):
             yield seed, subject
 
 

@@ -23,7 +23,7 @@ from case_jax.data import DigitScenes, prepare_cifar100
 from case_jax.metrics import MetricInputs
 from case_jax.models import Classifier, tap_classifier
 from experiments import all as everything
-from experiments import contrasts, crossover, fidelity, masking, page, sanity, seeds, sensitivity, ties
+from experiments import architectures, contrasts, crossover, fidelity, masking, page, sanity, seeds, sensitivity, ties
 from experiments.before import BEFORE
 from experiments.cifar100 import fine_tuned, shaken
 from experiments.claim import Estimate, Finding, percent
@@ -163,6 +163,45 @@ def test_small_networks_are_tapped_like_the_large_ones(name):
         assert (model.head_kernel is not None) == ("closed form" in words)
         assert model.activation_shape[:2] == ((12, 12) if name == SHIPPED else (6, 6))
         assert model.num_classes == 25
+
+
+@pytest.mark.parametrize(("name", "extra"), [("ViT", 11), ("Swin", 4), ("ResNet", 0)])
+def test_methods_of_an_architecture(name, extra):
+    """Attention is asked for where it is over all tokens alone, and every method has its contrast."""
+    entry = FAMILIES[name].entry
+    subject = type("S", (), {"classifier": Classifier(name, entry, None, "", {}, None, "", entry.class_names)})
+    found = set(architectures.methods(subject))
+    assert {"Grad-CAM", "Finer-CAM, k = 5", "softmax-contrast", "random map", "contrast of noise"} <= found
+    assert len(found) == 8 + extra
+    assert {plain for contrast, plain in architectures.REPAIRED.items() if contrast in found} <= found
+    assert (architectures.BLIND in found) == (name == "ViT")
+    many = subject.classifier._replace(class_names=("class",) * 1000)
+    asked = set(architectures.methods(type("S", (), {"classifier": many})))
+    assert found - asked == (set(architectures.DIFFERENCES) if name == "ViT" else set())
+
+
+def test_architectures_refuse_networks_that_are_none():
+    with pytest.raises(ValueError, match="ViT"):
+        next(architectures.networks_of(architectures.Config(Where(networks=("Vit",)))))
+
+
+def test_gains_of_contrast_are_over_trainings():
+    scores = {"LeGrad": (1.0, 2.0, 6.0), "LeGrad, contrast": (2.0, 3.5, 7.5), "Grad-CAM": (0.0, 0.0, 0.0)}
+    table = pd.DataFrame(
+        {"network": "ViT", "seed": seed, "method": name, "specificity": value}
+        for name, values in scores.items() for seed, value in reversed(list(enumerate(values)))
+    )  # fmt: skip
+    (gain,) = architectures.gains(table, {"LeGrad, contrast": "LeGrad", "absent": "LeGrad"}, "specificity", ["ViT"])
+    assert (gain.label, gain.n, gain.unit) == ("LeGrad, contrast: ViT", 3, "trainings")
+    assert gain.value == pytest.approx(4 / 3)
+    assert gain.high - gain.value == pytest.approx(4.3027 * 0.288675 / np.sqrt(3), rel=1e-4)
+    (over,) = architectures.gains(table, {"LeGrad": "Grad-CAM"}, "specificity", ["ViT", "Swin"])
+    assert (over.label, over.value) == ("LeGrad over Grad-CAM: ViT", 3.0)
+    means = architectures.over_trainings(table, ("Grad-CAM", "LeGrad"), "specificity", ["ViT"], margin=0.5)
+    assert [(one.label, one.value, one.margin) for one in means] == [
+        ("Grad-CAM: ViT", 0.0, 0.5),
+        ("LeGrad: ViT", 3.0, 0.5),
+    ]
 
 
 def scored(first, second, key=0):
@@ -317,6 +356,15 @@ def small(tmp_path, monkeypatch):
     """Few images of the shipped classifier; quick to compile, also in the processes that experiments start."""
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     return Where(networks=(SHIPPED,), quick=True, processes=1, runs=tmp_path / "runs")
+
+
+@pytest.mark.slow
+def test_architectures(small, tmp_path):
+    where = dataclasses.replace(small, networks=("ViT",), limit=4)
+    architectures.main(architectures.Config(where, out=tmp_path / "out"))
+    table = pd.read_csv(tmp_path / "out" / "summary.csv").set_index("method")
+    assert set(table.index) >= {*architectures.OWN, *architectures.REPAIRED, *architectures.DIFFERENCES}
+    assert table.loc[architectures.BLIND, ["F", "specificity"]].tolist() == [1, 0]
 
 
 @pytest.mark.slow
