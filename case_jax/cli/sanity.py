@@ -12,6 +12,7 @@ from case_jax.evaluation.studies.sanity_step import LABELS
 from case_jax.evaluation.subject import Subject
 from case_jax.models import load_classifier
 from case_jax.models.initial import initial_params
+from case_jax.stream import before_training
 from case_jax.tap.parameters import permuted
 from case_jax.tap.view import Params
 
@@ -48,11 +49,15 @@ def sanity(
         depth: modules whose paths begin with the same DEPTH names count as one layer (2: all of layer4.1); by default every module is a layer.
     """
     require(LABELS not in kinds or shuffled_weights is not None, "kinds", LABELS, "labels with --shuffled-weights FILE")
+    pooled = common.model.stream is not None and shuffled_weights is not None
+    accepted = "no --stream with --shuffled-weights, whose network has no stream of its own"
+    require(not pooled, "stream", common.model.stream, accepted)
     seed, limit = common.seed, common.limit
 
     def asked(setup: Setup, subject: Subject) -> Asked:
         own = setup.model.params
-        untrained = permuted(own, seed=seed) if redraw == "permute" else initial_params(setup.classifier, seed=seed)
+        drawn = initial_params(setup.classifier, seed=seed)
+        untrained = permuted(own, seed=seed) if redraw == "permute" else before_training(setup.model, drawn, seed=seed)
         shuffled = None if shuffled_weights is None else _params_of(shuffled_weights, setup)
         return Sanity(untrained, shuffled, kinds or None, depth), subject
 

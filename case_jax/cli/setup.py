@@ -26,11 +26,12 @@ from case_jax.models import Classifier, load_classifier, tap_classifier
 from case_jax.models import model as bundled_model
 from case_jax.results import RunFolder, require_writable
 from case_jax.source import Source
+from case_jax.stream import TrainedStream, load_stream, with_stream
 from case_jax.tap import TappedModel
 from case_jax.tap.precision import Precision, at_precision
 
 Names = tuple[str, ...]
-MASKER, CONTRASTED = "masker:", "contrasted:"
+MASKER, STREAM, CONTRASTED = "masker:", "stream:", "contrasted:"
 ALL = "all"
 """Instead of names: every method or metric, the slow ones too; not the methods that need a transformer's attention."""
 
@@ -61,6 +62,8 @@ class Model:
     (NVIDIA), three bfloat16 passes (TPU), float32 elsewhere. bf16: half of the memory and of its traffic."""
     contrast_limit: int | None = None
     """Most images on which confusions are counted, drawn by the seed, equally many of each class where there are enough; 5000 by default."""
+    stream: Path | None = None
+    """A folder of `case-jax train stream`: the classifier's last map is then pooled by this stream's attention and not by its average."""
     link: Literal["softmax", "sigmoid"] = "softmax"
     """What the classifier was trained for: softmax (one class is true) or sigmoid (several labels may be true). In both cases a single output
     becomes two classes, `not` and the class."""
@@ -109,9 +112,11 @@ class Model:
 
 
 def map_function(name: str) -> MapFunction:
-    """The method of this name; the masker of a run, written `masker:RUN`; or the weighted contrast of a method, `contrasted:NAME`."""
+    """The method of this name; the masker or stream of a run, `masker:RUN` or `stream:RUN`; or the weighted contrast of a method, `contrasted:NAME`."""
     if name.startswith(MASKER):
         return load_masker(name.removeprefix(MASKER))
+    if name.startswith(STREAM):
+        return load_stream(name.removeprefix(STREAM))
     entry = method(name.removeprefix(CONTRASTED))
     if not name.startswith(CONTRASTED):
         return entry.maps
@@ -140,10 +145,12 @@ class Setup(NamedTuple):
     """Where crops are kept on disk; None keeps none."""
     exif: Exif = "ignore"
     """Whether data sets are turned as their EXIF orientations say."""
+    stream: TrainedStream | None = None
+    """What pools the classifier's last map; None: its own average."""
 
     def tap(self, image: Array) -> TappedModel:
         """The same classifier, tapped alike, for images of this one's size."""
-        return _tapped(self.choice, self.classifier, image)
+        return _tapped(self.choice, self.classifier, self.stream, image)
 
     def open(self, data: str, *, limit: int | None, seed: int) -> Source:
         """A data set, preprocessed for this classifier; `limit` is the number of digit scenes made."""
@@ -250,7 +257,8 @@ def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFu
     """Load and tap the chosen classifier; says which weights and preprocessing it has, and the contrast where none was chosen.
 
     Raises:
-        CaseJaxError: also when one of the methods is a masker that was trained with another classifier, and where JAX computes wrong numbers.
+        CaseJaxError: also when one of the methods is a masker or stream that was trained with another classifier, and where JAX computes wrong
+            numbers.
     """
     require_contrast_data(choice)
     require_right_numbers()
@@ -258,8 +266,12 @@ def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFu
     facts = classifier.preprocessing
     say(f"model: {classifier}")
     for name, function in (methods or {}).items():
-        _require_its_classifier(name, function, classifier)
-    model = _tapped(choice, classifier, jnp.zeros((facts.crop, facts.crop, 3)))
+        _require_its_classifier("methods", name, function, classifier)
+    stream = None if choice.stream is None else load_stream(choice.stream)
+    if stream is not None:
+        _require_its_classifier("stream", str(choice.stream), stream, classifier)
+        say(f"model: its last map is pooled by the stream of {choice.stream}")
+    model = _tapped(choice, classifier, stream, jnp.zeros((facts.crop, facts.crop, 3)))
     require(
         model.num_classes >= 2, "weights", f"{model.num_classes} class", "weights of a classifier of at least 2 classes"
     )
@@ -267,23 +279,24 @@ def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFu
         wanted = default_contrast(model.num_classes, countable=bool(confusion_data(choice)))
         choice = dataclasses.replace(choice, contrast=wanted)
         say(f"contrast: {choice.contrast}, by default")
-    return Setup(choice, classifier, model, Pixels(facts.mean, facts.std), crops)
+    return Setup(choice, classifier, model, Pixels(facts.mean, facts.std), crops, stream=stream)
 
 
-def _tapped(choice: Model, classifier: Classifier, image: Array) -> TappedModel:
-    return at_precision(tap_classifier(classifier, image, layer=choice.layer, link=choice.link), choice.precision)
+def _tapped(choice: Model, classifier: Classifier, stream: TrainedStream | None, image: Array) -> TappedModel:
+    model = tap_classifier(classifier, image, layer=choice.layer, link=choice.link)
+    return at_precision(model if stream is None else with_stream(model, stream.stream), choice.precision)
 
 
-def _require_its_classifier(name: str, function: MapFunction, classifier: Classifier) -> None:
-    masker = bare(function)
-    if isinstance(masker, TrainedMasker):
-        require(
-            masker.classifier == digest(classifier.module),
-            "methods",
-            f"{name!r}, a masker trained with another classifier than {classifier.name} with {classifier.weights}",
-            "the classifier that it was trained with: --model and --weights of that training, or --weights "
-            f"{name.removeprefix(MASKER)}/{CLASSIFIER} where it was trained alongside",
-        )
+def _require_its_classifier(argument: str, name: str, function: MapFunction, classifier: Classifier) -> None:
+    trained = bare(function)
+    if not isinstance(trained, TrainedMasker | TrainedStream):
+        return
+    accepted = "the classifier that it was trained with: --model and --weights of that training"
+    if isinstance(trained, TrainedMasker):
+        accepted += f", or --weights {name.removeprefix(MASKER)}/{CLASSIFIER} where it was trained alongside"
+    kind = "masker" if isinstance(trained, TrainedMasker) else "stream"
+    given = f"{name!r}, a {kind} trained with another classifier than {classifier.name} with {classifier.weights}"
+    require(trained.classifier == digest(classifier.module), argument, given, accepted)
 
 
 def run_folder(out: Path | None, *words: object) -> RunFolder:
