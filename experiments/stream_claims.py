@@ -74,11 +74,11 @@ class Compared:
     """Differences between two of the means, paired by network."""
 
     def __init__(self, means: pd.DataFrame):
-        self.by: Any = means.set_index(["pooling", "method", "seed"])
+        self.by: Any = means.set_index(["pooling", "method", "seed"]).sort_index()
 
     def of(self, pooling: str, method: str, column: str) -> pd.Series:
         """By seed."""
-        return self.by.loc[(pooling, method), column].sort_index()
+        return self.by.loc[(pooling, method), column]
 
     def known(self, pooling: str, methods: Sequence[str]) -> list[str]:
         """Those of these methods that were asked."""
