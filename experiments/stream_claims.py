@@ -101,6 +101,7 @@ def findings(means: pd.DataFrame, facts: pd.DataFrame, average: str, stream: str
     by = Compared(means)
     return [
         accuracy_kept(facts, average, (stream, last)),
+        positions(facts, (stream, last)),
         *(explained_better(by, (average, stream), column) for column in PAPERS),
         more_alike(by, (average, stream)),
         deletion(by, (average, stream)),
@@ -120,6 +121,19 @@ def accuracy_kept(facts: pd.DataFrame, average: str, others: Sequence[str]) -> F
     return Finding(
         claim, HERE, changes, "equivalence", measure="accuracy, less average pooling's", shown="points", note=note
     )
+
+
+def positions(facts: pd.DataFrame, poolings: Sequence[str]) -> Finding:
+    """How far the attention of the last map is from an average, and from a single position."""
+    wide = facts.pivot(index="seed", columns="pooling", values="positions")
+    values = [mean_of(p, wide[p], unit=UNIT) for p in poolings if p in wide]
+    question = "Over how many of the last map's 36 positions does the attention spread?"
+    note = (
+        "exp(−Σ a log a): 36 is the average. Asked after a first look. As in the public code the token begins at N(1, 1), which on features that are "
+        "never negative fits one position far better than all others; in the stream the projection before the last map undoes that, and "
+        "with the last map alone nothing but the token itself can, whose gradient is next to nothing there."
+    )
+    return Finding(question, HERE, values, measure="positions", note=note)
 
 
 def explained_better(by: Compared, poolings: tuple[str, str], column: str) -> Finding:

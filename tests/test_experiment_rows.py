@@ -234,12 +234,16 @@ def of_pooling(pooling, seed, better):
 def test_attention_pooling_of_rows(tmp_path):
     better = {"average": 0.0, "stream": 0.2, "last map alone": 0.1}
     rows = pd.concat(of_pooling(p, seed, gain) for p, gain in better.items() for seed in range(4))
-    facts = [{"seed": s, "pooling": p, "accuracy": 0.9 + 0.001 * s} for s in range(4) for p in better]
+    facts = [
+        {"seed": s, "pooling": p, "accuracy": 0.9 + 0.001 * s, "positions": 30 - s} for s in range(4) for p in better
+    ]
     config = stream.Config()
     found = kept_and_read(stream, rows, {"networks": pd.DataFrame(facts)}, tmp_path, config)
     kept = found["Attention pooling keeps the accuracy of a frozen network"]
     assert kept.verdict == "reproduced"
     assert [one.label for one in kept.comparisons] == ["stream", "last map alone"]
+    spread = found["Over how many of the last map's 36 positions does the attention spread?"]
+    assert [one.value for one in spread.comparisons] == [28.5, 28.5]
     for title, side, gain in (("AD", "falls", -0.2), ("AG", "rises", 0.2), ("AI", "rises", 0.2)):
         one = found[f"With attention pooling {title} of class activation maps {side}"]
         assert one.verdict == "reproduced"
@@ -254,4 +258,4 @@ def test_attention_pooling_of_rows(tmp_path):
     np.testing.assert_allclose([c.value for c in edges.comparisons], 0.2, atol=0.04)
     turned = pd.concat(of_pooling(p, seed, -gain) for p, gain in better.items() for seed in range(4))
     worse = stream.concluded(Numbers({"rows": turned}, {"networks": pd.DataFrame(facts)}), config)
-    assert [f.verdict for f in worse.findings[1:5]] == ["contradicted"] * 4
+    assert [f.verdict for f in worse.findings[2:6]] == ["contradicted"] * 4
