@@ -9,7 +9,7 @@ import pytest
 
 from case_jax.stats import estimates_of
 from case_jax.stats.sharing import sharing_of
-from experiments import contrasts, fidelity, sanity, seeds, sensitivity, specificity
+from experiments import contrasts, fidelity, sanity, seeds, sensitivity, specificity, stream
 from experiments.claim import weighed
 from experiments.estimates import BY_CLUSTER, of_images
 from experiments.kept import Numbers, compact, keep, read, store
@@ -215,3 +215,47 @@ def test_class_specific_deletion_of_rows(tmp_path):
     assert table.loc["Grad-CAM", "sensitive_0.5"].tolist() == [False] * 6
     assert table.loc["CASE, k = 1", "sensitive_0.5"].all()
     assert "75%" in (tmp_path / "summary.md").read_text()  # of the oracle's 4 logits
+
+
+def of_pooling(pooling, seed, better):
+    """Rows of one network, whose class activation maps are so much better in every measure; edges have half of it."""
+    rng, frames = np.random.default_rng(seed), []
+    for method in (*stream.FAST, *stream.SLOW, "attention", "attention, first stage"):
+        blind = method in ("image_signature", "sobel")
+        level = 0.5 + better + 0.01 * rng.standard_normal() - (0.2 if blind else 0)
+        columns = dict.fromkeys(
+            ("average_gain", "average_increase", "mask_mean", "drop", "mass_own", "mass_shared"), level
+        )
+        columns |= {"average_drop": 1 - level, "pooling": pooling, "seed": seed, "network": "ResNet"}
+        frames.append(made_up([method], [level], **columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_attention_pooling_of_rows(tmp_path):
+    better = {"average": 0.0, "stream": 0.2, "last map alone": 0.1}
+    rows = pd.concat(of_pooling(p, seed, gain) for p, gain in better.items() for seed in range(4))
+    facts = [
+        {"seed": s, "pooling": p, "accuracy": 0.9 + 0.001 * s, "positions": 30 - s} for s in range(4) for p in better
+    ]
+    config = stream.Config()
+    found = kept_and_read(stream, rows, {"networks": pd.DataFrame(facts)}, tmp_path, config)
+    kept = found["Attention pooling keeps the accuracy of a frozen network"]
+    assert kept.verdict == "reproduced"
+    assert [one.label for one in kept.comparisons] == ["stream", "last map alone"]
+    spread = found["Over how many of the last map's 36 positions does the attention spread?"]
+    assert [one.value for one in spread.comparisons] == [28.5, 28.5]
+    for title, side, gain in (("AD", "falls", -0.2), ("AG", "rises", 0.2), ("AI", "rises", 0.2)):
+        one = found[f"With attention pooling {title} of class activation maps {side}"]
+        assert one.verdict == "reproduced"
+        assert [c.label for c in one.comparisons] == ["Grad-CAM", "Grad-CAM++", "Score-CAM"]
+        np.testing.assert_allclose([c.value for c in one.comparisons], gain, atol=0.04)
+        assert {(c.n, c.unit) for c in one.comparisons} == {(4, "networks")}
+    alike = found["With attention pooling the maps of an image's two likeliest classes are more alike"]
+    assert (alike.verdict, len(alike.comparisons)) == ("reproduced", 6)
+    assert found["Signatures, which know no class, lie on own and shared evidence alike"].verdict == "reproduced"
+    edges = found["Signature Activation is more than edges: ahead of Sobel's and of the image's own signature."]
+    assert edges.verdict == "reproduced"
+    np.testing.assert_allclose([c.value for c in edges.comparisons], 0.2, atol=0.04)
+    turned = pd.concat(of_pooling(p, seed, -gain) for p, gain in better.items() for seed in range(4))
+    worse = stream.concluded(Numbers({"rows": turned}, {"networks": pd.DataFrame(facts)}), config)
+    assert [f.verdict for f in worse.findings[2:6]] == ["contradicted"] * 4

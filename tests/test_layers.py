@@ -16,6 +16,7 @@ FLOORS = (
     ("training",),
     ("contrast",),
     ("masking",),
+    ("stream",),
     ("methods", "metrics"),
     ("evaluation",),
     ("stats",),

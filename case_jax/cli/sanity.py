@@ -13,6 +13,7 @@ from case_jax.evaluation.subject import Subject
 from case_jax.models import Classifier
 from case_jax.models.applications import is_application
 from case_jax.models.initial import initial_params
+from case_jax.stream import before_training
 from case_jax.tap.parameters import permuted
 
 LIMIT = 200
@@ -51,16 +52,18 @@ def sanity(
     drawn = redraw == "permute" or not is_application(common.model.model)
     accepted = "--redraw permute, which needs no initialisation anew"
     require(drawn, "redraw", f"{redraw} for {common.model.model}", accepted)
+    pooled = common.model.stream is not None and shuffled_weights is not None
+    accepted = "no --stream with --shuffled-weights, whose network has no stream of its own"
+    require(not pooled, "stream", common.model.stream, accepted)
     seed, limit = common.seed, common.limit
 
     def asked(setup: Setup, subject: Subject) -> Asked:
         own = setup.model.params
         classifier = setup.classifier
-        untrained = (
-            initial_params(classifier, seed=seed)
-            if redraw == "initialise" and isinstance(classifier, Classifier)
-            else permuted(own, seed=seed)
-        )
+        if redraw == "initialise" and isinstance(classifier, Classifier):
+            untrained = before_training(setup.model, initial_params(classifier, seed=seed), seed=seed)
+        else:
+            untrained = permuted(own, seed=seed)
         shuffled = None if shuffled_weights is None else setup.params_of(shuffled_weights)
         return Sanity(untrained, shuffled, kinds or None, depth), subject
 

@@ -28,11 +28,12 @@ from case_jax.models import model as bundled_model
 from case_jax.models.applications import is_application, load_application
 from case_jax.results import RunFolder, require_writable
 from case_jax.source import Source
+from case_jax.stream import TrainedStream, load_stream, with_stream
 from case_jax.tap import TappedModel
 from case_jax.tap.precision import Precision, at_precision
 
 Names = tuple[str, ...]
-MASKER, CONTRASTED, RECURSIVE = "masker:", "contrasted:", "recursive:"
+MASKER, STREAM, CONTRASTED, RECURSIVE = "masker:", "stream:", "contrasted:", "recursive:"
 ALL = "all"
 """Instead of names: every method or metric, the slow ones too; not the methods that need a transformer's attention."""
 
@@ -67,6 +68,8 @@ class Model:
     (NVIDIA), three bfloat16 passes (TPU), float32 elsewhere. bf16: half of the memory and of its traffic."""
     contrast_limit: int | None = None
     """Most images on which confusions are counted, drawn by the seed, equally many of each class where there are enough; 5000 by default."""
+    stream: Path | None = None
+    """A folder of `case-jax train stream`: the classifier's last map is then pooled by this stream's attention and not by its average."""
     link: Literal["softmax", "sigmoid"] = "softmax"
     """What the classifier was trained for: softmax (one class is true) or sigmoid (several labels may be true). In both cases a single output
     becomes two classes, `not` and the class."""
@@ -115,10 +118,12 @@ class Model:
 
 
 def map_function(name: str) -> MapFunction:
-    """The method of this name; the masker of a run, written `masker:RUN`; the weighted contrast of a method, `contrasted:NAME`; or a method as a mask, three
-    rounds of it, `recursive:NAME`."""
+    """The method of this name; the masker or stream of a run, `masker:RUN` or `stream:RUN`; the weighted contrast of a method, `contrasted:NAME`; or a
+    method as a mask, three rounds of it, `recursive:NAME`."""
     if name.startswith(MASKER):
         return load_masker(name.removeprefix(MASKER))
+    if name.startswith(STREAM):
+        return load_stream(name.removeprefix(STREAM))
     if name.startswith(RECURSIVE):
         within = method(name.removeprefix(RECURSIVE))
         require(not within.pair, "methods", name, "recursive:NAME of a method that can be asked about one class alone")
@@ -151,10 +156,12 @@ class Setup(NamedTuple):
     """Where crops are kept on disk; None keeps none."""
     exif: Exif = "ignore"
     """Whether data sets are turned as their EXIF orientations say."""
+    stream: TrainedStream | None = None
+    """What pools the classifier's last map; None: its own average."""
 
     def tap(self, image: Array) -> TappedModel:
         """The same classifier, tapped alike, for images of this one's size."""
-        return _tapped(self.choice, self.classifier, image)
+        return _tapped(self.choice, self.classifier, self.stream, image)
 
     def params_of(self, weights: str | Path) -> Any:
         """The parameters of the same network with other weights, for as many classes.
@@ -166,7 +173,7 @@ class Setup(NamedTuple):
         given, classes = len(other.class_names), self.model.num_classes
         accepted = f"{classes} classes, as the classifier has"
         require(given == classes, "shuffled_weights", f"{weights} for {given} classes", accepted)
-        return _tapped(self.choice, other, jnp.zeros(self.model.image_shape)).params
+        return _tapped(self.choice, other, None, jnp.zeros(self.model.image_shape)).params
 
     def open(self, data: str, *, limit: int | None, seed: int) -> Source:
         """A data set, preprocessed for this classifier; `limit` is the number of digit scenes made."""
@@ -274,7 +281,8 @@ def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFu
     """Load and tap the chosen classifier; says which weights and preprocessing it has, and the contrast where none was chosen.
 
     Raises:
-        CaseJaxError: also when one of the methods is a masker that was trained with another classifier, and where JAX computes wrong numbers.
+        CaseJaxError: also when one of the methods is a masker or stream that was trained with another classifier, and where JAX computes wrong
+            numbers.
     """
     require_contrast_data(choice)
     require_right_numbers()
@@ -282,8 +290,12 @@ def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFu
     facts = classifier.preprocessing
     say(f"model: {classifier}")
     for name, function in (methods or {}).items():
-        _require_its_classifier(name, function, classifier)
-    model = _tapped(choice, classifier, jnp.zeros((facts.crop, facts.crop, 3)))
+        _require_its_classifier("methods", name, function, classifier)
+    stream = None if choice.stream is None else load_stream(choice.stream)
+    if stream is not None:
+        _require_its_classifier("stream", str(choice.stream), stream, classifier)
+        say(f"model: its last map is pooled by the stream of {choice.stream}")
+    model = _tapped(choice, classifier, stream, jnp.zeros((facts.crop, facts.crop, 3)))
     require(
         model.num_classes >= 2, "weights", f"{model.num_classes} class", "weights of a classifier of at least 2 classes"
     )
@@ -291,28 +303,34 @@ def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFu
         wanted = default_contrast(model.num_classes, countable=bool(confusion_data(choice)))
         choice = dataclasses.replace(choice, contrast=wanted)
         say(f"contrast: {choice.contrast}, by default")
-    return Setup(choice, classifier, model, Pixels(facts.mean, facts.std), crops)
+    return Setup(choice, classifier, model, Pixels(facts.mean, facts.std), crops, stream=stream)
 
 
 def _loaded(name: str, weights: str | Path | None) -> Classifier | Application:
     return load_application(name, weights=weights) if is_application(name) else load_classifier(name, weights=weights)
 
 
-def _tapped(choice: Model, classifier: Classifier | Application, image: Array) -> TappedModel:
+def _tapped(
+    choice: Model, classifier: Classifier | Application, stream: TrainedStream | None, image: Array
+) -> TappedModel:
     tap = partial(tap_classifier, layers=choice.layers) if choice.layers else tap_classifier
-    return at_precision(tap(classifier, image, layer=choice.layer, link=choice.link), choice.precision)
+    model = tap(classifier, image, layer=choice.layer, link=choice.link)
+    return at_precision(model if stream is None else with_stream(model, stream.stream), choice.precision)
 
 
-def _require_its_classifier(name: str, function: MapFunction, classifier: Classifier | Application) -> None:
-    masker = bare(function)
-    if isinstance(masker, TrainedMasker):
-        require(
-            isinstance(classifier, Classifier) and masker.classifier == digest(classifier.module),
-            "methods",
-            f"{name!r}, a masker trained with another classifier than {classifier.name} with {classifier.weights}",
-            "the classifier that it was trained with: --model and --weights of that training, or --weights "
-            f"{name.removeprefix(MASKER)}/{CLASSIFIER} where it was trained alongside",
-        )
+def _require_its_classifier(
+    argument: str, name: str, function: MapFunction, classifier: Classifier | Application
+) -> None:
+    trained = bare(function)
+    if not isinstance(trained, TrainedMasker | TrainedStream):
+        return
+    accepted = "the classifier that it was trained with: --model and --weights of that training"
+    if isinstance(trained, TrainedMasker):
+        accepted += f", or --weights {name.removeprefix(MASKER)}/{CLASSIFIER} where it was trained alongside"
+    kind = "masker" if isinstance(trained, TrainedMasker) else "stream"
+    given = f"{name!r}, a {kind} trained with another classifier than {classifier.name} with {classifier.weights}"
+    its = isinstance(classifier, Classifier) and trained.classifier == digest(classifier.module)
+    require(its, argument, given, accepted)
 
 
 def run_folder(out: Path | None, *words: object) -> RunFolder:

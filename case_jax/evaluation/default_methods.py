@@ -8,6 +8,7 @@ from case_jax.methods import UNTRAINED, MapFunction, UntrainedContrast, method, 
 from case_jax.models import LoadedModel
 from case_jax.models import model as bundled_model
 from case_jax.models.initial import drawn_params
+from case_jax.stream import before_training
 from case_jax.tap.view import TappedModel
 
 LEFT_OUT = (
@@ -22,7 +23,8 @@ def untrained_of(model: TappedModel, *, seed: int) -> UntrainedContrast | None:
         return None
     outputs = 1 if model.one_logit else model.num_classes
     try:
-        return untrained_contrast(model, drawn_params(bundled_model(model.name), outputs, seed=seed), seed=seed)
+        drawn = drawn_params(bundled_model(model.name), outputs, seed=seed)
+        return untrained_contrast(model, before_training(model, drawn, seed=seed), seed=seed)
     except CaseJaxError:
         return None
 

@@ -62,6 +62,7 @@ from case_jax.methods.rise import rise
 from case_jax.methods.saliency import saliency
 from case_jax.methods.score_cam import score_cam
 from case_jax.methods.shapley_cam import shapley_cam
+from case_jax.methods.signature_activation import image_signature, signature_activation
 from case_jax.methods.smooth_grad import smooth_grad
 from case_jax.methods.softmax_contrast import softmax_contrast
 from case_jax.methods.xgrad_cam import xgrad_cam
@@ -123,6 +124,7 @@ METHODS: dict[str, Method] = {
     "eigen_grad_cam": Method(eigen_grad_cam, "Eigen-Grad-CAM", gradient="layer"),
     "kpca_cam": Method(kpca_cam, "KPCA-CAM", class_blind=True, by_name=True),
     "fem": Method(fem, "FEM", class_blind=True, by_name=True),
+    "signature_activation": Method(signature_activation, "Signature Activation", class_blind=True, by_name=True),
     "score_cam": Method(score_cam, "Score-CAM", slow=True),
     "ablation_cam": Method(ablation_cam, "Ablation-CAM"),
     "saliency": Method(saliency, "saliency", gradient="image"),
@@ -148,6 +150,7 @@ METHODS: dict[str, Method] = {
     "centre_gaussian": Method(centre_gaussian, "centre Gaussian", control=True, class_blind=True),
     "sobel": Method(sobel_edges, "Sobel edges", control=True, class_blind=True),
     "whole_image": Method(whole_image, "whole image but one pixel", control=True, class_blind=True, by_name=True),
+    "image_signature": Method(image_signature, "image signature", control=True, class_blind=True, by_name=True),
     "exchanged": Method(
         exchanged,
         "Finer-CAM, maps exchanged",
@@ -301,6 +304,7 @@ __all__ = [
     "gradient_x_sign",
     "guided_backprop",
     "hires_cam",
+    "image_signature",
     "input_x_gradient",
     "integrated_gradients",
     "kpca_cam",
@@ -323,6 +327,7 @@ __all__ = [
     "saliency",
     "score_cam",
     "shapley_cam",
+    "signature_activation",
     "signed_maps",
     "smooth_grad",
     "sobel_edges",

@@ -14,7 +14,12 @@ from case_jax.report.loading import sessions_of
 from case_jax.report.page import Drawing, rerun_facts, template
 from case_jax.results import RunFolder
 
-WHAT = {"masker": "masking model", "classifier": "classifier", "infiller": "hole-filling network"}
+WHAT = {
+    "masker": "masking model",
+    "stream": "attention pooling",
+    "classifier": "classifier",
+    "infiller": "hole-filling network",
+}
 AXES = ["step", "images", "seconds"]
 COLUMNS = 3
 

@@ -1,4 +1,4 @@
-"""`case-jax train masker | classifier | infiller`."""
+"""`case-jax train masker | stream | classifier | infiller`."""
 
 from typing import Annotated
 
@@ -9,18 +9,20 @@ from case_jax.cli.processes import together
 from case_jax.cli.train.classifier import ClassifierRun, train_classifier
 from case_jax.cli.train.infiller import InfillerRun, train_infiller
 from case_jax.cli.train.masker import MaskerRun, train_masker
+from case_jax.cli.train.stream import StreamRun, train_stream
 from case_jax.training import require_shared
 
 
 def train_(
     what: Annotated[
         Annotated[MaskerRun, tyro.conf.subcommand("masker", description="A masking model for a classifier.")]
+        | Annotated[StreamRun, tyro.conf.subcommand("stream", description="Attention pooling for a classifier.")]
         | Annotated[ClassifierRun, tyro.conf.subcommand("classifier", description="A bundled network.")]
         | Annotated[InfillerRun, tyro.conf.subcommand("infiller", description="A network that fills holes.")],
         tyro.conf.arg(name=""),
     ],
 ) -> None:
-    """Train a masking model, a classifier, or an infiller. If it is killed, the same command continues, with any number of processes.
+    """Train a masking model, attention pooling, a classifier, or an infiller. If it is killed, the same command continues, with any number of processes.
 
     For example:
 
@@ -29,6 +31,8 @@ def train_(
         case-jax train masker --classifier history --infill runs/infiller --per-class 10
 
         case-jax train masker --model resnet50 --data tfds:imagenet2012:train --augment    # the paper's, fixed classifier
+
+        case-jax train stream --epochs 20 --out runs/stream && case-jax evaluate --stream runs/stream --methods stream:runs/stream grad_cam
 
         case-jax train infiller --epochs 20 --out runs/infiller
 
@@ -48,6 +52,8 @@ def train_(
         require_shared(what.data.batch)
         if isinstance(what, MaskerRun):
             train_masker(what, first=first)
+        elif isinstance(what, StreamRun):
+            train_stream(what, first=first)
         elif isinstance(what, ClassifierRun):
             train_classifier(what, first=first)
         else:
