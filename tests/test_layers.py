@@ -9,7 +9,7 @@ from pathlib import Path
 FLOORS = (
     ("_checks",),
     ("files",),
-    ("source", "imageops", "ranking", "metric_column", "parallel", "records", "reasons", "stall"),
+    ("source", "imageops", "audio", "ranking", "metric_column", "parallel", "records", "reasons", "stall"),
     ("results", "tap", "data", "stopping", "canaries", "guide"),
     ("shared_folder",),
     ("models",),
@@ -24,7 +24,7 @@ FLOORS = (
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-NO_JAX = ("files", "metric_column", "reasons", "records", "results", "stats", "report")
+NO_JAX = ("files", "audio", "metric_column", "reasons", "records", "results", "stats", "report")
 HEAVY = ("tensorflow_datasets", "tensorflow", "matplotlib", "scipy", "pyarrow", "pandas", "sklearn")
 
 PACKAGE = Path(find_spec("case_jax").origin).parent
