@@ -267,6 +267,21 @@ def filling(
     raise unknown("fill", kind, FILLS)
 
 
+def masked_image(
+    image: Float[Array, "*space D"], mask: Float[Array, "*space"], *, black: Float[Array, " D"] | None = None
+) -> Float[Array, "*space D"]:
+    """A normalised image multiplied with a mask.
+
+    Args:
+        image: one normalised image.
+        mask: how much of each pixel is seen, from 0 to 1.
+        black: a black pixel in normalised units, `−mean / std`: the image is then multiplied before it is normalised, and what is hidden becomes
+            black. None multiplies as it is: what is hidden becomes the data set's mean.
+    """
+    shown = mask[..., None].astype(image.dtype)
+    return image * shown if black is None else image * shown + jnp.asarray(black, image.dtype) * (1 - shown)
+
+
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 
 

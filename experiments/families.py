@@ -19,6 +19,7 @@ from flax import nnx
 from case_jax.data import DigitScenes
 from case_jax.evaluation.folders import session
 from case_jax.models import MODELS, Classifier, load_weights, save_weights
+from case_jax.models.bias_free import without_biases
 from case_jax.models.convnext import ConvNeXt
 from case_jax.models.densenet import DenseNet
 from case_jax.models.digit_resnet import DigitResNet
@@ -84,6 +85,10 @@ def _convnext(num_classes: int, *, rngs: nnx.Rngs) -> ConvNeXt:
     return net
 
 
+def _bias_free(build: Callable[..., nnx.Module], num_classes: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    return without_biases(build(num_classes, rngs=rngs))
+
+
 def _entry(large: str, build: Callable[..., nnx.Module], sizes: dict[str, Any]) -> ModelEntry:
     """The large network's entry with other sizes, and what belongs to digit scenes."""
     scenes = MODELS[SHIPPED]
@@ -119,12 +124,16 @@ def small_network(
     training: Training,
     shuffled_labels: bool = False,
     scenes: Mapping[str, Any] | None = None,
+    biases: bool = True,
 ) -> Classifier:
     """A classifier of this family, from the folder where it was trained before, or trained there now; the same call resumes.
 
-    `scenes` are options of the digit scenes that it is trained on and made for; None means the usual ones.
+    `scenes` are options of the digit scenes that it is trained on and made for; None means the usual ones. Without `biases` it has none,
+    see `without_biases`.
     """
     entry = FAMILIES[family].entry
+    if not biases:
+        entry = entry._replace(build=partial(_bias_free, entry.build))
     assert entry.class_names is not None
     net: nnx.Module = entry.build(entry.num_classes, rngs=nnx.Rngs(seed))
     words, facts = f"trained here, seed {seed}", "as digit scenes are made"
@@ -138,7 +147,8 @@ def small_network(
         "sizes": repr(entry.sizes),
         "training": training._asdict(),
         "shuffled_labels": shuffled_labels,
-    } | ({"scenes": dict(scenes)} if scenes else {})
+    }
+    config |= ({"scenes": dict(scenes)} if scenes else {}) | ({} if biases else {"biases": False})
     return trained(fresh, adamw(training.steps, rate=training.rate), examples, recipe, folder, config)
 
 

@@ -201,7 +201,15 @@ def test_without_probabilities_what_needs_them_refuses_and_the_rest_works():
     with pytest.raises(cj.CaseJaxError, match=r"^model: confusions of a model"):
         count_confusions(source, many, PIXELS)
     assert {name for name, m in METRICS.items() if not m.probability} == {
-        *("sensitivity", "evidence", "similarity", "random_logit", "specificity", "specificity_insertion")
+        *(
+            "sensitivity",
+            "evidence",
+            "similarity",
+            "random_logit",
+            "specificity",
+            "specificity_insertion",
+            "mask_complexity",
+        )
     }
     figure = cj.show(image, MAP, model=many, targets=0)
     assert figure.axes[1].get_title() == "class 0"

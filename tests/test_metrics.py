@@ -57,6 +57,8 @@ def scored_by(model):
             -jnp.ones(3),
             key,
             lambda altered: maps[0] * (1 + altered.mean(-1)),
+            label=targets[0],
+            recursed=lambda target, rounds: jnp.tile(view.logits, (rounds + 1, 1)),
         )
 
     return build
@@ -97,6 +99,8 @@ BOTH = ("specificity", "necessity", "sufficiency", "hurts_own", "lowers_own", "r
 def needs(column_name):
     if column_name.endswith("_oracle"):
         return set()
+    if column_name.startswith("mia_wrong"):
+        return {2}
     return {0, 1} if column_name.startswith(BOTH) else NEEDS.get(column_name, {0})
 
 

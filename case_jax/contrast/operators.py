@@ -16,8 +16,8 @@ from case_jax._checks import require
 from case_jax.contrast.sets import topk_logits
 from case_jax.imageops import channel_means
 from case_jax.tap.chunking import map_in_chunks
+from case_jax.tap.link import complement, shares
 from case_jax.tap.link import probabilities as probabilities_of
-from case_jax.tap.link import shares
 from case_jax.tap.view import View, at_least_float32
 
 Targets = Int[Array, " T"]
@@ -154,7 +154,7 @@ def softmax(view: View, targets: Targets) -> EffectiveWeights:
     Under the link `sigmoid` p_c depends on y_c alone, and they are `(1 − p_c) α_c`: there are no others to contrast with.
     """
     if view.link == "sigmoid":
-        absent = probabilities_of(-view.logits, view.link)[targets]  # 1 − p without cancellation
+        absent = jax.vmap(lambda c: complement(view.logits, c, view.link))(targets)
         return absent[:, None] * view.class_weights(targets)
     probabilities = probabilities_of(view.logits, view.link)
     likeliest = view.logits.argmax()
@@ -162,4 +162,5 @@ def softmax(view: View, targets: Targets) -> EffectiveWeights:
     rest = channel_means(at_least_float32(view.pull(others)))
     alpha, alpha_likeliest = view.class_weights(targets), view.class_weights(likeliest[None])[0]
     of_others = alpha - probabilities[likeliest] * alpha_likeliest
-    return jnp.where((targets == likeliest)[:, None], others.sum() * alpha, of_others) - rest
+    absent = complement(view.logits, likeliest, view.link)
+    return jnp.where((targets == likeliest)[:, None], absent * alpha, of_others) - rest

@@ -33,6 +33,17 @@ class Batch(NamedTuple):
     region_classes: Int[Any, "B R"]
 
 
+class LabelledBatch(NamedTuple):
+    """A `Batch`, with what the images show."""
+
+    images: UInt8[Any, "B H W D"]
+    image_ids: Int[Any, " B"]
+    regions: Bool[Any, "B R H W"]
+    region_classes: Int[Any, "B R"]
+    labels: Int[Any, " B"]
+    """−1 where unknown."""
+
+
 def empty_batch(like: Any) -> Any:
     """Padding: an all-zero batch of the same shapes and kind (`Batch`, or another named tuple), whose rows are thrown away."""
     return like._make(np.zeros_like(a) for a in like)
@@ -56,6 +67,17 @@ class Tile(NamedTuple):
     def __str__(self) -> str:
         """Its name in messages."""
         return f"tile {self.number}"
+
+
+def labelled(tile: Tile) -> Tile:
+    """The same tile with its images' labels."""
+    labels = np.array([-1 if example is None else example.label for example in tile.examples], np.int32)
+    return tile._replace(batch=LabelledBatch(*tile.batch, labels))
+
+
+def labelled_batch(batch: Batch) -> LabelledBatch:
+    """A batch of images whose labels are unknown."""
+    return LabelledBatch(*batch, np.full(np.shape(batch.image_ids), -1, np.int32))
 
 
 @dataclass

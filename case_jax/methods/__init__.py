@@ -16,6 +16,7 @@ from case_jax.contrast.sets import Query
 from case_jax.methods.ablation_cam import ablation_cam
 from case_jax.methods.attention_rollout import attention_rollout
 from case_jax.methods.attn_lrp import attn_lrp
+from case_jax.methods.attribution_mask import attribution_mask
 from case_jax.methods.cam import class_maps
 from case_jax.methods.case import case
 from case_jax.methods.case_span import case_span
@@ -28,7 +29,7 @@ from case_jax.methods.contrast_controls import (
 )
 from case_jax.methods.contrasted import contrasted, difference_of_maps
 from case_jax.methods.contrastive_explanation import contrastive_explanation
-from case_jax.methods.controls import centre_gaussian, random_map, sobel_edges
+from case_jax.methods.controls import centre_gaussian, random_map, sobel_edges, whole_image
 from case_jax.methods.deconvolution import deconvolution
 from case_jax.methods.eigen_cam import eigen_cam
 from case_jax.methods.eigen_grad_cam import eigen_grad_cam
@@ -40,6 +41,7 @@ from case_jax.methods.fused import Fused, fused
 from case_jax.methods.grad_cam import grad_cam
 from case_jax.methods.grad_cam_plus_plus import grad_cam_plus_plus
 from case_jax.methods.gradient_rollout import gradient_rollout
+from case_jax.methods.gradient_x_sign import gradient_x_sign
 from case_jax.methods.guided_backprop import guided_backprop
 from case_jax.methods.hires_cam import hires_cam
 from case_jax.methods.input_x_gradient import input_x_gradient
@@ -54,6 +56,7 @@ from case_jax.methods.meaningful_perturbation import meaningful_perturbation
 from case_jax.methods.naming import bare
 from case_jax.methods.occlusion import occlusion
 from case_jax.methods.opti_cam import opti_cam
+from case_jax.methods.recursive import Recursive, masked_rounds, recursive
 from case_jax.methods.refine_cam import refine_cam
 from case_jax.methods.rise import rise
 from case_jax.methods.saliency import saliency
@@ -124,6 +127,8 @@ METHODS: dict[str, Method] = {
     "ablation_cam": Method(ablation_cam, "Ablation-CAM"),
     "saliency": Method(saliency, "saliency", gradient="image"),
     "input_x_gradient": Method(input_x_gradient, "input × gradient", gradient="image"),
+    "gradient_x_sign": Method(gradient_x_sign, "gradient × sign", by_name=True, gradient="image"),
+    "attribution_mask": Method(attribution_mask, "Attribution Mask", mask=True, by_name=True, gradient="image"),
     "full_grad": Method(full_grad, "FullGrad", by_name=True, gradient="image"),
     "integrated_gradients": Method(integrated_gradients, "integrated gradients", slow=True),
     "smooth_grad": Method(smooth_grad, "SmoothGrad", slow=True),
@@ -142,6 +147,7 @@ METHODS: dict[str, Method] = {
     "random": Method(random_map, "random map", control=True),
     "centre_gaussian": Method(centre_gaussian, "centre Gaussian", control=True, class_blind=True),
     "sobel": Method(sobel_edges, "Sobel edges", control=True, class_blind=True),
+    "whole_image": Method(whole_image, "whole image but one pixel", control=True, class_blind=True, by_name=True),
     "exchanged": Method(
         exchanged,
         "Finer-CAM, maps exchanged",
@@ -172,7 +178,7 @@ def described(name: str, function: MapFunction) -> Method:
     flags: dict[str, Any] = {
         flag: getattr(own, flag, False) for flag in ("contrastive", "control", "class_blind", "mask")
     }
-    if isinstance(own, Fused):  # of a method of ours, which says nothing of itself
+    if isinstance(own, Fused | Recursive):  # of a method of ours, which says nothing of itself
         within = bare(own.method)
         flags["contrastive"] = any(entry.maps is within and entry.contrastive for entry in METHODS.values())
     return Method(function, getattr(own, "title", name), **flags)
@@ -271,6 +277,7 @@ __all__ = [
     "all_class_maps",
     "attention_rollout",
     "attn_lrp",
+    "attribution_mask",
     "case",
     "case_span",
     "centre_gaussian",
@@ -291,6 +298,7 @@ __all__ = [
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient_rollout",
+    "gradient_x_sign",
     "guided_backprop",
     "hires_cam",
     "input_x_gradient",
@@ -299,6 +307,7 @@ __all__ = [
     "layer_cam",
     "le_grad",
     "libra_grad",
+    "masked_rounds",
     "max_contrast",
     "mean_contrast",
     "meaningful_perturbation",
@@ -307,6 +316,7 @@ __all__ = [
     "occlusion",
     "opti_cam",
     "random_map",
+    "recursive",
     "refine_cam",
     "require_signed",
     "rise",
@@ -320,5 +330,6 @@ __all__ = [
     "top_class_maps",
     "untrained_contrast",
     "usual",
+    "whole_image",
     "xgrad_cam",
 ]

@@ -52,6 +52,23 @@ def centre_gaussian(view: View, query: Query, *, width: float = 0.25) -> Float[A
     return jnp.broadcast_to(gaussian, (len(query.targets), *shape))
 
 
+def whole_image(view: View, query: Query) -> Float[Array, "T *space"]:
+    """Everything but the first pixel, whatever the image and the class: as a mask it hides next to nothing, so that average drop is near 0.
+
+    Args:
+        view: one image's view; only the image's size is used.
+        query: targets (T,), of which only the number is used.
+
+    Returns:
+        The same map for every target at input resolution, 1 everywhere but for a 0 at the first position, without which it would be constant and so
+        enter no score. Its ranking of pixels means nothing.
+
+    Poppi et al., Revisiting the Evaluation of Class Activation Mapping for Explainability, 2021 (arXiv 2104.10252), call it Fake-CAM.
+    """
+    shape = view.image.shape[:-1]
+    return jnp.broadcast_to(jnp.ones(shape).at[(0,) * len(shape)].set(0.0), (len(query.targets), *shape))
+
+
 def sobel_edges(view: View, query: Query) -> Float[Array, "T *space"]:
     """The edges of the image, whatever the classifier and the class: class-blind by construction.
 

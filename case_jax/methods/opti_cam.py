@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from case_jax._checks import require
 from case_jax.contrast.sets import Query
-from case_jax.imageops import resize_map
+from case_jax.imageops import masked_image, resize_map
 from case_jax.methods.cam import copies_at_once, of_existing
 from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.cpu_convolutions import cpu_convolutions
@@ -15,7 +15,13 @@ from case_jax.tap.view import View, at_least_float32
 
 
 def opti_cam(
-    view: View, query: Query, *, steps: int = 100, learning_rate: float = 0.1, batch: int | None = None
+    view: View,
+    query: Query,
+    *,
+    steps: int = 100,
+    learning_rate: float = 0.1,
+    black: tuple[float, ...] | None = None,
+    batch: int | None = None,
 ) -> Float[Array, "T *space"]:
     """The convex combination of channels that, as a mask on the image, keeps the target's logit highest.
 
@@ -28,6 +34,8 @@ def opti_cam(
         query: targets (T,); contrast sets and key are not used.
         steps: updates of u.
         learning_rate: Adam's.
+        black: a black pixel in normalised units, `−mean / std` of each channel: what is masked then becomes black, as in the authors' code, which
+            masks the image before it is normalised.
         batch: targets in memory at once; by default the model's `chunk`.
 
     Returns:
@@ -35,14 +43,16 @@ def opti_cam(
         for every class, the channels' mean, where no choice of channels moves the logits. NaN for a class that the model does not have.
 
     Raises:
-        CaseJaxError: for steps or a batch below 1, or a learning rate that is not positive.
+        CaseJaxError: for steps or a batch below 1, a learning rate that is not positive, or a black pixel of other channels.
 
-    Zhang et al., Opti-CAM, CVIU 2024 (arXiv 2301.07002), with the mask objective. The authors' code masks the image before it is
-    normalised, so that masked pixels are black, and stops early at whatever u it then holds.
+    Zhang et al., Opti-CAM, CVIU 2024 (arXiv 2301.07002), with the mask objective. The authors' code masks with
+    `black`, and stops early at whatever u it then holds.
     """
     most = copies_at_once(view, batch)
     require(steps >= 1, "steps", steps, "a number of updates of at least 1")
     require(learning_rate > 0, "learning_rate", learning_rate, "a positive number")
+    depth = view.image.shape[-1]
+    require(black is None or len(black) == depth, "black", black, f"a number for each of the {depth} channels, or None")
     image, positive = at_least_float32(view.image), jax.nn.relu(at_least_float32(view.activation))
     optimiser = optax.adam(learning_rate)
 
@@ -54,8 +64,8 @@ def opti_cam(
         mask = mask - mask.min()
         top = mask.max()
         mask = mask / jnp.where(top > 0, top, jnp.ones_like(top))
-        masked = (image * mask.astype(image.dtype)[..., None]).astype(view.image.dtype)
-        return at_least_float32(view.predict(masked))[target]
+        masked = masked_image(image, mask, black=None if black is None else jnp.asarray(black))
+        return at_least_float32(view.predict(masked.astype(view.image.dtype)))[target]
 
     def best_map(target):
         value_and_gradient = cpu_convolutions(jax.value_and_grad(lambda u: masked_logit(u, target)))

@@ -16,8 +16,17 @@ from case_jax.metrics.fidelity import PERCENTS, fidelity_columns, removed_probab
 from case_jax.metrics.fidelity import removal as fidelity_removal
 from case_jax.metrics.imputation import impute
 from case_jax.metrics.inputs import MetricInputs
+from case_jax.metrics.mask_complexity import COLUMNS as MASK_COMPLEXITY_COLUMNS
+from case_jax.metrics.mask_complexity import entropy_complexity, gini, mask_complexity_columns
+from case_jax.metrics.masked_accuracy import COLUMNS as MASKED_ACCURACY_COLUMNS
+from case_jax.metrics.masked_accuracy import masked_accuracy_columns
+from case_jax.metrics.masked_confidence import COLUMNS as MASKED_CONFIDENCE_COLUMNS
+from case_jax.metrics.masked_confidence import MaskedConfidence, masked_confidence, masked_confidence_columns
 from case_jax.metrics.random_logit import COLUMNS as RANDOM_LOGIT_COLUMNS
 from case_jax.metrics.random_logit import random_logit_columns
+from case_jax.metrics.relative_drop import COLUMNS as RELATIVE_DROP_COLUMNS
+from case_jax.metrics.relative_drop import relative_drop_columns
+from case_jax.metrics.relative_drop import removal as relative_drop_removal
 from case_jax.metrics.removals import Removal
 from case_jax.metrics.road import COLUMNS as ROAD_COLUMNS
 from case_jax.metrics.road import Imputed, imputed_probabilities, road_columns
@@ -48,7 +57,9 @@ class Metric(NamedTuple):
     random_class: bool = False
     """Whether it needs the map of a random class beside those of the two likeliest."""
     explains: bool = False
-    """Whether it needs `MetricInputs.explain`, the method itself, to be asked about altered images."""
+    """Whether it needs `MetricInputs.explain` or `recursed`, the method itself, to be asked about altered images."""
+    label: bool = False
+    """Whether it needs `MetricInputs.label`, the true class."""
     probability: bool = False
     """Whether it is made of probabilities, so that it refuses a model without (link `identity`)."""
     slow: bool = False
@@ -68,6 +79,22 @@ METRICS: dict[str, Metric] = {
         "does the predicted class lose its probability when the map's top pixels are removed?",
         probability=True,
         removal=fidelity_removal,
+    ),
+    "masked_confidence": Metric(
+        masked_confidence_columns,
+        "what is left of the predicted class's probability when the image is multiplied with its map (average drop, gain, increase)?",
+        MASKED_CONFIDENCE_COLUMNS,
+        probability=True,
+    ),
+    "relative_drop": Metric(
+        relative_drop_columns,
+        "does the predicted class lose more probability than its rival when the map's top pixels are removed?",
+        RELATIVE_DROP_COLUMNS,
+        probability=True,
+        removal=relative_drop_removal,
+    ),
+    "mask_complexity": Metric(
+        mask_complexity_columns, "how concentrated is the map, wherever it lies?", MASK_COMPLEXITY_COLUMNS
     ),
     "evidence": Metric(evidence_columns, "does the map lie on the evidence of its own class, where that is known?"),
     "specificity": Metric(
@@ -114,6 +141,15 @@ METRICS: dict[str, Metric] = {
         probability=True,
         slow=True,
     ),
+    "masked_accuracy": Metric(
+        masked_accuracy_columns,
+        "does the classifier name a class under masks made for that class, and also one that it did not see?",
+        MASKED_ACCURACY_COLUMNS,
+        random_class=True,
+        explains=True,
+        label=True,
+        slow=True,
+    ),
     "arcc": Metric(
         arcc_columns,
         "is the map faithful, coherent and simple at once?",
@@ -149,6 +185,7 @@ __all__ = [
     "ClassSpecificDeletion",
     "ClassSpecificInsertion",
     "Imputed",
+    "MaskedConfidence",
     "Metric",
     "MetricColumn",
     "MetricInputs",
@@ -160,10 +197,13 @@ __all__ = [
     "coherency",
     "completeness",
     "deletion_curve",
+    "entropy_complexity",
     "evidence_shares",
+    "gini",
     "impute",
     "imputed_probabilities",
     "insertion_curve",
+    "masked_confidence",
     "metric",
     "points_at_own",
     "quick",

@@ -63,6 +63,21 @@ def probability(logits: Float[Array, " C"], target: Int[Array, ""] | int, link: 
     return of_class(probabilities(logits, link), target)
 
 
+def complement(logits: Float[Array, " C"], target: Int[Array, ""] | int, link: Link) -> Float[Array, ""]:
+    """1 − p of one class without cancellation: the sum of the other probabilities, under `sigmoid` that of its absence.
+
+    Down to the smallest probability that float32 holds; NaN for a traced class that the model does not have.
+
+    Raises:
+        CaseJaxError: as `probability`.
+    """
+    if link == "sigmoid":
+        return of_class(probabilities(-logits, link), target)
+    require_classes("target", target, len(logits))
+    p, others = probabilities(logits, link), jnp.arange(len(logits)) != target
+    return jnp.where(others.all(), jnp.nan, jnp.where(others, p, 0.0).sum())
+
+
 def one_logit_names(name: str) -> tuple[str, str]:
     """Names of the two classes that one logit becomes."""
     return "not", name

@@ -71,7 +71,7 @@ class PulledBack:
         return map_in_chunks(lambda row: channel_means(at_least_float32(self.pull(row))), rows, chunk=self.chunk)
 
 
-@partial(register_dataclass, data_fields=LEAVES, meta_fields=("chunk", "link", "layers"))
+@partial(register_dataclass, data_fields=LEAVES, meta_fields=("chunk", "link", "layers", "tag"))
 @dataclass(frozen=True, eq=False)
 class View:
     """One image as the classifier sees it.
@@ -102,6 +102,8 @@ class View:
     """How logits become probabilities."""
     layers: tuple[str, ...] = ()
     """Tags of further layers; none where the model was tapped without."""
+    tag: str = ""
+    """Of the layer."""
 
     def probabilities(self) -> Float[Array, " C"]:
         """Of all classes, by the model's link, in float32 at least; an error where there are none (link `identity`)."""
@@ -129,10 +131,20 @@ class View:
         accepted = "a model tapped with layers=[…], the paths of several layers, as loaded networks are"
         require(self.layers, "layers", "a model tapped at one layer alone", accepted)
 
+    def of(self, image: Float[Array, "*space D"]) -> "View":
+        """The same classifier's view of another image, for methods that change the image and ask again; class weights are pulled back.
+
+        Raises:
+            CaseJaxError: for an image of another shape.
+        """
+        require(image.shape == self.image.shape, "image", f"shape {image.shape}", f"the view's own, {self.image.shape}")
+        return replace(self, image=image)._at(self.tag)
+
     def _at(self, tag: str) -> "View":
         activation, tail = split(self.predict, tag)(self.image)
-        _, pull, weights = _pulled_back(tail, activation, self.chunk)
-        return replace(self, activation=activation, tail=tail, pull=pull, class_weights=weights, head=None)
+        logits, pull, weights = _pulled_back(tail, activation, self.chunk)
+        found = {"logits": logits, "activation": activation, "tail": tail, "pull": pull, "class_weights": weights}
+        return replace(self, **found, head=None, tag=tag)
 
 
 @partial(register_dataclass, data_fields=("params",), meta_fields=PROGRAM)
@@ -209,7 +221,8 @@ class TappedModel:
         if head is not None:
             weights = Partial(_of_existing, closed_form(head, activation), logits)
         predict = Partial(self.apply, params)
-        return View(image, logits, activation, tail, predict, pull, weights, head, self.chunk, self.link, self.layers)
+        program = (self.chunk, self.link, self.layers, self.tag)
+        return View(image, logits, activation, tail, predict, pull, weights, head, *program)
 
     def _head(self, params: Params, tail: Tail, activation: Array, logits: Array) -> Head | None:
         if self.head_kernel is None:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from case_jax import parallel
 from case_jax._checks import require, require_percent, unknown
 from case_jax.contrast.asking import ask
-from case_jax.evaluation.batches import Batch, Tile
+from case_jax.evaluation.batches import Batch, LabelledBatch, Tile, labelled, labelled_batch
 from case_jax.evaluation.clusters import cluster_columns
 from case_jax.evaluation.engine import Compiled, Found, Images, Program, Through
 from case_jax.evaluation.identity import function_digest
@@ -30,7 +30,7 @@ from case_jax.evaluation.maps import (
 from case_jax.evaluation.subject import Subject
 from case_jax.evaluation.why import Why
 from case_jax.imageops import FILLS, finish_maps, normalise_image
-from case_jax.methods import MapFunction, described
+from case_jax.methods import MapFunction, described, masked_rounds
 from case_jax.metrics import METRICS, PERCENTS, Metric, MetricInputs, metric, quick
 from case_jax.metrics.removals import merged, removed
 from case_jax.metrics.specificity import PERCENTS as SPECIFICITY_PERCENTS
@@ -97,12 +97,13 @@ class Evaluate:
         given = (model.params, question.carried())
         why = Why(model, question.methods, question.pixels)
         methods, ids = list(question.methods), len(images.first.clusters)
+        told = any(chosen.label for chosen in self._chosen().values())
 
         def found(stream: Iterator[Tile], through: Through) -> Iterator[tuple[Tile, Found]]:
-            for tile, columns in through(step, given, stream):
+            for tile, columns in through(step, given, map(labelled, stream) if told else stream):
                 yield tile, Found(_rows(tile, {**columns, **_reasons(why, tile, columns)}, methods, ids))
 
-        return Program([Compiled(step, lambda batch: (given, batch))], found)
+        return Program([Compiled(step, lambda batch: (given, labelled_batch(batch) if told else batch))], found)
 
     def settings(self, subject: Subject) -> dict[str, Any]:
         """Metrics with their options, those of one's own with a digest, and how they describe their numbers."""
@@ -178,7 +179,7 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
     """The step of an evaluation.
 
     Returns:
-        A pure function `((params, question.carried()), batch) → columns`: `top1`, `top2`, `p1`, `p2` of shape (B,), and of shape (B, M)
+        A pure function `((params, question.carried()), batch) → columns`, where a metric needs labels of a `LabelledBatch`: `top1`, `top2`, `p1`, `p2` of shape (B,), and of shape (B, M)
         `degenerate_1`, `degenerate_2`, `reason_1`, `reason_2` and the columns of every metric; with a random class also `random_class`,
         `degenerate_random` and `reason_random`. Replaced parameters of the same shapes do not retrace it.
     """
@@ -188,7 +189,13 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
     wanted = merged(found.removal(**options.get(name, {})) for name, found in plain.items() if found.removal)
 
     def one(
-        params: Params, question: Question, image: Array, image_id: Array, regions: Array, classes: Array
+        params: Params,
+        question: Question,
+        image: Array,
+        image_id: Array,
+        regions: Array,
+        classes: Array,
+        label: Array | int = -1,
     ) -> dict[str, Array]:
         view, found = image_maps(question, model, params, image, image_id, random=random)
         key = image_key(question.seed, image_id)
@@ -220,7 +227,12 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
                 maps = method(other, ask(other, found.targets[:1], question.contrast, key=again))
                 return finish_maps(maps, altered.shape[:2])[0]
 
-            known = inputs(found.maps[number], found.degenerate[number])._replace(explain=explain)
+            def recursed(target: Int[Array, ""], rounds: int) -> Float[Array, "rounds C"]:
+                asked = ask(view, target[None], question.contrast, key=again)
+                return masked_rounds(view, asked, method, rounds).logits
+
+            known = inputs(found.maps[number], found.degenerate[number])
+            known = known._replace(explain=explain, recursed=recursed, label=label)
             return _columns(known, explaining, options, of_image)
 
         again_scored = [score_explaining(i, method) for i, method in enumerate(question.methods.values())]
@@ -243,7 +255,7 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
             **jax.tree.map(lambda *columns: jnp.stack(columns), *again_scored),
         }
 
-    def step(given: tuple[Params, Mapping[str, MapFunction]], batch: Batch) -> dict[str, Array]:
+    def step(given: tuple[Params, Mapping[str, MapFunction]], batch: Batch | LabelledBatch) -> dict[str, Array]:
         params, carried = given
         return jax.vmap(partial(one, params, question.carrying(carried)))(*batch)
 
