@@ -138,7 +138,7 @@ def trained(
     classifier = network_of(seed, config)
     facts = classifier.preprocessing
     made_of = Ingredients(**options, decay_every=max(1, 2 * config.steps // 3))
-    shape = (facts.crop, facts.crop, 3)
+    shape = facts.shape
     nets = networks(classifier.module, classifier.entry.taps.stages, made_of, shape, num_classes=25, seed=seed)
     fill = trained_fill(config) if made_of.infill == "cnn" else infiller(made_of.infill)
     task = masker_task(nets, made_of, mean=facts.mean, std=facts.std, fill=fill)

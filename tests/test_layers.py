@@ -8,8 +8,8 @@ from pathlib import Path
 
 FLOORS = (
     ("_checks",),
-    ("files",),
-    ("source", "imageops", "audio", "ranking", "metric_column", "parallel", "records", "reasons", "stall"),
+    ("audio", "files"),
+    ("source", "imageops", "ranking", "metric_column", "parallel", "records", "reasons", "stall"),
     ("results", "tap", "data", "stopping", "canaries", "guide"),
     ("shared_folder",),
     ("models",),

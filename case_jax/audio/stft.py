@@ -47,7 +47,7 @@ def hamming(length: int) -> Float[np.ndarray, " n"]:
     return 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(length) / length)
 
 
-def stft(signal: Float[Array, " L"], how: Stft) -> Complex[Array, "T F"]:
+def stft(signal: Float[Array | np.ndarray, " L"], how: Stft) -> Complex[Array | np.ndarray, "T F"]:
     """`Z[t, k] = Σ_n w[n] x[t · hop + n − n_fft/2] e^{−2πikn / n_fft}`: frames about every `hop`-th sample, the signal 0 outside.
 
     Args:
@@ -68,7 +68,9 @@ def stft(signal: Float[Array, " L"], how: Stft) -> Complex[Array, "T F"]:
     return xp.fft.rfft(padded[places] * xp.asarray(_framed(how), dtype=signal.dtype), axis=-1)
 
 
-def inverse_stft(spectrum: Complex[Array, "T F"], how: Stft, *, length: int) -> Float[Array, " L"]:
+def inverse_stft(
+    spectrum: Complex[Array | np.ndarray, "T F"], how: Stft, *, length: int
+) -> Float[Array | np.ndarray, " L"]:
     """`x[n] = Σ_t w[n − t·hop] z_t[n − t·hop] / Σ_t w²[n − t·hop]`, z_t the inverse transform of frame t: the least-squares inverse.
 
     Args:
@@ -99,19 +101,21 @@ def inverse_stft(spectrum: Complex[Array, "T F"], how: Stft, *, length: int) -> 
     return xp.pad(middle, (0, length - len(middle)))
 
 
-def magnitude(spectrum: Complex[Array, "T F"]) -> Float[Array, "T F"]:
+def magnitude(spectrum: Complex[Array | np.ndarray, "T F"]) -> Float[Array | np.ndarray, "T F"]:
     """`P = √(re² + im² + 1e-14)`, differentiable at silence."""
     xp: Any = spectrum.__array_namespace__()
-    return xp.sqrt(spectrum.real**2 + spectrum.imag**2 + FLOOR)
+    return xp.sqrt(xp.real(spectrum) ** 2 + xp.imag(spectrum) ** 2 + FLOOR)
 
 
-def log_magnitude(signal: Float[Array, " L"], how: Stft) -> Float[Array, "T F"]:
+def log_magnitude(signal: Float[Array | np.ndarray, " L"], how: Stft) -> Float[Array | np.ndarray, "T F"]:
     """`X = log(1 + P)` of a signal's magnitudes: what a sound classifier is given and masks multiply; 0 is silence (up to 1e-7)."""
     xp: Any = signal.__array_namespace__()
     return xp.log1p(magnitude(stft(signal, how)))
 
 
-def masked_sound(signal: Float[Array, " L"], mask: Float[Array, "T F"], how: Stft) -> Float[Array, " L"]:
+def masked_sound(
+    signal: Float[Array | np.ndarray, " L"], mask: Float[Array | np.ndarray, "T F"], how: Stft
+) -> Float[Array | np.ndarray, " L"]:
     """The sound that is heard through a mask: the inverse transform of `expm1(M ⊙ X) e^{iφ}`, with φ the signal's own phase.
 
     The mask multiplies logarithms, so `P` becomes `(1 + P)^M − 1`: M = 1 gives the signal back, M = 0 silence.
@@ -141,10 +145,10 @@ def _framed(how: Stft) -> Float[np.ndarray, " n"]:
     return np.pad(hamming(how.window), (before, how.n_fft - how.window - before))
 
 
-def _overlapped(frames: Float[Array, "T n"], hop: int) -> Float[Array, " L"]:
+def _overlapped(frames: Float[Array | np.ndarray, "T n"], hop: int) -> Float[Array | np.ndarray, " L"]:
     """The sum of frames that start `hop` apart; frames are cut into pieces of a hop, and equally late pieces lie one after another."""
     xp: Any = frames.__array_namespace__()
     count, pieces = frames.shape[0], -(-frames.shape[1] // hop)
     cut = xp.pad(frames, ((0, 0), (0, pieces * hop - frames.shape[1]))).reshape(count, pieces, hop)
-    late = [xp.pad(cut[:, i], ((i, pieces - 1 - i), (0, 0))) for i in range(pieces)]
-    return sum(late[1:], start=late[0]).reshape(-1)
+    late = xp.stack([xp.pad(cut[:, i], ((i, pieces - 1 - i), (0, 0))) for i in range(pieces)])
+    return late.sum(0).reshape(-1)

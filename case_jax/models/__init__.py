@@ -15,8 +15,9 @@ from case_jax.models.class_names import class_names
 from case_jax.models.entries import MODELS, ModelEntry, model
 from case_jax.models.hub import CONFIG, fetch, is_hub_id
 from case_jax.models.loaded import LoadedModel, with_facts
+from case_jax.models.opening import open_for
 from case_jax.models.packages import find, is_package
-from case_jax.models.preprocessing import Preprocessing, checked, from_timm, read_config
+from case_jax.models.preprocessing import Listening, Preprocessing, checked, from_timm, read_config
 from case_jax.models.torch_names import layout_of, match_torch, network_sizes
 from case_jax.models.weights import (
     WeightFile,
@@ -41,11 +42,24 @@ class Classifier(NamedTuple):
     """Where the weights came from."""
     metadata: dict[str, Any]
     """The weight file's own."""
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | Listening
     preprocessing_source: str
     """Where these facts came from."""
     class_names: tuple[str, ...]
     """One per class; of a network of one output, which is two classes, "not" and the class."""
+
+    @property
+    def of_images(self) -> Preprocessing:
+        """How its images are read.
+
+        Raises:
+            CaseJaxError: for a classifier of sounds.
+        """
+        if isinstance(self.preprocessing, Listening):
+            raise CaseJaxError(
+                f"model: got {self.name}, a classifier of sounds; accepted: one of images, or sounds (sound_scenes, WAV files)."
+            )
+        return self.preprocessing
 
     @property
     def outputs(self) -> int:
@@ -55,8 +69,9 @@ class Classifier(NamedTuple):
 
     def __str__(self) -> str:
         """One line: network, weights, preprocessing and its source."""
+        read = "sounds" if isinstance(self.preprocessing, Listening) else "images"
         return (
-            f"{self.name}, {len(self.class_names)} classes; weights: {self.weights}; images: {self.preprocessing}, "
+            f"{self.name}, {len(self.class_names)} classes; weights: {self.weights}; {read}: {self.preprocessing}, "
             f"{self.preprocessing_source}"
         )
 
@@ -67,7 +82,7 @@ class _Located(NamedTuple):
     path: Path
     config: Path | None
     words: str
-    known: Preprocessing | None
+    known: Preprocessing | Listening | None
 
 
 def load_classifier(
@@ -157,8 +172,7 @@ def load(
         CaseJaxError: for an unknown name or layer, or weights that are missing, cannot be fetched or do not fit.
     """
     classifier = load_classifier(name, weights=weights, any_size=any_size)
-    side = classifier.preprocessing.crop
-    return tap_classifier(classifier, jnp.zeros((side, side, 3)), layer=layer, chunk=chunk, link=link)
+    return tap_classifier(classifier, jnp.zeros(classifier.preprocessing.shape), layer=layer, chunk=chunk, link=link)
 
 
 def tap_classifier(
@@ -282,7 +296,7 @@ def _require_same_network(name: str, entry: ModelEntry, config: dict[str, Any], 
 
 def _preprocessing(
     entry: ModelEntry, found: _Located, file: WeightFile, config: dict[str, Any]
-) -> tuple[Preprocessing, str]:
+) -> tuple[Preprocessing | Listening, str]:
     """The facts, and where they are from in words."""
     told = from_timm(config.get("pretrained_cfg", {}), str(found.config))
     if told is not None:
@@ -312,6 +326,7 @@ def _head(module: nnx.Module, entry: ModelEntry) -> tuple[Any, str]:
 __all__ = [
     "MODELS",
     "Classifier",
+    "Listening",
     "LoadedModel",
     "ModelEntry",
     "Preprocessing",
@@ -319,6 +334,7 @@ __all__ = [
     "load_classifier",
     "load_weights",
     "model",
+    "open_for",
     "save_weights",
     "tap_classifier",
     "with_new_head",

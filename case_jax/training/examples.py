@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Num
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.source import Example, Source, UnreadableImageError
@@ -22,7 +22,7 @@ THREADS = 8
 class LabelledImages(NamedTuple):
     """A batch on the host."""
 
-    images: UInt8[np.ndarray, "B H W 3"]
+    images: Num[np.ndarray, "B H W D"]
     labels: Int[np.ndarray, " B"]
     targets: Float[np.ndarray, "B C"]
     """What a classifier is trained to answer: the label, or a distribution where the source gives one."""

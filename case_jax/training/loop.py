@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, Num
 from tqdm import tqdm
 
 from case_jax import parallel
@@ -39,7 +39,7 @@ IN_HAND = 1
 class Batch(NamedTuple):
     """What a step is given on one device."""
 
-    images: UInt8[Any, "B H W 3"]
+    images: Num[Any, "B H W D"]
     labels: Int[Any, " B"]
     targets: Float[Any, "B C"]
     """What a classifier is trained to answer."""

@@ -10,9 +10,8 @@ import tyro
 from case_jax._checks import require, require_seed
 from case_jax.cli.devices import Devices
 from case_jax.cli.processes import Processes
-from case_jax.data import open_source
 from case_jax.evaluation.batches import select
-from case_jax.models import Classifier
+from case_jax.models import Classifier, open_for
 from case_jax.source import Source
 from case_jax.training import Recipe
 
@@ -62,15 +61,8 @@ class Data:
     def open(self, classifier: Classifier, *, own_classes: bool = False) -> Source:
         """The images, as the classifier sees them; of its classes, unless the data may have their own."""
         facts = classifier.preprocessing
-        source = open_source(
-            self.data,
-            None if own_classes else classifier.class_names,
-            resize=facts.resize,
-            crop=facts.crop,
-            interpolation=facts.interpolation,
-            size=self.limit or SCENES,
-            seed=self.seed,
-        )
+        names = None if own_classes else classifier.class_names
+        source = open_for(self.data, names, facts, size=self.limit or SCENES, seed=self.seed)
         given, known = len(source.class_names or ()), len(classifier.class_names)
         accepted = f"the classifier's {known} (`train classifier --new-head` makes a classifier of the data's classes)"
         require(own_classes or given in (0, known), "data", f"{source.name} of {given} classes", accepted)

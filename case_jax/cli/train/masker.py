@@ -149,7 +149,7 @@ def train_masker(run: MaskerRun, *, first: bool) -> None:
     source = run.data.open(classifier)
     folder = folder_outside(run.data, "masker", run.data.model, source=source)
     made_of, facts = run.ingredients(run.data.epoch_steps(source)), classifier.preprocessing
-    shape = (facts.crop, facts.crop, 3)
+    shape = facts.shape
     nets = networks(
         classifier.module,
         classifier.entry.taps.stages,
