@@ -140,6 +140,10 @@ class SoundScenes:
         """The spectrogram of scene `index` alone, which is all that training needs."""
         return spectrogram(self.sound(index))
 
+    def clean(self, index: int) -> Float[np.ndarray, "T F 1"]:
+        """The spectrogram of scene `index` without its noise."""
+        return spectrogram(_mixed(self._drawn(index).parts))
+
     def target(self, index: int) -> Float[np.ndarray, "25"]:
         """The training target of scene `index`."""
         _, which, markers = self._kinds(index)

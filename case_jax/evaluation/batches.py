@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 class LabelledBatch(NamedTuple):
     """A `Batch`, with what the images show."""
 
-    images: UInt8[Any, "B H W D"]
+    images: Num[Any, "B H W D"]
     image_ids: Int[Any, " B"]
     regions: Bool[Any, "B R H W"]
     region_classes: Int[Any, "B R"]

@@ -19,7 +19,8 @@ from case_jax.masking.masker import WIDTH
 from case_jax.masking.networks import Networks, networks
 from case_jax.masking.task import masker_task
 from case_jax.masking.trained import CLASSIFIER, FILE, digest, load_masker, save_masker
-from case_jax.models import load_classifier, load_weights
+from case_jax.models import load_classifier, load_weights, model
+from case_jax.models.preprocessing import Listening
 from case_jax.training import Network, few_shot
 
 Words = Literal[
@@ -31,7 +32,7 @@ Words = Literal[
     "minimise-contrast",
     "none",
 ]
-Losses = Literal["phang", "l-mac"]
+Losses = Literal["auto", "phang", "l-mac"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +45,9 @@ class MaskerRun:
     classifier: ClassifierMode = "fixed"
     """fixed; alongside: it learns from clean and masked images, too; history: as that, but half of the time masked images go to a past
     classifier; history-reference: as the public code, which then takes the current one and leaves it as it is."""
-    losses: Losses = "phang"
-    """Whose losses, where no others are given: the masking paper's (a label's masked-in class, masked-out entropy, rewards for small masks), or
-    L-MAC's for sound (the predicted class kept masked in, lost masked out, a price for large masks)."""
+    losses: Losses = "auto"
+    """Whose losses, where no others are given. phang: the masking paper's (the label's class masked in, entropy masked out, rewards for small masks);
+    l-mac: L-MAC's (the predicted class kept masked in and lost masked out, a price for large masks); auto: l-mac for classifiers of sounds, else phang."""
     masked_in: Words | None = None
     """What the classifier should make of the image seen through the mask; none: nothing."""
     masked_out: Words | None = None
@@ -105,9 +106,15 @@ class MaskerRun:
         require(not self.guidance or self.start is not None, "guidance", self.guidance, "a trained masker in --start, too: a fresh one has no masks to guide")
 
     @property
+    def lmac(self) -> bool:
+        """Whether what is not given is L-MAC's."""
+        sounds = isinstance(model(self.data.network).default_preprocessing, Listening)
+        return self.losses == "l-mac" or (self.losses == "auto" and sounds)
+
+    @property
     def usual(self) -> Ingredients:
         """What is not given is as here."""
-        if self.losses == "l-mac":
+        if self.lmac:
             return LMAC
         return Ingredients() if self.classifier == "fixed" else Ingredients(masked_out=OUT_TRAINED)
 
@@ -143,11 +150,11 @@ class MaskerRun:
 def train_masker(run: MaskerRun, *, first: bool) -> None:
     """Train a masking model for a classifier, and write it; the classifier, too, where it has learnt."""
     fill = _fill(run.infill)
-    classifier = load_classifier(run.data.model, weights=run.data.weights)
+    classifier = load_classifier(run.data.network, weights=run.data.weights)
     say(f"model: {classifier}")
     require_output_per_class(classifier)
     source = run.data.open(classifier)
-    folder = folder_outside(run.data, "masker", run.data.model, source=source)
+    folder = folder_outside(run.data, "masker", run.data.network, source=source)
     made_of, facts = run.ingredients(run.data.epoch_steps(source)), classifier.preprocessing
     shape = facts.shape
     nets = networks(
@@ -180,8 +187,7 @@ def train_masker(run: MaskerRun, *, first: bool) -> None:
         again = f" --weights {folder.path / CLASSIFIER}"
     elif run.data.weights:
         again = f" --weights {run.data.weights}"
-    model = "" if run.data.model == "digit_resnet" else f" --model {run.data.model}"
-    finish(folder, FILE, f"case-jax evaluate --methods masker:{folder.path} grad_cam case{model}{again}")
+    finish(folder, FILE, f"case-jax evaluate --methods masker:{folder.path} grad_cam case{run.data.again}{again}")
 
 
 def _started(nets: Networks, run: Path, classifier: str) -> tuple[Networks, str]:
@@ -218,7 +224,7 @@ def _special(run: MaskerRun) -> list[str]:
     """What a reader of a table must know of a masker, where it is not the simplest one."""
     plain, made_of, usual = MaskerRun(run.data), run.ingredients(1), run.usual
     sides, default = ([_said("in", m.masked_in), _said("out", m.masked_out)] for m in (made_of, usual))
-    words = ["L-MAC"] if run.losses == "l-mac" else []
+    words = ["L-MAC"] if run.lmac else []
     words += [] if sides == default else sides
     words += ["guided"] if run.guidance else []
     words += [] if run.infill == plain.infill else [f"infill {Path(run.infill).name}"]

@@ -50,7 +50,7 @@ def run_training(
     recipe = data.recipe(source)
     config = {
         **made,
-        "model": {"name": data.model, "weights": data.weights},
+        "model": {"name": data.network, "weights": data.weights},
         "data": {"name": source.name, "fingerprint": source.fingerprint, "images": len(examples)},
         "augment": data.augment,
     }
