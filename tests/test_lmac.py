@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from case_jax.masking import LMAC, Ingredients, guidance, masker_task, networks, objective
+from case_jax.masking import (
+    LMAC,
+    Ingredients,
+    guidance,
+    masked_in,
+    masked_out,
+    masker_task,
+    networks,
+    objective,
+)
 from case_jax.masking.guidance import guided, likeness, loud
+from case_jax.masking.masked_batch import Question, _mask_loss, _side_loss
+from case_jax.metrics.masked_confidence import double_softmax_drop
 from case_jax.models.layers import conv
 from case_jax.training import Batch
 from case_jax.training.loop import Keys
@@ -104,3 +115,52 @@ def test_bad_ingredients_are_refused(change):
 
 def test_the_default_ingredients_are_the_masking_paper_s():
     assert (Ingredients().size_penalty, Ingredients().guidance, Ingredients().targets) == (0, 0, "label")
+
+
+@pytest.fixture(scope="module")
+def recipe(golden):
+    """SpeechBrain's own functions on sixteen spectrograms, with a classifier that is one matrix on mel bands."""
+    return golden("lmac")
+
+
+def asked(recipe, mask, made_of):
+    """The loss of L-MAC's recipe by this package's functions, and the logits of both masked inputs."""
+    spectrograms = jnp.asarray(recipe["X"])[..., None]
+    said, clean = recipe["logits"].argmax(-1), jnp.asarray(recipe["clean"])[..., None]
+
+    def hears(shown):
+        return jnp.log1p(jnp.expm1(shown[..., 0]) @ recipe["bank"]).mean(1) @ recipe["W"]
+
+    inside, outside = hears(masked_in(spectrograms, mask)), hears(masked_out(spectrograms, mask))
+    question = Question(jnp.zeros((16, 5)), jnp.asarray(said), jnp.asarray(said), jnp.ones(16, bool), None, clean if made_of.guidance else None)  # fmt: skip
+    sides = (made_of.masked_in, inside, True), (made_of.masked_out, outside, False)
+    values = [side.weight * _side_loss(side, y, mask, question, inside=i).mean() for side, y, i in sides]
+    of_mask, led = _mask_loss(made_of, mask, spectrograms, question)
+    return sum(values) + of_mask, (inside, outside, led)
+
+
+def test_losses_and_gradients_are_those_of_the_recipe(recipe):
+    """Its L1 is a sum over a batch, here 16 · 0.4 = 6.4; guided, that weight is 0, as it takes the mean of all masks for each."""
+    mask = jnp.asarray(recipe["mask"])
+    made_of = LMAC, LMAC._replace(guidance=4.0, size_penalty=0.0)
+    for name, ingredients in zip(("plain", "guided"), made_of, strict=True):
+        found = jax.value_and_grad(lambda m: asked(recipe, m, ingredients), has_aux=True)  # noqa: B023
+        (loss, _), gradient = found(mask)
+        np.testing.assert_allclose(loss, recipe[name], rtol=1e-5)
+        expected = recipe[f"{name}_gradient"]
+        np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max())
+    clean, spectrograms = (jnp.asarray(recipe[n])[..., None] for n in ("clean", "X"))
+    np.testing.assert_array_equal(guided(clean, spectrograms, mask), recipe["led"] == 1)
+    assert 0 < recipe["led"].mean() < 1
+
+
+def test_scores_are_those_of_the_recipe(recipe):
+    mask = jnp.asarray(recipe["mask"])
+    _, (inside, outside, _) = asked(recipe, mask, LMAC)
+    before, after, rest = (jax.nn.softmax(y) for y in (jnp.asarray(recipe["logits"]), inside, outside))
+    said = before.argmax(-1)
+    drops = jax.vmap(double_softmax_drop)(before, after, said)
+    np.testing.assert_allclose(100 * drops, recipe["AD"], atol=1e-3)
+    rows = jnp.arange(16)
+    np.testing.assert_allclose(before[rows, said] - rest[rows, said], recipe["FF"], atol=1e-5)
+    np.testing.assert_array_equal(after.argmax(-1) == said, recipe["fidelity"] == 1)
