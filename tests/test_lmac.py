@@ -90,7 +90,9 @@ def stepped(made_of, clean=None):
 def test_a_step_has_the_paper_s_loss_on_a_spectrogram_that_is_not_square():
     found, net, images, before, after = stepped(LMAC)
     said = net(images).argmax(-1)
-    assert found["loss"] == pytest.approx(4 * found["in_loss"] + 0.2 * found["out_loss"] + 6.4 * found["mask_mean"], rel=1e-5)
+    assert found["loss"] == pytest.approx(
+        4 * found["in_loss"] + 0.2 * found["out_loss"] + 6.4 * found["mask_mean"], rel=1e-5
+    )
     assert found["out_loss"] < 0 < found["in_loss"]
     assert found["clean_accuracy"] == pytest.approx(float((said == np.array([0, 1, 2, 0])).mean()))
     moved = jax.tree.map(lambda a, b: bool((a != b[0]).any()), before.masker.params, after.masker.params)
@@ -107,7 +109,9 @@ def test_guided_masks_pay_for_their_distance_and_not_for_their_size():
         stepped(made_of)
 
 
-@pytest.mark.parametrize("change", [{"size_penalty": -1.0}, {"guidance": -0.1}, {"masked_out": LMAC.masked_out._replace(most=0.0)}])
+@pytest.mark.parametrize(
+    "change", [{"size_penalty": -1.0}, {"guidance": -0.1}, {"masked_out": LMAC.masked_out._replace(most=0.0)}]
+)
 def test_bad_ingredients_are_refused(change):
     with pytest.raises(ValueError, match=r"size_penalty|guidance|most_out"):
         stepped(LMAC._replace(**change))

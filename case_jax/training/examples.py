@@ -69,7 +69,9 @@ class Examples:
             "photographs: a folder, or a data set of tensorflow-datasets",
         )
         known = hasattr(source, "clean")
-        require(not clean or known, "guidance", f"by {source.name}", "data that know the clean sound: sound_scenes:train")
+        require(
+            not clean or known, "guidance", f"by {source.name}", "data that know the clean sound: sound_scenes:train"
+        )
         self._shuffled_labels, self._augment, self._clean = shuffled_labels, augment, clean
         self.unreadable: dict[str, str] = {}
         """Images that were met and could not be read, and why; others of their batch took their places."""

@@ -103,7 +103,12 @@ class MaskerRun:
     def check(self) -> None:
         """Raise for ingredients that do not go together."""
         check(self.ingredients(1))
-        require(not self.guidance or self.start is not None, "guidance", self.guidance, "a trained masker in --start, too: a fresh one has no masks to guide")
+        require(
+            not self.guidance or self.start is not None,
+            "guidance",
+            self.guidance,
+            "a trained masker in --start, too: a fresh one has no masks to guide",
+        )
 
     @property
     def lmac(self) -> bool:
@@ -171,7 +176,11 @@ def train_masker(run: MaskerRun, *, first: bool) -> None:
     if run.per_class is not None:
         indices = few_shot(source, run.per_class, seed=run.data.seed, indices=indices)
     task = masker_task(nets, made_of, mean=facts.mean, std=facts.std, fill=fill)
-    made = described(made_of) | {"per_class": run.per_class, "classifier_digest": digest(classifier.module), "start": start}
+    made = described(made_of) | {
+        "per_class": run.per_class,
+        "classifier_digest": digest(classifier.module),
+        "start": start,
+    }
     if Path(run.infill).is_dir():
         made |= {"infill_digest": hashlib.sha256((Path(run.infill) / INFILLER).read_bytes()).hexdigest()[:16]}
     state = run_training(task, run.data, source, folder, indices, {"masker": made}, clean=bool(run.guidance))
