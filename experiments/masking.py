@@ -203,7 +203,7 @@ def of_network(seed: int, config: Config) -> Iterator[pd.DataFrame]:
     table = scores(maps, network_of(seed, config), config.runs / f"unchanged-{seed}", config)
     table = table.loc[[*maps, *PLACES]]
     known = [names.get(str(key), (PLACES.get(str(key), str(key)), None)) for key in table.index]
-    yield table.assign(name=[name for name, _ in known], shots=[shots for _, shots in known])
+    yield table.assign(name=[name for name, _ in known], shots=pd.Series([shots for _, shots in known], table.index))
     for name, options, shots in own:
         masker, judge = trained(name, options, seed, shots, config)
         table = scores({name: masker}, judge, folder_of(name, seed, shots, config), config)

@@ -174,8 +174,10 @@ class Examples:
 
 
 def _joined(futures: list[Future[LabelledImages]]) -> LabelledImages:
-    fields = zip(*(future.result() for future in futures), strict=True)
-    return LabelledImages(*(None if field[0] is None else np.concatenate(field) for field in fields))
+    read = [future.result() for future in futures]
+    images, labels, targets = (np.concatenate([getattr(r, name) for r in read]) for name in LabelledImages._fields[:3])
+    clean = [r.clean for r in read if r.clean is not None]
+    return LabelledImages(images, labels, targets, np.concatenate(clean) if clean else None)
 
 
 def few_shot(
