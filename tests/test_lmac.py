@@ -17,6 +17,7 @@ from case_jax.masking import (
     objective,
 )
 from case_jax.masking.guidance import guided, likeness, loud
+from case_jax.masking.ingredients import LMAC_OUT
 from case_jax.masking.masked_batch import Question, _mask_loss, _side_loss
 from case_jax.metrics.masked_confidence import double_softmax_drop
 from case_jax.models.layers import conv
@@ -110,7 +111,7 @@ def test_guided_masks_pay_for_their_distance_and_not_for_their_size():
 
 
 @pytest.mark.parametrize(
-    "change", [{"size_penalty": -1.0}, {"guidance": -0.1}, {"masked_out": LMAC.masked_out._replace(most=0.0)}]
+    "change", [{"size_penalty": -1.0}, {"guidance": -0.1}, {"masked_out": LMAC_OUT._replace(most=0.0)}]
 )
 def test_bad_ingredients_are_refused(change):
     with pytest.raises(ValueError, match=r"size_penalty|guidance|most_out"):

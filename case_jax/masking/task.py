@@ -92,6 +92,7 @@ def masker_task(
         images = normalise_image(batch.images, mean, std)
         if made_of.guidance:
             require(batch.clean is not None, "guidance", "a batch without clean sounds", "Examples(…, clean=True)")
+            assert batch.clean is not None
             batch = batch._replace(clean=normalise_image(batch.clean, mean, std))
         state, clean, maps = _clean_step(nets, made_of, state, images, batch.targets)
         state = _remember(made_of, state, drawn) if keeps else state
