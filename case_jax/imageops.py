@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt8
 
 from case_jax._checks import CaseJaxError, require, unknown
 
@@ -21,9 +21,11 @@ FILLS: tuple[Fill, ...] = get_args(Fill)
 
 
 def normalise_image(
-    image: UInt8[Array | np.ndarray, "*B H W D"], mean: tuple[float, ...], std: tuple[float, ...]
+    image: Num[Array | np.ndarray, "*B H W D"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, "*B H W D"]:
-    """uint8 pixels to the classifier's input range: `(x / 255 − mean) / std` per channel.
+    """What a source gives to the classifier's input range: `(x / 255 − mean) / std` of uint8 pixels, `(x − mean) / std` of float images, per channel.
+
+    Integers are pixels from 0 to 255, floats are in units of their own: spectrograms, for example. This is the one place that tells them apart.
 
     Raises:
         CaseJaxError: unless there is a mean and a deviation for each of the D channels.
@@ -34,7 +36,9 @@ def normalise_image(
         "one of each per channel",
     )
     require(len(mean) == len(std) == depth, "pixels", given, accepted)
-    return (jnp.asarray(image, jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
+    values = jnp.asarray(image, jnp.float32)
+    scaled = values / 255.0 if jnp.issubdtype(image.dtype, jnp.integer) else values
+    return (scaled - jnp.asarray(mean)) / jnp.asarray(std)
 
 
 def space_axes(image: Shaped[Array, "*space D"]) -> tuple[int, ...]:
@@ -94,6 +98,15 @@ def picture(
     proper = len(shown) in (1, 3) and all(0 <= c < depth for c in shown)
     require(proper, "shown", tuple(shown), f"three channels (red, green, blue) or one, each from 0 to {depth - 1}")
     return image[..., list(shown) if len(shown) == 3 else list(shown) * 3]
+
+
+def as_pixels(images: Num[np.ndarray, "*B H W D"]) -> UInt8[np.ndarray, "*B H W D"]:
+    """Images as a screen shows them: uint8 ones as they are; of float ones each between its own lowest and highest value."""
+    if images.dtype == np.uint8:
+        return images
+    axes = (-3, -2, -1)
+    low, high = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
+    return np.rint(255 * (images - low) / np.where(high > low, high - low, 1)).astype(np.uint8)
 
 
 @lru_cache

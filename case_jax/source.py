@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Num
+
+from case_jax.audio import Stft
 
 SHARED = -1
 """Class of an evidence region that speaks for every candidate class alike."""
@@ -25,7 +27,8 @@ class Example(NamedTuple):
 
     image_id: int
     name: str
-    image: UInt8[np.ndarray, "H W D"]
+    image: Num[np.ndarray, "H W D"]
+    """uint8 pixels, or float32 in units of its own, such as a spectrogram (frames, frequencies, 1)."""
     label: int
     """-1 when unknown; of several true labels one."""
     evidence: Evidence | None = None
@@ -105,6 +108,24 @@ class Photographs(Source, Protocol):
     def random_view(self, index: int, rng: np.random.Generator, /) -> Example:
         """Image `index` in a view that `rng` decides; raises as `source[index]`."""
         ...
+
+
+class Audible(Source, Protocol):
+    """A source whose images are spectrograms, `log_magnitude(sound, stft)`, of sounds that it can give: reports play them."""
+
+    @property
+    def stft(self) -> Stft:
+        """How the spectrograms are made."""
+        ...
+
+    def sound(self, index: int, /) -> Float[np.ndarray, " L"]:
+        """The sound of image `index`; raises as `source[index]`."""
+        ...
+
+
+def stft_of(source: Source) -> Stft | None:
+    """How the spectrograms of a source of sounds are made; None for images."""
+    return getattr(source, "stft", None)
 
 
 class Truth(NamedTuple):

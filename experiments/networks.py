@@ -18,7 +18,7 @@ from case_jax.evaluation import Evaluate, Pixels, count_confusions, prepare, run
 from case_jax.evaluation import Subject as Studied
 from case_jax.methods import METHODS, MapFunction
 from case_jax.metrics import Metric
-from case_jax.models import Classifier, load_classifier, tap_classifier
+from case_jax.models import Classifier, load_classifier, open_for, tap_classifier
 from case_jax.results import RunFolder
 from case_jax.source import Source
 from case_jax.tap import TappedModel
@@ -92,8 +92,7 @@ class Subject(NamedTuple):
 
     def model(self, layer: str | None = None) -> TappedModel:
         """The network, tapped."""
-        facts = self.classifier.preprocessing
-        return tap_classifier(self.classifier, jnp.zeros((facts.crop, facts.crop, 3)), layer=layer)
+        return tap_classifier(self.classifier, jnp.zeros(self.classifier.preprocessing.shape), layer=layer)
 
     def contrast(self, name: str, model: TappedModel) -> ContrastChoice:
         """Contrast sets by name; the likeliest classes instead of the confused ones where nothing is there to count confusions on."""
@@ -212,9 +211,8 @@ def subjects(where: Where, *, small: Sequence[str] = (*CONVOLUTIONAL, SHIPPED)) 
     for name, file in zip(names, weights_of(where, names), strict=True):
         network = load_classifier(name, weights=file)
         facts = network.preprocessing
-        sizes = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation}
-        source = open_source(where.data, network.class_names, **sizes)
-        contrasted = open_source(where.contrast_data, network.class_names, **sizes) if where.contrast_data else None
+        source = open_for(where.data, network.class_names, facts)
+        contrasted = open_for(where.contrast_data, network.class_names, facts) if where.contrast_data else None
         yield Subject(name, network, source, contrasted, where)
 
 

@@ -109,7 +109,7 @@ def faithful() -> dict[str, MapFunction]:
 def subject_of(name: str, where: Where, views: int) -> Subject:
     """A network of the model zoo with its views of the photographs."""
     classifier = load_classifier(name)
-    facts = classifier.preprocessing
+    facts = classifier.of_images
     how: dict[str, Any] = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation}
     return Subject(name, classifier, TenCrops(Photos(classifier.class_names, **how), **how, views=views), None, where)
 
@@ -201,7 +201,7 @@ def cells_of(subject: Subject, methods: Mapping[str, MapFunction], mosaics: int)
     """A row per mosaic, method and cell; kept as one file."""
     file = subject.where.kept / "photographs" / "mosaics" / f"{subject.name}-{mosaics}.parquet"
     if not file.exists():
-        facts = subject.classifier.preprocessing
+        facts = subject.classifier.of_images
         how: dict[str, Any] = {"crop": facts.crop, "interpolation": facts.interpolation}
         source = PhotoMosaics(subject.classifier.class_names, mosaics, **how)
         rows = pd.concat(list(_pointed(subject.model(), subject.pixels, source, methods)))

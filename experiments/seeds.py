@@ -160,7 +160,7 @@ def networks_of(config: Config, seed: int) -> Iterator[Subject]:
     names = where.networks or LARGE_TESTED
     for name, weights in zip(names, weights_of(where, names), strict=True):
         network = fine_tuned(name, weights, seed, where.kept / "networks" / f"{name}-{seed}", quick=where.quick)
-        facts = network.preprocessing
+        facts = network.of_images
         yield Subject(
             name,
             network,

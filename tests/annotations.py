@@ -11,7 +11,7 @@ import jax
 import jaxtyping
 import numpy as np
 
-ROOMS = ("contrast", "methods", "metrics", "imageops", "ranking", "masking")
+ROOMS = ("audio", "contrast", "methods", "metrics", "imageops", "ranking", "masking")
 TAP = ("view", "head", "link", "linking", "function", "parameters")
 MODELS = (
     "layers",
@@ -21,6 +21,7 @@ MODELS = (
     "digit_resnet",
     "efficientnet_lite",
     "resnet",
+    "sound_cnn",
     "swin",
     "vgg",
     "vit",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 FLOORS = (
     ("_checks",),
-    ("files",),
+    ("audio", "files"),
     ("source", "imageops", "ranking", "metric_column", "parallel", "records", "reasons", "stall"),
     ("results", "tap", "data", "stopping", "canaries", "guide"),
     ("shared_folder",),
@@ -25,7 +25,7 @@ FLOORS = (
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-NO_JAX = ("files", "metric_column", "reasons", "records", "results", "stats", "report")
+NO_JAX = ("files", "audio", "metric_column", "reasons", "records", "results", "stats", "report")
 HEAVY = ("tensorflow_datasets", "tensorflow", "matplotlib", "scipy", "pyarrow", "pandas", "sklearn")
 
 PACKAGE = Path(find_spec("case_jax").origin).parent

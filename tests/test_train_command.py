@@ -279,6 +279,9 @@ def test_both_mappers_train_the_same_parameters(tmp_path):
         ("masker --per-class 9 --limit 8", ["per_class", "fewer images"]),
         ("masker --model vit_small_patch16_224 --weights no.safetensors", ["no.safetensors"]),
         ("masker --data folder:nowhere", ["nowhere"]),
+        ("masker --guidance 4", ["guidance", "--start"]),
+        ("masker --start nowhere --limit 8", ["no masker.safetensors in nowhere"]),
+        ("infiller --data sound_scenes --limit 8", ["sound_scenes/train", "three channels"]),
         ("classifier --rate 0", ["rate", "above 0"]),
     ],
 )
@@ -299,3 +302,25 @@ def test_what_is_no_masker_is_refused(shell, tmp_path, name, expected):
     status, _, err = shell("evaluate", "--methods", name, "--limit", 4)
     assert status == 2
     assert expected in err
+
+
+@pytest.mark.slow
+def test_a_masker_of_sounds_is_trained_fine_tuned_and_evaluated(shell, tmp_path):
+    """L-MAC's losses go with the classifier of sounds; guidance goes on from a trained masker, on data that know the clean sound."""
+    few = ("--limit", 16, "--epochs", 1, "--share", 1, "--batch", 8)
+    status, said, err = shell("train", "masker", "--data", "sound_scenes", *few, "--out", tmp_path / "first")
+    assert status == 0, err
+    assert f"case-jax evaluate --methods masker:{tmp_path / 'first'} grad_cam case --data sound_scenes" in said
+    made = json.loads((tmp_path / "first" / "config.json").read_text())["masker"]
+    assert (made["targets"], made["size_penalty"], made["masked_out"]["most"]) == ("predicted", 6.4, 20.0)
+    on = ("train", "masker", "--start", tmp_path / "first", "--guidance", 4)
+    status, said, err = shell(*on, "--data", "sound_scenes", *few, "--out", tmp_path / "second")
+    assert status == 0, err
+    assert "| guided |" in said
+    status, _, err = shell(*on, *few, "--out", tmp_path / "third")
+    assert status == 2
+    assert "start" in err  # a masker of another classifier
+    evaluate = ("evaluate", "--data", "sound_scenes", "--methods", f"masker:{tmp_path / 'second'}", "--limit", 8)
+    status, said, err = shell(*evaluate, "--metrics", "faithfulness", "mask_complexity", "--out", tmp_path / "rows")
+    assert status == 0, err
+    assert "guided" in said

@@ -70,7 +70,7 @@ def list_(
             (
                 name,
                 m.num_classes,
-                f"{m.default_preprocessing.crop}²",
+                _size(m.default_preprocessing.shape),
                 m.default_weights,
                 "\n".join(f"{layer}  {what}" for layer, what in m.taps.layers.items()),
             )
@@ -83,3 +83,9 @@ def list_(
             what
         ]
         print(tabulate(list(listed.items()), headers=("name", "what it is")))
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    """An input's height and width in a table."""
+    height, width, _ = shape
+    return f"{height}²" if height == width else f"{height}×{width}"

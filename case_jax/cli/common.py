@@ -36,11 +36,11 @@ class Common:
     processes: ProcessesArgs
     devices: DevicesArgs
     data: str = "digit_scenes"
-    """`digit_scenes[:SPLIT[,OPTION=VALUE,…]]` (options: `case-jax guide tests`), `folder:PATH` (labels from sub-folders when there are any), `photos`, `photos:mosaics` or `tfds:NAME:SPLIT`."""
+    """`digit_scenes[:SPLIT[,OPTION=VALUE,…]]` (options: `case-jax guide tests`), `folder:PATH` (labels from sub-folders when there are any), `photos`, `photos:mosaics`, `tfds:NAME:SPLIT`, or of sounds `sound_scenes[:SPLIT]` and `folder:PATH` of WAV files."""
     methods: Names = ()
     """Names from `case-jax list methods`, or `all`, without those that need a transformer; by default all but the slow ones."""
     limit: int | None = None
-    """Number of images, drawn once by the seed; all of a folder, 600 scenes and 300 mosaics by default."""
+    """Number of images, drawn once by the seed; all of a folder, 600 digit scenes, 200 sound scenes and 300 mosaics by default."""
     out: Path | None = None
     """Run folder; by default one below runs/, named after command, data, model and limit."""
     seed: int = 0
@@ -79,7 +79,7 @@ class Common:
         """What is studied, and the run folder, which is the one asked for or named after the words, data, model and limit."""
         setup = setup._replace(exif=self.exif)
         source = setup.open(self.data, limit=self.limit, seed=self.seed)
-        folder = run_folder(self.out, words[0], source.name, self.model.model, *words[1:], self.limit)
+        folder = run_folder(self.out, words[0], source.name, setup.choice.model, *words[1:], self.limit)
         require_outside(folder.path, source)
         if not self.plan:
             folder.require_writable()
@@ -91,7 +91,7 @@ class Common:
             setup.pixels,
             methods,
             seed=self.seed,
-            model_name=self.model.model,
+            model_name=setup.choice.model,
             class_names=setup.classifier.class_names,
         )
         return subject, folder
@@ -124,7 +124,7 @@ def run_study(
     common.check()
     methods = common.model.methods(common.methods) if methods is None else methods
     with together(common.processes) as first, common.devices.mapped():
-        setup = set_up(common.model, common.crops, methods)
+        setup = set_up(common.model.for_data(common.data), common.crops, methods)
         subject, folder = common.subject(setup, methods, name, *words)
         study, subject = asked(setup, subject)
         job = prepare(study, subject, **common.how() | ({} if limited else {"limit": None}))

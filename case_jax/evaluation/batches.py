@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int, Num
 
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require, require_seed
@@ -27,7 +27,7 @@ LOADERS = min(32, max(4, os.cpu_count() or 1))
 class Batch(NamedTuple):
     """Images on their way to a device, with what is known about them."""
 
-    images: UInt8[Any, "B H W D"]
+    images: Num[Any, "B H W D"]
     image_ids: Int[Any, " B"]
     regions: Bool[Any, "B R H W"]
     region_classes: Int[Any, "B R"]
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 class LabelledBatch(NamedTuple):
     """A `Batch`, with what the images show."""
 
-    images: UInt8[Any, "B H W D"]
+    images: Num[Any, "B H W D"]
     image_ids: Int[Any, " B"]
     regions: Bool[Any, "B R H W"]
     region_classes: Int[Any, "B R"]
@@ -137,7 +137,7 @@ def first_readable(source: Source, indices: Int[np.ndarray, " N"]) -> Example:
     """The first image that can be read.
 
     Raises:
-        CaseJaxError: when none can be read, or the image is not uint8 of shape (H, W, channels).
+        CaseJaxError: when none can be read, or the image is neither uint8 nor float32 of shape (H, W, channels).
     """
     first_error = None
     for index in indices:
@@ -148,10 +148,10 @@ def first_readable(source: Source, indices: Int[np.ndarray, " N"]) -> Example:
             continue
         image = np.asarray(example.image)
         require(
-            image.ndim == 3 and image.dtype == np.uint8,
+            image.ndim == 3 and image.dtype in (np.uint8, np.float32),
             f"source {source.name!r}, image {example.name!r}",
             f"shape {image.shape}, dtype {image.dtype}",
-            "uint8 of shape (height, width, channels)",
+            "uint8, or float32 in units of its own, of shape (height, width, channels)",
         )
         return example
     raise CaseJaxError(
@@ -165,7 +165,7 @@ def template(source: Source, indices: Int[np.ndarray, " N"], size: int) -> Batch
     example = first_readable(source, indices)
     evidence = 0 if example.evidence is None else len(example.evidence.classes)
     return Batch(
-        np.zeros((size, *example.image.shape), np.uint8),
+        np.zeros((size, *example.image.shape), example.image.dtype),
         np.full(size, -1, np.int32),
         np.zeros((size, evidence, *example.image.shape[:2]), bool),
         np.full((size, evidence), NOBODY, np.int32),
@@ -213,8 +213,9 @@ def _tile(number: int, found: Sequence[_Read], empty: Batch) -> Tile:
 def _check(example: Example, source: Source, empty: Batch) -> None:
     """Every image must fit the first one's shapes, have an id that int32 holds, and a label that exists."""
     image, evidence, expected = f"image {example.name!r}", example.evidence, empty.regions.shape[1:]
-    pixels, accepted = np.asarray(example.image), f"uint8 of shape {empty.images.shape[1:]} like the first image"
-    proper = pixels.shape == empty.images.shape[1:] and pixels.dtype == np.uint8
+    pixels, like = np.asarray(example.image), empty.images
+    accepted = f"{like.dtype} of shape {like.shape[1:]} like the first image"
+    proper = pixels.shape == like.shape[1:] and pixels.dtype == like.dtype
     require(proper, image, f"shape {pixels.shape}, dtype {pixels.dtype}", accepted)
     regions = (0, *expected[1:]) if evidence is None else np.shape(evidence.regions)
     require(

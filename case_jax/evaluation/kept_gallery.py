@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -13,28 +13,31 @@ from case_jax.evaluation.batches import load_tile, template
 from case_jax.evaluation.engine import Job
 from case_jax.evaluation.maps import image_key, maps_of_view, shown_probabilities, view_for_targets
 from case_jax.files import write_atomically
-from case_jax.imageops import normalise_image, picture
+from case_jax.imageops import as_pixels, normalise_image, picture
 from case_jax.results import RunFolder
-from case_jax.source import Example
+from case_jax.source import Audible, Example, Source, stft_of
 
+IMAGES, SOUNDS = 6, 3
 LIKELIEST, REGIONS = "likeliest", "regions"
 
 
 def save_gallery(
-    job: Job, folder: RunFolder, *, count: int = 6, of: str = LIKELIEST, shown: Sequence[int] | None = None
+    job: Job, folder: RunFolder, *, count: int | None = None, of: str = LIKELIEST, shown: Sequence[int] | None = None
 ) -> None:
     """Write `gallery.npz`: `count` of the images, drawn by the seed, with all methods' maps (computed anew, one image at a time).
 
     Args:
         job: what was run.
         folder: its run folder.
-        count: number of images; unreadable ones among those drawn are left out.
+        count: number of images, by default 6, of sounds 3; unreadable ones among those drawn are left out.
         of: which classes' maps: of the two `likeliest`, or of those of the image's `regions`.
         shown: the channels that pictures show, see `imageops.picture`.
 
     Raises:
         CaseJaxError: for channels that the images do not have.
     """
+    if count is None:
+        count = IMAGES if stft_of(job.images.source) is None else SOUNDS
     source, indices, question = job.images.source, job.images.indices, job.question
     drawn = np.sort(np.random.default_rng(question.seed).permutation(len(indices))[:count])
     tile = load_tile(source, indices[drawn], 0, template(source, indices, len(drawn)))
@@ -53,7 +56,8 @@ def save_gallery(
     batch, given = tile.batch, (job.model.params, question.carried())
     found = [one(given, batch.images[s], batch.image_ids[s], batch.region_classes[s]) for s in kept]
     arrays = {
-        "images": picture(batch.images[kept], shown),
+        "images": picture(as_pixels(batch.images[kept]), shown),
+        **_sounds(source, [e for e in examples if e], indices[drawn][kept]),
         "regions": batch.regions[kept],
         "region_classes": batch.region_classes[kept],
         "names": np.array([e.name for e in examples if e], str),
@@ -66,6 +70,13 @@ def save_gallery(
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         write_atomically(folder.path / "gallery.npz", buffer.getvalue())
+
+
+def _sounds(source: Source, examples: Sequence[Example], indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+    """The sounds of the images; none of a source of images."""
+    if stft_of(source) is None or not examples:
+        return {}
+    return {"sounds": np.stack([cast(Audible, source).sound(int(i)) for i in indices])}
 
 
 def _labels(examples: Sequence[Example]) -> Int[np.ndarray, "n L"]:

@@ -15,7 +15,7 @@ from case_jax.evaluation.identity import function_digest, numerics
 from case_jax.evaluation.maps import Pixels
 from case_jax.methods import METHODS, MapFunction, described, method, titles_of, usual
 from case_jax.results import fingerprint
-from case_jax.source import Source, unit_of
+from case_jax.source import Source, stft_of, unit_of
 from case_jax.tap.link import one_logit_names, require_probabilities
 from case_jax.tap.view import TappedModel, check_closed_form
 
@@ -29,7 +29,7 @@ class Subject(NamedTuple):
     """The contrast sets of the contrastive methods, in any form; or a function without arguments that finds them, called when all else has
     been checked."""
     pixels: Pixels
-    """How the source's uint8 pixels become the classifier's input."""
+    """How the source's images become the classifier's input."""
     methods: Sequence[str] | Mapping[str, MapFunction] | None = None
     """Names in `METHODS`, or functions of one's own by name; by default what `default_methods` says of the study."""
     seed: int = 0
@@ -102,6 +102,7 @@ class Subject(NamedTuple):
                 "images": len(indices),
                 "selection": fingerprint([indices]),
                 "unit": unit_of(self.source),
+                **({} if (heard := stft_of(self.source)) is None else {"stft": heard._asdict()}),
             },
             "model": {
                 "weights": fingerprint(jax.tree.leaves(model.params)),

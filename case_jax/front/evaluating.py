@@ -18,7 +18,7 @@ from case_jax.evaluation.kept_gallery import save_gallery
 from case_jax.front.explaining import TAPPED
 from case_jax.imageops import picture, require_pictures
 from case_jax.methods import UNTRAINED, MapFunction, method
-from case_jax.models import LoadedModel
+from case_jax.models import LoadedModel, open_for
 from case_jax.report import write_report
 from case_jax.results import RunFolder
 from case_jax.source import Source
@@ -138,9 +138,7 @@ def _opened(data: str | Path, model: TappedModel, *, limit: int | None, seed: in
     """A data set by its name, its images as the model reads them; a model that does not say how has them at its own size."""
     name = f"folder:{data}" if isinstance(data, Path) else data
     if isinstance(model, LoadedModel):
-        facts = model.preprocessing
-        size = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation}
-        return open_source(name, model.class_names, **size, exif=exif, size=limit, seed=seed)
+        return open_for(name, model.class_names, model.preprocessing, exif=exif, size=limit, seed=seed)
     height, width, channels = model.image_shape
     accepted = "a model of square images, to read a data set by its name; else a source of your own"
     require(height == width, "model", f"one of {height}×{width} images", accepted)

@@ -1,6 +1,6 @@
 """What is put where the mask hides the image.
 
-An infiller is any function `(images, hidden, key) → images`: normalised images (B, H, W, 3), how far each pixel is hidden (B, H, W; 1 is
+An infiller is any function `(images, hidden, key) → images`: normalised images (B, H, W, D), how far each pixel is hidden (B, H, W; 1 is
 hidden), a random key; it returns what the hidden parts are replaced by, for whole images. It must be pure.
 """
 
@@ -20,7 +20,7 @@ from case_jax.models.layers import MaxPool
 from case_jax.training import Batch, Keys, Network, Task, Variables
 from case_jax.training.optimise import updated
 
-Images = Float[Array, "B H W 3"]
+Images = Float[Array, "B H W D"]
 Masks = Float[Array, "B H W"]
 Infiller = Callable[[Images, Masks, Key[Array, ""]], Images]
 

@@ -1,6 +1,6 @@
 """What a masker is made of, and which of it goes together.
 
-Phang, Park, Geras, arXiv 2010.09750, section 3.
+Phang, Park, Geras, arXiv 2010.09750, section 3; Paissan, Ravanelli, Subakan, L-MAC, arXiv 2403.13086.
 """
 
 from typing import Any, Literal, NamedTuple, get_args
@@ -11,7 +11,7 @@ from case_jax.masking.masker import WIDTH
 
 ClassifierMode = Literal["fixed", "alongside", "history", "history-reference"]
 CLASSIFIER_MODES: tuple[ClassifierMode, ...] = get_args(ClassifierMode)
-Targets = Literal["label", "two"]
+Targets = Literal["label", "two", "predicted"]
 
 
 class Side(NamedTuple):
@@ -22,12 +22,18 @@ class Side(NamedTuple):
     size_weight: float
     """λ of the reward for small masks."""
     weight: float = 1.0
+    most: float | None = None
+    """Nats of cross-entropy above which a classification that is minimised gains nothing more."""
 
 
 IN, OUT = Side("classification", "maximise", 1.0), Side("entropy", "maximise", 10.0)
 OUT_TRAINED = OUT._replace(size_weight=15.0)
 """The paper's where the classifier learns, too."""
 CONTRAST_IN, CONTRAST_OUT = Side("contrast", "maximise", 1.0), Side("contrast", "minimise", 1.0)
+LMAC_IN, LMAC_OUT = Side("classification", "maximise", 0.0, 4.0), Side("classification", "minimise", 0.0, 0.2, 20.0)
+"""L-MAC's; the limit of 20 nats is ours."""
+LMAC_SIZE = 6.4
+"""L-MAC's weight of the mask's mean, as its recipe has it at 16 sounds a batch: 0.4 a sound, summed over the batch."""
 
 
 class Ingredients(NamedTuple):
@@ -48,8 +54,13 @@ class Ingredients(NamedTuple):
     width: int = WIDTH
     class_conditional: bool = False
     targets: Targets = "label"
-    """Which class a masked image is about: its label, or one of its two likeliest classes at random, for class-conditional maskers."""
+    """Which class a masked image is about: its label, the class that the classifier predicts, or one of its two likeliest classes at random,
+    for class-conditional maskers."""
     size_conditional: bool = False
+    size_penalty: float = 0.0
+    """Weight of the mask's mean, whatever the classifier answers, beside the sides' rewards for small masks."""
+    guidance: float = 0.0
+    """Weight of guidance by the clean sound, for sources that have one (see `masking.guidance`); guided masks pay no size penalty."""
     tv_weight: float = TV_WEIGHT
     tv_per_side: bool = False
     """Add total variation once per side, as the public code does, instead of once."""
@@ -59,6 +70,10 @@ class Ingredients(NamedTuple):
     """Steps after which both learning rates fall to a tenth, again and again; None: never."""
     history_size: int = 30
     history_every: int = 100
+
+
+LMAC = Ingredients(LMAC_IN, LMAC_OUT, targets="predicted", size_penalty=LMAC_SIZE, tv_weight=0.0)
+"""L-MAC on this package's masker: the classifier's own prediction is kept by what is masked in and lost by what is masked out, right or wrong."""
 
 
 def check(made_of: Ingredients) -> None:
@@ -80,7 +95,9 @@ def check(made_of: Ingredients) -> None:
         if side is not None:
             require_number(f"lambda_{name}", side.size_weight, least=0)
             require_number(f"weight_{name}", side.weight, least=0)
-    require_number("tv_weight", made_of.tv_weight, least=0)
+            require(side.most is None or side.most > 0, f"most_{name}", side.most, "nats above 0, or None")
+    for name in ("tv_weight", "size_penalty", "guidance"):
+        require_number(name, getattr(made_of, name), least=0)
     for name in ("temperature", "masker_rate", "classifier_rate"):
         require_number(name, getattr(made_of, name), above=0)
     require(made_of.history_size >= 1, "history_size", made_of.history_size, "at least 1")

@@ -31,10 +31,11 @@ def objective(
     *,
     counted: Bool[Array, " B"] | None = None,
     rivals: Int[Array, " B"] | None = None,
+    most: float | None = None,
 ) -> Float[Array, " B"]:
     """What is made of the classifier's answer to the masked image; to be minimised.
 
-    `classification`: `−log p_y` to maximise p_y, its negative to minimise it. `entropy`: `∓H(p)`, zero for images that are not `counted`.
+    `classification`: `−log p_y` to maximise p_y, its negative to minimise it, at least `−most`. `entropy`: `∓H(p)`, zero for images that are not `counted`.
     `contrast` (ours): `softplus(∓(y_label − y_rival))`, which only what tells the two classes apart can lower.
 
     Args:
@@ -44,6 +45,7 @@ def objective(
         labels: the classes asked about.
         counted: images whose entropy counts, the paper's: those classified correctly without a mask; None counts all.
         rivals: the classes that `contrast` sets against the labels.
+        most: nats of `−log p_y` above which minimising p_y gains nothing, as that loss has no bound of its own; None: no such limit.
 
     Raises:
         CaseJaxError: for an unknown kind or direction, or `contrast` without rivals.
@@ -52,7 +54,8 @@ def objective(
         raise unknown("direction", direction, DIRECTIONS)
     sign = 1.0 if direction == "maximise" else -1.0
     if kind == "classification":
-        return -sign * _at(jax.nn.log_softmax(logits), labels)
+        log = _at(jax.nn.log_softmax(logits), labels)
+        return -log if direction == "maximise" else log if most is None else jnp.maximum(log, -most)
     if kind == "entropy":
         log = jax.nn.log_softmax(logits)
         entropy = -(jnp.exp(log) * log).sum(-1)

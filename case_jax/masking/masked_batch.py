@@ -1,6 +1,6 @@
 """One batch of masked images: what is asked of it, both losses, and their gradients.
 
-Phang, Park, Geras, arXiv 2010.09750, section 3.
+Phang, Park, Geras, arXiv 2010.09750, section 3; Paissan, Ravanelli, Subakan, L-MAC, arXiv 2403.13086.
 """
 
 from functools import partial
@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from case_jax.masking import infill
+from case_jax.masking.guidance import guidance, guided
 from case_jax.masking.ingredients import Ingredients, Side
 from case_jax.masking.losses import correct, objective, size_reward, total_variation
 from case_jax.masking.masker import binary_concrete, to_image
@@ -32,6 +33,8 @@ class Question(NamedTuple):
     counted: Bool[Array, " B"]
     """Whether the classifier finds the target without a mask."""
     sizes: Float[Array, " B"] | None
+    clean: Float[Array, "B H W D"] | None = None
+    """What the images were before noise was added, where masks are guided by it."""
 
 
 def question_of(made_of: Ingredients, logits: Float[Array, "B C"], batch: Batch, key: Array) -> Question:
@@ -40,6 +43,8 @@ def question_of(made_of: Ingredients, logits: Float[Array, "B C"], batch: Batch,
     likeliest = jax.lax.top_k(logits, 2)[1]
     which, size = jax.random.split(key)
     targets, counted = labels, correct(logits, labels)
+    if made_of.targets == "predicted":
+        targets, counted = likeliest[:, 0], jnp.ones_like(counted)
     if made_of.targets == "two":
         second = jax.random.bernoulli(which, shape=labels.shape)
         targets, counted = jnp.where(second, likeliest[:, 1], likeliest[:, 0]), jnp.ones_like(counted)
@@ -47,7 +52,7 @@ def question_of(made_of: Ingredients, logits: Float[Array, "B C"], batch: Batch,
     sizes = (
         jax.random.uniform(size, labels.shape, minval=SIZES[0], maxval=SIZES[1]) if made_of.size_conditional else None
     )
-    return Question(batch.targets, targets, rivals, counted, sizes)
+    return Question(batch.targets, targets, rivals, counted, sizes, batch.clean if made_of.guidance else None)
 
 
 class Found(NamedTuple):
@@ -64,7 +69,7 @@ def masked_gradients(
     nets: Networks,
     made_of: Ingredients,
     fill: infill.Infiller | None,
-    images: Float[Array, "B H W 3"],
+    images: Float[Array, "B H W D"],
     maps: tuple[Array, ...],
     question: Question,
     key: Array,
@@ -99,6 +104,9 @@ def masked_gradients(
             classifier_loss += side.weight * entropy
             numbers |= {f"{name}_loss": values.mean(), f"{name}_accuracy": correct(logits, question.targets).mean()}
         masker_loss += 0.0 if made_of.tv_per_side else variation
+        of_mask, led = _mask_loss(made_of, mask, images, question)
+        masker_loss += of_mask
+        numbers |= led
         return (masker_loss, classifier_loss), (masker_stats, judge.stats, {"loss": masker_loss} | numbers)
 
     _, pull, (masker_stats, classifier_stats, numbers) = jax.vjp(losses, masker.params, classifier.params, has_aux=True)
@@ -122,6 +130,18 @@ def _mask(
     return to_image(drawn(logits) if made_of.gumbel else jax.nn.sigmoid(logits), images.shape[1:3]), after.stats
 
 
+def _mask_loss(
+    made_of: Ingredients, mask: Float[Array, "B H W"], images: Float[Array, "B H W D"], question: Question
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """What the mask costs whatever the classifier answers: its size, or, where it is guided, its distance from the clean sound's."""
+    size = made_of.size_penalty * mask.mean((1, 2))
+    if question.clean is None:
+        return size.mean(), {}
+    led = guided(question.clean, images, jax.lax.stop_gradient(mask))
+    cost = jnp.where(led, made_of.guidance * guidance(question.clean, mask), size)
+    return cost.mean(), {"guided": led.mean()}
+
+
 def _side_loss(
     side: Side, logits: Float[Array, "B C"], mask: Float[Array, "B H W"], question: Question, *, inside: bool
 ) -> Float[Array, " B"]:
@@ -133,5 +153,7 @@ def _side_loss(
         wins = correct(logits, question.targets)
     earned = wins if inside else question.counted & ~wins
     counted, rivals = question.counted, question.rivals
-    wanted = objective(side.objective, side.direction, logits, question.targets, counted=counted, rivals=rivals)
+    wanted = objective(
+        side.objective, side.direction, logits, question.targets, counted=counted, rivals=rivals, most=side.most
+    )
     return wanted + size_reward(mask, earned, weight=side.size_weight, sizes=question.sizes)

@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from case_jax import parallel
+from case_jax._checks import require
 from case_jax.imageops import normalise_image
 from case_jax.masking import infill
 from case_jax.masking.ingredients import Ingredients, check
@@ -89,6 +90,10 @@ def masker_task(
         drawn, chosen, old = jax.random.split(keys.shared, 3)
         questions, masks = jax.random.split(keys.own)
         images = normalise_image(batch.images, mean, std)
+        if made_of.guidance:
+            require(batch.clean is not None, "guidance", "a batch without clean sounds", "Examples(…, clean=True)")
+            assert batch.clean is not None
+            batch = batch._replace(clean=normalise_image(batch.clean, mean, std))
         state, clean, maps = _clean_step(nets, made_of, state, images, batch.targets)
         state = _remember(made_of, state, drawn) if keeps else state
         question = question_of(made_of, clean, batch, questions)
@@ -106,7 +111,7 @@ def _clean_step(
     nets: Networks,
     made_of: Ingredients,
     state: MaskerState,
-    images: Float[Array, "B H W 3"],
+    images: Float[Array, "B H W D"],
     answers: Float[Array, "B C"],
 ) -> tuple[MaskerState, Float[Array, "B C"], tuple[Array, ...]]:
     """The classifier on clean images: its logits and stage maps, before it has learnt from them."""

@@ -12,6 +12,8 @@ from case_jax.metrics.arcc import Arcc, arcc, arcc_columns, coherency
 from case_jax.metrics.deletion_insertion import COLUMNS as DELETION_INSERTION_COLUMNS
 from case_jax.metrics.deletion_insertion import area_under, deletion_curve, deletion_insertion_columns, insertion_curve
 from case_jax.metrics.evidence import evidence_columns, evidence_shares, points_at_own
+from case_jax.metrics.faithfulness import COLUMNS as FAITHFULNESS_COLUMNS
+from case_jax.metrics.faithfulness import Faithfulness, faithfulness, faithfulness_columns
 from case_jax.metrics.fidelity import PERCENTS, fidelity_columns, removed_probabilities
 from case_jax.metrics.fidelity import removal as fidelity_removal
 from case_jax.metrics.imputation import impute
@@ -85,6 +87,13 @@ METRICS: dict[str, Metric] = {
         "what is left of the predicted class's probability when the image is multiplied with its map (average drop, gain, increase)?",
         MASKED_CONFIDENCE_COLUMNS,
         probability=True,
+    ),
+    "faithfulness": Metric(
+        faithfulness_columns,
+        "is the predicted class named under the map alone, and does it lose its probability under the rest?",
+        FAITHFULNESS_COLUMNS,
+        probability=True,
+        slow=True,
     ),
     "relative_drop": Metric(
         relative_drop_columns,
@@ -184,6 +193,7 @@ __all__ = [
     "Arcc",
     "ClassSpecificDeletion",
     "ClassSpecificInsertion",
+    "Faithfulness",
     "Imputed",
     "MaskedConfidence",
     "Metric",
@@ -199,6 +209,7 @@ __all__ = [
     "deletion_curve",
     "entropy_complexity",
     "evidence_shares",
+    "faithfulness",
     "gini",
     "impute",
     "imputed_probabilities",

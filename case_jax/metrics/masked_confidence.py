@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -14,6 +15,7 @@ from case_jax.tap.link import complement, of_class, probabilities
 from case_jax.tap.view import View
 
 Space = Literal["pixels", "normalised"]
+Form = Literal["plain", "reference-double-softmax"]
 COLUMNS = (
     MetricColumn(
         "average_drop",
@@ -62,6 +64,7 @@ def masked_confidence(
     *,
     space: Space = "pixels",
     black: Float[Array, " D"] | None = None,
+    form: Form = "plain",
 ) -> MaskedConfidence:
     """Average drop, average gain and average increase of one map, whose means over images are the figures of papers.
 
@@ -75,6 +78,8 @@ def masked_confidence(
         space: where image and map are multiplied: `pixels` before the normalisation, so that what is hidden becomes black, as Opti-CAM and CA-Stream
             do; `normalised` after it, so that it becomes the data set's mean, as xplique and torchcam do.
         black: a black pixel in normalised units, for `pixels`.
+        form: of the average drop: `plain`, or `reference-double-softmax` as L-MAC's public code prints it (see `double_softmax_drop`), for comparison with
+            its numbers and with nothing else.
 
     Returns:
         The three as shares, not percentages, and the mean of S. 1 − o is the sum of the other probabilities, and differences are taken
@@ -90,6 +95,8 @@ def masked_confidence(
     """
     if space not in get_args(Space):
         raise unknown("space", space, get_args(Space))
+    if form not in get_args(Form):
+        raise unknown("form", form, get_args(Form))
     given = space == "normalised" or black is not None
     require(given, "black", black, "a black pixel in normalised units, −mean / std, for space='pixels'")
     shown = masked_image(view.image, saliency, black=black if space == "pixels" else None)
@@ -99,10 +106,30 @@ def masked_confidence(
     change = jnp.where(o > 0.5, lacks - lacks_then, m - o)
     gain = jnp.where((change > 0) & (lacks > 0), change / jnp.where(lacks > 0, lacks, 1.0), 0.0)
     drop = jnp.maximum(-change, 0) / jnp.maximum(o, jnp.finfo(o.dtype).tiny)
+    if form == "reference-double-softmax":
+        before, after = (probabilities(y, view.link) for y in (view.logits, logits))
+        drop = double_softmax_drop(before, after, target)
     known = jnp.where(jnp.isnan(o), jnp.nan, 1.0)
     return MaskedConfidence(
         drop * known, gain * known, (change > 0).astype(o.dtype) * known, at_least_float32(saliency).mean()
     )
+
+
+def double_softmax_drop(
+    before: Float[Array, " C"], after: Float[Array, " C"], target: Int[Array, ""] | int
+) -> Float[Array, ""]:
+    """The average drop as L-MAC's public code computes it: `max(0, s − t) / s`, s and t the target's softmax of PROBABILITIES.
+
+    A softmax of what one has made already. With `o` and `m` the target's probabilities, s / t is `exp(o − m) Σ_j exp(after_j) / Σ_j exp(before_j)`, so that the result is near
+    `1 − exp(−(o − m))`: the absolute fall of the probability, 0.63 and a little more at most, where the plain drop is relative to o.
+
+    Args:
+        before: probabilities of all classes, of the whole input.
+        after: those of the masked one.
+        target: the class.
+    """
+    s, t = (of_class(jax.nn.softmax(p), target) for p in (before, after))
+    return jnp.maximum(s - t, 0) / s
 
 
 def _both(logits: Array, target: Int[Array, ""] | int, view: View) -> tuple[Array, Array]:
@@ -110,8 +137,11 @@ def _both(logits: Array, target: Int[Array, ""] | int, view: View) -> tuple[Arra
     return of_class(probabilities(logits, view.link), target), complement(logits, target, view.link)
 
 
-def masked_confidence_columns(inputs: MetricInputs, *, space: Space = "pixels") -> dict[str, Array]:
+def masked_confidence_columns(
+    inputs: MetricInputs, *, space: Space = "pixels", form: Form = "plain"
+) -> dict[str, Array]:
     """Columns `average_drop`, `average_gain`, `average_increase` and `mask_mean` of the top-1 class's map; NaN where it is degenerate."""
-    found = masked_confidence(inputs.view, inputs.maps[0], inputs.targets[0], space=space, black=inputs.black)
+    shown = {"space": space, "black": inputs.black, "form": form}
+    found = masked_confidence(inputs.view, inputs.maps[0], inputs.targets[0], **shown)
     columns = dict(zip((c.name for c in COLUMNS), found, strict=True))
     return {name: jnp.where(inputs.degenerate[0], jnp.nan, value) for name, value in columns.items()}

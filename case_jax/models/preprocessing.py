@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from case_jax._checks import CaseJaxError, require
+from case_jax.audio import Stft
 from case_jax.data.preprocess import INTERPOLATIONS
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -24,10 +25,37 @@ class Preprocessing(NamedTuple):
     interpolation: str = "bilinear"
     """PIL's filter for the resizing: `bilinear` or `bicubic`."""
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the classifier's input."""
+        return self.crop, self.crop, 3
+
     def __str__(self) -> str:
         """In a few words, for people."""
         mean, std = (" ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
         return f"shorter side {self.resize} ({self.interpolation}), crop {self.crop}, mean {mean}, sd {std}"
+
+
+class Listening(NamedTuple):
+    """How a sound becomes the classifier's input: `log(1 + magnitude)` of its spectrogram, an image (frames, frequencies, 1) in units of its own."""
+
+    stft: Stft
+    samples: int
+    """How long a sound is; shorter ones are followed by silence, longer ones cut."""
+    mean: tuple[float] = (0.0,)
+    std: tuple[float] = (1.0,)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the classifier's input."""
+        return self.stft.frames(self.samples), self.stft.bins, 1
+
+    def __str__(self) -> str:
+        """In a few words, for people."""
+        rate, n_fft, window, hop = self.stft
+        return (
+            f"{self.samples / rate:g} s at {rate:,} Hz, n_fft {n_fft}, window {window}, hop {hop}, log(1 + magnitude)"
+        )
 
 
 def checked(facts: Mapping[str, Any], source: str) -> Preprocessing:

@@ -13,6 +13,7 @@ from case_jax.report.figures import (
     agreement_histograms,
     deletion_sweep,
     drop_distribution,
+    in_few_colours,
     plain_style,
     rendered,
 )
@@ -34,13 +35,19 @@ def draw(run: Run, numbers: Numbers) -> list[Drawing]:
     """
     with plain_style():
         parts = (_agreement(run, numbers), _fidelity(run, numbers), _galleries(run))
-        return [Drawing(*words, *rendered(figure)) for part in parts for words, figure in part]
+        return [_drawing(run, *found) for part in parts for found in part]
 
 
 def galleries(run: Run) -> list[Drawing]:
     """The examples of a run, a few methods a figure."""
     with plain_style():
-        return [Drawing(*words, *rendered(figure)) for words, figure in _galleries(run)]
+        return [_drawing(run, *found) for found in _galleries(run)]
+
+
+def _drawing(run: Run, words: tuple[str, str, str, str], figure: Figure) -> Drawing:
+    png, pdf = rendered(figure)
+    noisy = words[0].startswith("gallery") and run.gallery is not None and run.gallery.stft is not None
+    return Drawing(*words, in_few_colours(png) if noisy else png, pdf)
 
 
 Drawn = Iterator[tuple[tuple[str, str, str, str], Figure]]

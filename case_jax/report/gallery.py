@@ -16,6 +16,7 @@ from PIL import Image
 
 from case_jax.report.figures import DPI
 from case_jax.report.loading import Gallery, Method, Run
+from case_jax.report.spectrogram import ticks
 from case_jax.source import SHARED
 
 MAP_COLOURS = "inferno"
@@ -138,6 +139,7 @@ def gallery_figure(run: Run, gallery: Gallery, methods: Sequence[Method]) -> Fig
     axis.imshow(pixels, extent=(0, width, height, 0), interpolation="none")
     axis.set_axis_off()
     _write_words(axis, run, gallery, methods, places, layout)
+    _write_axes(axis, gallery, layout)
     handles = _outline_evidence(axis, gallery, len(places), layout)
     if handles:
         figure.legend(
@@ -170,6 +172,24 @@ def _write_words(
                 if gallery.degenerate[image, place, rank]:
                     where = layout.left(column) + layout.width / 2
                     axis.text(where, middle, "degenerate", fontsize=8, color="white", ha="center", va="center")
+
+
+def _write_axes(axis: Axes, gallery: Gallery, layout: Layout) -> None:
+    """Seconds and hertz inside the first tile of every spectrogram."""
+    if gallery.stft is None:
+        return
+    across, down = ticks(gallery.stft, gallery.images.shape[1:3])
+    look = {"fontsize": 5.5, "color": "white"}
+    for image in range(len(gallery.images)):
+        top, bottom = layout.top(2 * image), layout.top(2 * image) + layout.height
+        for place, words in list(down.items())[1:]:
+            y = top + (place + 0.5) * layout.scale
+            axis.plot([0, 3], [y, y], color="white", linewidth=0.6)
+            axis.text(5, max(y, top + 5), words, ha="left", va="center", **look)
+        for place, words in list(across.items())[1:]:
+            x = (place + 0.5) * layout.scale
+            axis.plot([x, x], [bottom - 3, bottom], color="white", linewidth=0.6)
+            axis.text(min(x, layout.width - 9), bottom - 5, words, ha="center", va="bottom", **look)
 
 
 def _outline_evidence(axis: Axes, gallery: Gallery, methods: int, layout: Layout) -> list[Line2D]:

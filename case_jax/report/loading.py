@@ -11,7 +11,9 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, UInt8
 
 from case_jax._checks import CaseJaxError
+from case_jax.audio import Stft
 from case_jax.metric_column import MetricColumn
+from case_jax.report.spectrogram import upright, upright_pixels
 from case_jax.results import RunFolder
 
 Numbers = dict[str, dict[str, Any]]
@@ -43,6 +45,9 @@ class Gallery(NamedTuple):
     regions: Bool[np.ndarray, "n R H W"]
     region_classes: Int[np.ndarray, "n R"]
     methods: np.ndarray
+    sounds: Float[np.ndarray, "n L"] | None = None
+    """Of a run of sounds, whose images are spectrograms."""
+    stft: Stft | None = None
 
 
 class Run(NamedTuple):
@@ -93,13 +98,26 @@ def methods_of(config: dict[str, Any]) -> list[Method]:
     ]
 
 
-def _gallery(file: Path) -> Gallery | None:
+def _gallery(file: Path, how: Stft | None) -> Gallery | None:
     if not file.exists():
         return None
     with np.load(file, allow_pickle=False) as stored:
-        fields = {field: stored[field] for field in Gallery._fields}
+        fields = {field: stored[field] for field in Gallery._fields if field in stored}
         gallery = Gallery(**fields | {"labels": fields["labels"].reshape(len(fields["names"]), -1)})
-    return gallery if len(gallery.images) else None
+    if not len(gallery.images):
+        return None
+    return gallery if how is None else _heard(gallery, how)
+
+
+def _heard(gallery: Gallery, how: Stft) -> Gallery:
+    """A gallery of spectrograms as pictures are drawn: time to the right, frequency upwards."""
+    assert gallery.sounds is not None, "a run of sounds keeps them"
+    return gallery._replace(
+        images=upright_pixels(gallery.images),
+        maps=upright(gallery.maps),
+        regions=upright(gallery.regions),
+        stft=how,
+    )
 
 
 def sessions_of(folder: Path) -> list[dict[str, Any]]:
@@ -132,7 +150,8 @@ def load_run(path: str | Path, *, done: int | None = None) -> Run:
     try:
         contrast = json.loads((folder.path / "contrast.json").read_text())
         sessions = sessions_of(folder.path)
-        gallery = _gallery(folder.path / "gallery.npz")
+        how = config["data"].get("stft")
+        gallery = _gallery(folder.path / "gallery.npz", None if how is None else Stft(**how))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CaseJaxError(f"run: {folder.path} cannot be read ({error}); run the same command again.") from error
     described = {

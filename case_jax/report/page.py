@@ -12,9 +12,13 @@ import jinja2
 
 from case_jax.files import write_atomically
 from case_jax.report.formatting import counted, listed
+from case_jax.report.listening import Listening, listening
 from case_jax.report.loading import Run
+from case_jax.report.spectrogram import lying
 from case_jax.report.tables import MainTable, markdown, title_of
 
+PLAYED, SOUNDS_PLAYED = ("grad_cam", "finer_cam"), 3
+"""Whose maps are played, where they are there, and of how many sounds."""
 CLASSES_SHOWN, CONTRASTS_SHOWN, NAMES_SHOWN = 1000, 12, 200
 
 
@@ -103,6 +107,7 @@ def write_page(run: Run, page: Page) -> Path:
         title=page.title,
         warning=unfinished(run),
         captions=gallery_captions(run),
+        listening=heard(run),
         link=link_words(run.config),
         contrast=contrast_facts(run),
         unreadable=[(entry["name"], entry["reason"]) for entry in run.excluded],
@@ -135,6 +140,26 @@ def gallery_captions(run: Run) -> list[str]:
         ]
         lines.append(f"{gallery.names[i]}, {known}; maps of {listed(likeliest)}")
     return lines
+
+
+def heard(run: Run) -> list[Listening]:
+    """The first sounds of the gallery with what a few methods' maps of their two likeliest classes keep and leave; none of images."""
+    gallery = run.gallery
+    if gallery is None or gallery.stft is None or gallery.sounds is None:
+        return []
+    kept, titles = gallery.methods.tolist(), {m.name: m.title for m in run.methods if not m.control}
+    known = [name for name in kept if name in titles]
+    chosen = ([name for name in PLAYED if name in known] or known)[: len(PLAYED)]
+    found = []
+    for i, sound in enumerate(gallery.sounds[:SOUNDS_PLAYED]):
+        maps = {
+            f"{titles[name]}, {run.class_name(int(target))}": lying(gallery.maps[i, kept.index(name), rank])
+            for name in chosen
+            for rank, target in enumerate(gallery.targets[i])
+            if not gallery.degenerate[i, kept.index(name), rank]
+        }
+        found.append(listening(str(gallery.names[i]), sound, maps, gallery.stft))
+    return found
 
 
 def contrast_facts(run: Run) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Num
 
 from case_jax._checks import CaseJaxError, require
 from case_jax.source import Example, Source, UnreadableImageError
@@ -22,10 +22,12 @@ THREADS = 8
 class LabelledImages(NamedTuple):
     """A batch on the host."""
 
-    images: UInt8[np.ndarray, "B H W 3"]
+    images: Num[np.ndarray, "B H W D"]
     labels: Int[np.ndarray, " B"]
     targets: Float[np.ndarray, "B C"]
     """What a classifier is trained to answer: the label, or a distribution where the source gives one."""
+    clean: Float[np.ndarray, "B H W D"] | None = None
+    """The images before noise was added, where they are asked for."""
 
 
 class Examples:
@@ -37,10 +39,11 @@ class Examples:
         seed: of the order.
         shuffled_labels: give every image a random class, always the same one, for the sanity check of data randomisation.
         augment: show images in random views, another one each time; the source must be `Photographs`.
+        clean: read what the images were before noise was added, too; the source must have a method `clean(index)`, as sound scenes have.
         memory: bytes of images kept after their first reading.
 
     Raises:
-        CaseJaxError: without images or labels, or random views of a source that has none.
+        CaseJaxError: without images or labels, random views of a source that has none, or clean images of one that does not know them.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Examples:
         seed: int = 0,
         shuffled_labels: bool = False,
         augment: bool = False,
+        clean: bool = False,
         memory: int = MEMORY,
     ):
         require(source.class_names is not None, "data", source.name, "labelled images, in a sub-folder for each class")
@@ -64,7 +68,11 @@ class Examples:
             f"True for {source.name}",
             "photographs: a folder, or a data set of tensorflow-datasets",
         )
-        self._shuffled_labels, self._augment = shuffled_labels, augment
+        known = hasattr(source, "clean")
+        require(
+            not clean or known, "guidance", f"by {source.name}", "data that know the clean sound: sound_scenes:train"
+        )
+        self._shuffled_labels, self._augment, self._clean = shuffled_labels, augment, clean
         self.unreadable: dict[str, str] = {}
         """Images that were met and could not be read, and why; others of their batch took their places."""
         self._kept: dict[int, LabelledImages] = {}
@@ -123,7 +131,9 @@ class Examples:
         if self._shuffled_labels:
             label, target = int(np.random.default_rng([self.seed, index]).integers(self.classes)), None
         answer = np.eye(self.classes, dtype=np.float32)[label] if target is None else target
-        return LabelledImages(example.image[None], np.array([label], np.int32), answer[None])
+        source: Any = self.source
+        clean = source.clean(index)[None] if self._clean else None
+        return LabelledImages(example.image[None], np.array([label], np.int32), answer[None], clean)
 
     def batches(
         self, first: int, last: int, batch: int, *, share: tuple[int, int] = (0, 1), ahead: int = 2
@@ -164,7 +174,10 @@ class Examples:
 
 
 def _joined(futures: list[Future[LabelledImages]]) -> LabelledImages:
-    return LabelledImages(*map(np.concatenate, zip(*(future.result() for future in futures), strict=True)))
+    read = [future.result() for future in futures]
+    images, labels, targets = (np.concatenate([getattr(r, name) for r in read]) for name in LabelledImages._fields[:3])
+    clean = [r.clean for r in read if r.clean is not None]
+    return LabelledImages(images, labels, targets, np.concatenate(clean) if clean else None)
 
 
 def few_shot(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, Num
 from tqdm import tqdm
 
 from case_jax import parallel
@@ -39,10 +39,12 @@ IN_HAND = 1
 class Batch(NamedTuple):
     """What a step is given on one device."""
 
-    images: UInt8[Any, "B H W 3"]
+    images: Num[Any, "B H W D"]
     labels: Int[Any, " B"]
     targets: Float[Any, "B C"]
     """What a classifier is trained to answer."""
+    clean: Float[Any, "B H W D"] | None = None
+    """The images before noise was added, where they are asked for."""
 
 
 class Keys(NamedTuple):
@@ -228,7 +230,7 @@ class _Training:
     def step(self, batch: LabelledImages) -> Mapping[str, float]:
         """One step; the means since the last line of the log, when a line is due."""
         count = parallel.device_count()
-        halves = Batch(*(a.reshape(count, -1, *a.shape[1:]) for a in batch))
+        halves = Batch(*(None if a is None else a.reshape(count, -1, *a.shape[1:]) for a in batch))
         number, signal = (np.full(count, value, np.int32) for value in (self.done, self._signal))
         self._state, losses, signals = self._step(self._state, *map(parallel.shard, (halves, number, signal)))
         if self._recent:

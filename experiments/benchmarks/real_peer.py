@@ -255,7 +255,7 @@ def read(model: Any, folder: Path) -> Float[np.ndarray, "B H W D"]:
 
 def peer_process(folder: Path) -> None:
     """PyTorch's whole process: images are read and normalised with PIL and NumPy alone."""
-    facts = cj.models.MODELS[NETWORK].default_preprocessing
+    facts: Any = cj.models.MODELS[NETWORK].default_preprocessing
     first = (256 - facts.crop) // 2
     whole = np.stack([np.asarray(Image.open(file)) for file in sorted(folder.iterdir())])
     cut = whole[:, first : first + facts.crop, first : first + facts.crop].astype(np.float32) / 255

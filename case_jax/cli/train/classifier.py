@@ -42,7 +42,7 @@ class ClassifierRun:
 
 def train_classifier(run: ClassifierRun, *, first: bool) -> None:
     """Train a bundled network on labelled images, and write its weights."""
-    classifier = load_classifier(run.data.model, weights=run.data.weights)
+    classifier = load_classifier(run.data.network, weights=run.data.weights)
     source = run.data.open(classifier, own_classes=run.new_head)
     if run.new_head:
         given, wanted = source.class_names or (), "labelled images, in a sub-folder for each class, of at least 2"
@@ -54,7 +54,7 @@ def train_classifier(run: ClassifierRun, *, first: bool) -> None:
     module: Any = classifier.module
     if run.fresh:
         module = classifier.entry.build(len(classifier.class_names), rngs=nnx.Rngs(run.data.seed))
-    folder = folder_outside(run.data, "classifier", run.data.model, source=source)
+    folder = folder_outside(run.data, "classifier", run.data.network, source=source)
     folder.require_writable()
     facts, steps = classifier.preprocessing, run.data.recipe(source).steps
     optimiser = adamw(steps, rate=run.rate, weight_decay=run.weight_decay)
@@ -68,5 +68,4 @@ def train_classifier(run: ClassifierRun, *, first: bool) -> None:
     if not first:
         return
     save_classifier(folder.path / CLASSIFIER, Network(module).module(state.classifier), classifier)
-    model = "" if run.data.model == "digit_resnet" else f" --model {run.data.model}"
-    finish(folder, CLASSIFIER, f"case-jax evaluate{model} --weights {folder.path / CLASSIFIER}")
+    finish(folder, CLASSIFIER, f"case-jax evaluate{run.data.again} --weights {folder.path / CLASSIFIER}")

@@ -10,13 +10,13 @@ import tyro
 from case_jax._checks import require, require_seed
 from case_jax.cli.devices import Devices
 from case_jax.cli.processes import Processes
-from case_jax.data import open_source
+from case_jax.cli.setup import AUTO, usual_model
 from case_jax.evaluation.batches import select
-from case_jax.models import Classifier
+from case_jax.models import Classifier, open_for
 from case_jax.source import Source
 from case_jax.training import Recipe
 
-SCENES = 20_000
+SCENES, SCENE_DATA = 20_000, ("digit_scenes", "sound_scenes")
 
 DevicesArgs = Annotated[Devices, tyro.conf.arg(name="")]
 
@@ -25,12 +25,12 @@ DevicesArgs = Annotated[Devices, tyro.conf.arg(name="")]
 class Data:
     """What is trained on, and for how long."""
 
-    model: str = "digit_resnet"
-    """A name from `case-jax list models`."""
+    model: str = AUTO
+    """A name from `case-jax list models`; auto takes sound_cnn for sound scenes, else digit_resnet."""
     weights: str | None = None
     """As in `case-jax evaluate`."""
     data: str = "digit_scenes:train"
-    """Labelled images, as in `case-jax evaluate`."""
+    """Labelled images, as in `case-jax evaluate`; of scenes without a split those of train."""
     limit: int | None = None
     """Number of images, drawn by the seed; all of a folder, and 20,000 scenes, by default."""
     out: Path | None = None
@@ -59,18 +59,23 @@ class Data:
         require(self.save_every >= 1, "save_every", self.save_every, "a number of steps of at least 1")
         require(0 < self.share <= 1, "share", self.share, "a share of the images above 0 and at most 1")
 
+    @property
+    def network(self) -> str:
+        """The model's name."""
+        return usual_model(self.data) if self.model == AUTO else self.model
+
+    @property
+    def again(self) -> str:
+        """What names these data and this model in another command, nothing where they are its defaults."""
+        data = " --data sound_scenes" if self.data.partition(":")[0] == "sound_scenes" else ""
+        return data if self.network == usual_model(self.data) else f"{data} --model {self.network}"
+
     def open(self, classifier: Classifier, *, own_classes: bool = False) -> Source:
         """The images, as the classifier sees them; of its classes, unless the data may have their own."""
         facts = classifier.preprocessing
-        source = open_source(
-            self.data,
-            None if own_classes else classifier.class_names,
-            resize=facts.resize,
-            crop=facts.crop,
-            interpolation=facts.interpolation,
-            size=self.limit or SCENES,
-            seed=self.seed,
-        )
+        names = None if own_classes else classifier.class_names
+        data = f"{self.data}:train" if self.data in SCENE_DATA else self.data
+        source = open_for(data, names, facts, size=self.limit or SCENES, seed=self.seed)
         given, known = len(source.class_names or ()), len(classifier.class_names)
         accepted = f"the classifier's {known} (`train classifier --new-head` makes a classifier of the data's classes)"
         require(own_classes or given in (0, known), "data", f"{source.name} of {given} classes", accepted)

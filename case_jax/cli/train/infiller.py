@@ -4,7 +4,7 @@ import dataclasses
 
 from flax import nnx
 
-from case_jax._checks import require_number
+from case_jax._checks import require, require_number
 from case_jax.cli.processes import Processes
 from case_jax.cli.train.data import DataArgs, ProcessesArgs
 from case_jax.cli.train.running import finish, folder_outside, run_training
@@ -32,8 +32,10 @@ class InfillerRun:
 
 def train_infiller(run: InfillerRun, *, first: bool) -> None:
     """Train a network that fills holes, and write its weights."""
-    classifier = load_classifier(run.data.model, weights=run.data.weights)
+    classifier = load_classifier(run.data.network, weights=run.data.weights)
     source = run.data.open(classifier)
+    pictures = "a classifier of images of three channels: blur and noise fill what is hidden of sounds"
+    require(len(classifier.preprocessing.mean) == 3, "data", f"{source.name}, of one channel", pictures)
     folder = folder_outside(run.data, "infiller", source=source)
     folder.require_writable()
     facts = classifier.preprocessing

@@ -41,13 +41,16 @@ def run_training(
     made: dict[str, Any],
     *,
     shuffled_labels: bool = False,
+    clean: bool = False,
 ) -> Any:
     """Train as the options say, or go on where an earlier run stopped; the state at the end."""
-    examples = Examples(source, indices, seed=data.seed, shuffled_labels=shuffled_labels, augment=data.augment)
+    examples = Examples(
+        source, indices, seed=data.seed, shuffled_labels=shuffled_labels, augment=data.augment, clean=clean
+    )
     recipe = data.recipe(source)
     config = {
         **made,
-        "model": {"name": data.model, "weights": data.weights},
+        "model": {"name": data.network, "weights": data.weights},
         "data": {"name": source.name, "fingerprint": source.fingerprint, "images": len(examples)},
         "augment": data.augment,
     }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from case_jax import parallel
 from case_jax._checks import require, require_percent, unknown
@@ -160,7 +160,7 @@ def image_maps(
     question: Question,
     model: TappedModel,
     params: Params,
-    image: UInt8[Array, "H W D"],
+    image: Num[Array, "H W D"],
     image_id: Array,
     *,
     random: bool = False,
