@@ -20,7 +20,7 @@ from experiments.page import write_pages
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 EXPERIMENTS = (
-    "specificity", "sensitivity", "fidelity", "ties", "contrasts", "seeds", "scenes", "masking", "sanity", "crossover", "photographs", "peers",
+    "specificity", "sensitivity", "fidelity", "ties", "contrasts", "seeds", "scenes", "masking", "sanity", "crossover", "photographs", "sound", "peers",
 )  # fmt: skip
 """In the order of the page; `ties` reads what `sensitivity` wrote, `crossover` the maskers of `masking`."""
 NEEDS = {"peers": ("torch", "pytorch_grad_cam", "quantus")}

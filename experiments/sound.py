@@ -16,17 +16,18 @@ import pandas as pd
 from case_jax import METHODS
 from case_jax.data import SoundScenes
 from case_jax.methods import MapFunction
-from case_jax.stats import estimates_of
+from case_jax.stats import both_usable, estimates_of
 from experiments.claim import Estimate, Finding, percent
 from experiments.estimates import mean_of, of_images, paired
 from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined
 from experiments.networks import Subject, Where, asked_by_name, correct
-from experiments.specificity import GRAD_CAM, contrasts, means_of, scored, titles
+from experiments.specificity import GRAD_CAM, contrasts, titles
 from experiments.train_sound_classifier import Config as Training
 from experiments.train_sound_classifier import sound_network
 
 PLAIN = ("grad_cam", "hires_cam", "grad_cam_plus_plus", "layer_cam", "eigen_grad_cam", "saliency", "guided_backprop")
 CONTROLS = ("random", "centre_gaussian", "sobel", "exchanged", "noise_contrast")
+MEANS = ("specificity", "necessity", "necessity_random", "mass_own", "hurts_own")
 METRICS = ("sensitivity", "evidence", "specificity")
 COLUMNS = (
     "image_id", "method", "network", "seed", "label", "top1", "p1", "degenerate_1", "degenerate_2", "F", "F_plus", "mass_own", "mass_shared",
@@ -79,6 +80,13 @@ def measured(config: Config) -> Numbers:
     return Numbers({"rows": joined(frames)}, {"networks": pd.DataFrame(facts)})
 
 
+def means_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over sounds with usable maps of both classes, of every method and training; of F the median."""
+    by = rows[both_usable(rows)].groupby(["seed", "method"], sort=False, observed=True)
+    means = by[list(MEANS)].mean().assign(n=by.size(), F=by["F"].median())
+    return means.reset_index()
+
+
 def against(table: pd.DataFrame, name: str, other: str, column: str) -> Estimate:
     """How much larger a method's mean is than another's, paired by training."""
     values = table.pivot(index="seed", columns="method", values=column)
@@ -87,7 +95,7 @@ def against(table: pd.DataFrame, name: str, other: str, column: str) -> Estimate
 
 def by_sound(rows: pd.DataFrame, column: str) -> list[Estimate]:
     """The first training's means over sounds, which share nothing, less Grad-CAM's."""
-    mine = scored(rows[rows["seed"] == 0])
+    mine = rows[(rows["seed"] == 0) & both_usable(rows)]
     values: Any = mine.pivot(index="image_id", columns="method", values=column)
     among = estimates_of(mine)
     return [
