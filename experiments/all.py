@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 EXPERIMENTS = (
     "specificity", "architectures", "sensitivity", "fidelity", "ties", "contrasts", "seeds", "scenes", "masking", "stream", "sanity", "crossover",
-    "recursive", "photographs", "peers",
+    "recursive", "photographs", "sound", "peers",
 )  # fmt: skip
 """In the order of the page; `ties` reads what `sensitivity` wrote, `crossover` the maskers of `masking`."""
 NEEDS = {"peers": ("torch", "pytorch_grad_cam", "quantus")}

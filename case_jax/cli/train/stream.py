@@ -45,7 +45,7 @@ def train_stream(run: StreamRun, *, first: bool) -> None:
     source = run.data.open(classifier)
     folder = folder_outside(run.data, "stream", run.data.model, source=source)
     facts, judge = classifier.preprocessing, digest(classifier.module)
-    model = tap_classifier(classifier, jnp.zeros((facts.crop, facts.crop, 3)))
+    model = tap_classifier(classifier, jnp.zeros(facts.shape))
     stream = new_stream(model, final=run.final, heads=run.heads, seed=run.data.seed)
     task = stream_task(model, stream, mean=facts.mean, std=facts.std, optimiser=optax.adam(run.rate))
     folder.require_writable()

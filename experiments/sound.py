@@ -1,0 +1,176 @@
+"""Sound: does what holds of maps of pictures hold of maps of spectrograms?
+
+Question   On sound scenes, do contrastive maps hold their own class more than Grad-CAM's, at the cost of necessity, and lie on their own marker?
+Command    python -m experiments.sound [--seeds 3] [--quick] [--again]
+Cost       about 30 minutes on 2 CPU cores, 20 of them the training of three classifiers
+Expected   as on digit scenes: contrast gains specificity and own evidence, and costs necessity
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from case_jax import METHODS
+from case_jax.data import SoundScenes
+from case_jax.methods import MapFunction
+from case_jax.stats import both_usable, estimates_of
+from experiments.claim import Estimate, Finding, percent
+from experiments.estimates import mean_of, of_images, paired
+from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined
+from experiments.networks import Subject, Where, asked_by_name, correct
+from experiments.specificity import GRAD_CAM, contrasts, titles
+from experiments.train_sound_classifier import Config as Training
+from experiments.train_sound_classifier import sound_network
+
+PLAIN = ("grad_cam", "hires_cam", "grad_cam_plus_plus", "layer_cam", "eigen_grad_cam", "saliency", "guided_backprop")
+CONTROLS = ("random", "centre_gaussian", "sobel", "exchanged", "noise_contrast")
+MEANS = ("specificity", "necessity", "necessity_random", "mass_own", "hurts_own")
+METRICS = ("sensitivity", "evidence", "specificity")
+COLUMNS = (
+    "image_id", "method", "network", "seed", "label", "top1", "p1", "degenerate_1", "degenerate_2", "F", "F_plus", "mass_own", "mass_shared",
+    "mass_other", "specificity", "necessity", "necessity_random", "hurts_own", "specificity_oracle", "necessity_oracle",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Networks, sounds and where the answer goes."""
+
+    seeds: int = 3
+    """Trainings of the classifier."""
+    limit: int = 100
+    """Sound scenes."""
+    runs: Path = Path("runs/experiments")
+    """Networks and rows; the same command goes on."""
+    quick: bool = False
+    """A few sounds and steps of training, to prove that it runs."""
+    again: bool = False
+    """Run nothing: conclude again from what `out` holds."""
+    out: Path = Path("experiments/results/sound")
+
+
+def methods() -> dict[str, MapFunction]:
+    """What is tested: plain maps, contrasts with one and five classes, controls."""
+    named = asked_by_name((*PLAIN, *CONTROLS))
+    return {METHODS[name].title: maps for name, maps in named.items()} | contrasts()
+
+
+def networks_of(config: Config) -> Iterator[tuple[int, Subject]]:
+    """The classifier of sounds by every seed, with test scenes, and others to count confusions on."""
+    where = Where(data="sound_scenes:test", limit=config.limit, runs=config.runs, quick=config.quick)
+    training = Training(folder=where.kept / "networks" / "sound")
+    if config.quick:
+        training = dataclasses.replace(training, steps=40, scenes=200)
+    for seed in range(1 if config.quick else config.seeds):
+        network = sound_network(dataclasses.replace(training, seed=seed))
+        confusions = SoundScenes("confusion", 50 if config.quick else 1000)
+        yield seed, Subject(f"sound-{seed}", network, SoundScenes("test", where.images), confusions, where)
+
+
+def measured(config: Config) -> Numbers:
+    """A row per sound, method and training."""
+    frames, facts = [], []
+    for seed, subject in networks_of(config):
+        rows = subject.rows("sound", methods(), metrics=METRICS)
+        frames.append(compact(rows.assign(seed=seed, network="sound_cnn"), COLUMNS))
+        facts.append({"network": "sound_cnn", "seed": seed, "accuracy": correct(rows), "scenes": len(subject.source)})
+    return Numbers({"rows": joined(frames)}, {"networks": pd.DataFrame(facts)})
+
+
+def means_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over sounds with usable maps of both classes, of every method and training; of F the median."""
+    by = rows[both_usable(rows)].groupby(["seed", "method"], sort=False, observed=True)
+    means = by[list(MEANS)].mean().assign(n=by.size(), F=by["F"].median())
+    return means.reset_index()
+
+
+def against(table: pd.DataFrame, name: str, other: str, column: str) -> Estimate:
+    """How much larger a method's mean is than another's, paired by training."""
+    values = table.pivot(index="seed", columns="method", values=column)
+    return paired(name, values[name], values[other], unit="trained networks")
+
+
+def by_sound(rows: pd.DataFrame, column: str) -> list[Estimate]:
+    """The first training's means over sounds, which share nothing, less Grad-CAM's."""
+    mine = rows[(rows["seed"] == 0) & both_usable(rows)]
+    values: Any = mine.pivot(index="image_id", columns="method", values=column)
+    among = estimates_of(mine)
+    return [
+        of_images(name, (values[name] - values[GRAD_CAM]).dropna(), among) for name in contrasts() if name in values
+    ]
+
+
+def findings(rows: pd.DataFrame, table: pd.DataFrame, here: str) -> list[Finding]:
+    """What was found; the rules were written before the rows."""
+    contrastive = list(contrasts())
+    over = {
+        c: [against(table, name, GRAD_CAM, c) for name in contrastive]
+        for c in ("specificity", "necessity", "mass_own", "F")
+    }
+    controls = [
+        mean_of(n, table.loc[table["method"] == n, "specificity"], unit="trained networks") for n in titles(CONTROLS)
+    ]
+    return [
+        Finding(
+            "On sound, too, contrastive maps hold their own class more than Grad-CAM's do.", here, over["specificity"], "universal",
+            measure="specificity, less Grad-CAM's, in logits",
+        ),
+        Finding(
+            "On sound, too, contrast costs necessity.", here, over["necessity"], "universal", "below",
+            measure="necessity, less Grad-CAM's, in logits",
+        ),
+        Finding(
+            "Contrastive maps have more of their mass where their own marker sounds.", here, over["mass_own"], "universal",
+            measure="share of mass on own evidence, less Grad-CAM's", shown="points",
+        ),
+        Finding(
+            "The two classes' maps share fewer top pixels than Grad-CAM's.", here, over["F"], "universal", "below",
+            measure="median F, less Grad-CAM's", shown="points",
+        ),
+        Finding(
+            "And on the first network, by sound?", here, by_sound(rows, "specificity"), measure="specificity, less Grad-CAM's, in logits",
+        ),
+        Finding("What have the controls?", here, controls, measure="specificity, in logits"),
+    ]  # fmt: skip
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over trainings [smallest, largest], by method."""
+    by = table.groupby("method", sort=False, observed=True)
+
+    def cells(column: str, words: Any) -> pd.Series:
+        return by[column].agg(lambda v: f"{words(v.mean())} [{words(v.min())}, {words(v.max())}]")
+
+    number = "{:.1f}".format
+    found = {
+        "specificity": cells("specificity", number),
+        "necessity": cells("necessity", number),
+        "median F": cells("F", percent),
+        "mass on own marker": cells("mass_own", percent),
+    }
+    return pd.DataFrame(found).reset_index()
+
+
+def concluded(numbers: Numbers, config: Config) -> Answer:
+    """The table of all methods, and what follows."""
+    rows, networks = numbers.rows["rows"].astype(dict.fromkeys(("network", "method"), str)), numbers.tables["networks"]
+    table = means_of(rows)
+    right = ", ".join(percent(a) for a in networks["accuracy"])
+    here = f"{rows['image_id'].nunique()} sound scenes, {len(networks)} trainings of sound_cnn (right on {right})"
+    tables = {
+        "summary": Table("Means over trainings [smallest, largest]", table, shown(table)),
+        "networks": Table("The networks", networks, networks.assign(accuracy=networks["accuracy"].map(percent))),
+    }
+    return Answer(findings(rows, table, here), tables, {})
+
+
+def main(config: Config) -> None:
+    """Answer, and keep it."""
+    carry_out(config, measured, concluded)
+
+
+if __name__ == "__main__":
+    from_shell(main, Config)
