@@ -3,7 +3,7 @@
 Question   Does attention pooling change accuracy, AD, AG, AI and the class sensitivity of class activation maps as its paper says or implies? Is Signature
            Activation more than edges?
 Command    python -m experiments.stream [--quick] [--again] [--seeds 5]
-Cost       about 40 minutes on 2 CPU cores with five networks at hand, 20 of them the training of ten streams; three minutes for each network that is not there
+Cost       about 15 minutes on 2 CPU cores with five networks at hand, 10 of them the training of ten streams; three minutes for each network that is not there
 Expected   the paper's, of a ResNet-50 on ImageNet: accuracy kept, AD of three class activation maps lower or the same, AG and AI higher; and that one attention for
            all classes makes their maps more alike, which nobody has asked
 """

@@ -116,7 +116,10 @@ def accuracy_kept(facts: pd.DataFrame, average: str, others: Sequence[str]) -> F
     right = facts.pivot(index="seed", columns="pooling", values="accuracy")
     changes = [paired(p, right[p], right[average], unit=UNIT, margin=KEPT) for p in others if p in right]
     said = ", ".join(f"{p} {100 * right[p].mean():.1f}" for p in (average, *others) if p in right)
-    note = f"Right, mean over networks, percent: {said}. {100 * KEPT:.0f} points and less are no difference; the paper's: 74.55 → 74.70."
+    note = (
+        f"Right, mean over networks, percent: {said}. {100 * KEPT:.0f} points and less are no difference; the paper's: 74.55 → 74.70, after 90 epochs of SGD; here "
+        "four epochs of Adam at one rate; in the last three the stream's loss on training scenes fell by 1 to 3%."
+    )
     claim = "Attention pooling keeps the accuracy of a frozen network (CA-Stream's paper)."
     return Finding(
         claim, HERE, changes, "equivalence", measure="accuracy, less average pooling's", shown="points", note=note
@@ -130,8 +133,8 @@ def positions(facts: pd.DataFrame, poolings: Sequence[str]) -> Finding:
     question = "Over how many of the last map's 36 positions does the attention spread?"
     note = (
         "exp(−Σ a log a): 36 is the average. Asked after a first look. As in the public code the token begins at N(1, 1), which on features that are "
-        "never negative fits one position far better than all others; in the stream the projection before the last map undoes that, and "
-        "with the last map alone nothing but the token itself can, whose gradient is next to nothing there."
+        "never negative fits one position far better than all others; in the stream the projection before the last map undoes that; with "
+        "the last map alone nothing but the token itself could, whose gradient most likely is next to nothing there (not measured)."
     )
     return Finding(question, HERE, values, measure="positions", note=note)
 
