@@ -24,6 +24,7 @@ from case_jax.evaluation.confusion import count_confusions
 from case_jax.evaluation.maps import Question
 from case_jax.evaluation.studies.evaluate import make_step, other_class
 from case_jax.imageops import finish_maps, normalise_image
+from case_jax.methods import METHODS as METHODS_BY_NAME
 from case_jax.methods import top_class_maps
 from case_jax.metric_column import MetricColumn
 from case_jax.metrics import METRICS, Metric, agreement, removed_probabilities
@@ -433,6 +434,19 @@ def test_images_with_broken_logits_are_left_out_of_every_score(prepared, model, 
     summary = summarise(rows, resamples=20)
     assert np.isfinite(summary.table.loc["random", "drop_mean"])
     assert [n for text, n in summary.counts.items() if "not finite" in text] == [bad["image_id"].nunique()]
+
+
+def test_a_method_of_pairs_is_asked_again_about_a_pair(prepared, tmp_path):
+    """Maps exchanged keep or lose what the rival's mask does: asked about one class alone they would raise."""
+    methods = {name: METHODS_BY_NAME[name].maps for name in ("finer_cam", "exchanged")}
+    planned = prepared(methods=methods, metrics=["masked_accuracy"], options={"masked_accuracy": {"rounds": 1}})
+    rows = run(planned, RunFolder(tmp_path / "run")).rows()
+    plain, after = (
+        rows.pivot(index="image_id", columns="method", values=f"mia_predicted_{i}").dropna() for i in (0, 1)
+    )
+    assert (plain == 1).all(axis=None)
+    assert len(after) > 10
+    assert (after["exchanged"] != after["finer_cam"]).any()
 
 
 class Strange(Scenes):

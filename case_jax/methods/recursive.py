@@ -55,14 +55,15 @@ def rescaled(attribution: Float[Array, "*space D"]) -> Float[Array, "*space D"]:
 
 
 def masked_rounds(view: View, query: Query, method: Maps, rounds: int = 3) -> Rounds:
-    """Explain, mask the image with the explanation, explain what is left, and so on, for the one class of a query.
+    """Explain, mask the image with the explanation, explain what is left, and so on, for the first class of a query.
 
     `P_0 = 1`, `P_{i+1} = P_i ⊙ n(E(x ⊙ P_i, c))`: E is the method's signed attribution of each colour where it has one, else its map, enlarged; n maps
     minimum and maximum over all positions to 0 and 1, of each channel by itself. What is masked becomes the data set's mean.
 
     Args:
         view: one image's view.
-        query: one target; its contrast set, which stays that of the whole image, and key, where the method needs them.
+        query: its target, and a second one where the method needs a pair; its contrast set, which stays that of the whole image, and key, where the
+            method needs them.
         method: a map function.
         rounds: n.
 
@@ -71,12 +72,11 @@ def masked_rounds(view: View, query: Query, method: Maps, rounds: int = 3) -> Ro
         explanation is a number.
 
     Raises:
-        CaseJaxError: for fewer than 0 rounds, or more than one target.
+        CaseJaxError: for fewer than 0 rounds.
 
     Lee and Chang, 2021 (arXiv 2102.07332), and their public code.
     """
     require(rounds >= 0, "rounds", rounds, "a number of rounds of at least 0")
-    require(len(query.targets) == 1, "targets", f"{len(query.targets)} targets", "one")
     image, maps = at_least_float32(view.image), by_channel(method)
 
     def masked(mask: Array) -> Array:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 from case_jax import parallel
 from case_jax._checks import require, require_percent, unknown
 from case_jax.contrast.asking import ask
+from case_jax.contrast.sets import Query
 from case_jax.evaluation.batches import Batch, LabelledBatch, Tile, labelled, labelled_batch
 from case_jax.evaluation.clusters import cluster_columns
 from case_jax.evaluation.engine import Compiled, Found, Images, Program, Through
@@ -223,21 +224,25 @@ def make_step(question: Question, metrics: Mapping[str, Metric], options: Option
             maps, degenerate, without = method
             return _columns(inputs(maps, degenerate)._replace(removed=without), plain, options, of_image)
 
-        def score_explaining(number: int, method: MapFunction) -> dict[str, Array]:
+        def score_explaining(number: int, name: str, method: MapFunction) -> dict[str, Array]:
+            def asked(seen: View, target: Int[Array, ""]) -> Query:
+                likeliest, second = found.targets[:2]
+                rival = jnp.where(target == likeliest, second, likeliest)
+                targets = jnp.stack([target, rival]) if described(name, method).pair else target[None]
+                return ask(seen, targets, question.contrast, key=again)
+
             def explain(altered: Float[Array, "H W D"]) -> Float[Array, "H W"]:
                 other = view_for_targets(model, params, altered)
-                maps = method(other, ask(other, found.targets[:1], question.contrast, key=again))
-                return finish_maps(maps, altered.shape[:2])[0]
+                return finish_maps(method(other, asked(other, found.targets[0])), altered.shape[:2])[0]
 
             def recursed(target: Int[Array, ""], rounds: int) -> Float[Array, "rounds C"]:
-                asked = ask(view, target[None], question.contrast, key=again)
-                return masked_rounds(view, asked, method, rounds).logits
+                return masked_rounds(view, asked(view, target), method, rounds).logits
 
             known = inputs(found.maps[number], found.degenerate[number])
             known = known._replace(explain=explain, recursed=recursed)
             return _columns(known, explaining, options, of_image)
 
-        again_scored = [score_explaining(i, method) for i, method in enumerate(question.methods.values())]
+        again_scored = [score_explaining(i, *method) for i, method in enumerate(question.methods.items())]
         third = {
             "random_class": found.targets[2],
             "degenerate_random": found.degenerate[:, 2],
