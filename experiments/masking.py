@@ -1,7 +1,8 @@
 """The masking paper's findings (arXiv 2010.09750) on digit scenes, and maskers under the tests of CASE.
 
 Question   Does a masker need both objectives? Does training the classifier alongside help? Do infilling, binary masks and more images? Is a
-           masker class-sensitive, and can it be made so? Each on several networks, by three truths: the body, the marker, both together
+           masker class-sensitive, and can it be made so? All that on several networks, by
+           three truths: the body, the marker, both together?
 Command    python -m experiments.masking [--quick] [--seeds 3] [--again]; on ImageNet `case-jax train masker --model resnet50
            --data tfds:imagenet2012:train --augment`, then `case-jax localise` and `evaluate` with `--methods masker:RUN`
 Cost       about 75 processor minutes

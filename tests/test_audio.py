@@ -93,6 +93,8 @@ def test_traced_batched_and_differentiable_at_silence():
 def test_bad_parameters_are_named():
     with pytest.raises(CaseJaxError, match="hop of at most half a window"):
         stft(NOISE, Stft(8000, 256, 100, 64))
+    with pytest.raises(CaseJaxError, match=r"signal: got dtype int16; .*floating-point"):
+        stft(np.zeros(800, np.int16), SMALL)
     with pytest.raises(CaseJaxError, match="one signal"):
         stft(NOISE[None], SMALL)
     with pytest.raises(CaseJaxError, match="129"):

@@ -209,6 +209,7 @@ def test_without_probabilities_what_needs_them_refuses_and_the_rest_works():
             "specificity",
             "specificity_insertion",
             "mask_complexity",
+            "masked_accuracy",
         )
     }
     figure = cj.show(image, MAP, model=many, targets=0)

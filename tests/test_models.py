@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from safetensors.numpy import save_file
 
 from case_jax import CaseJaxError
+from case_jax.cli.train.running import save_classifier
 from case_jax.data import DigitScenes
 from case_jax.imageops import normalise_image
 from case_jax.models import (
@@ -30,7 +31,7 @@ from case_jax.models import (
 from case_jax.models.digit_resnet import DigitResNet
 from case_jax.models.hub import is_hub_id
 from case_jax.models.packages import is_package
-from case_jax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from case_jax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, checked
 from case_jax.models.torch_names import network_sizes
 from case_jax.models.vit import VisionTransformer
 from case_jax.models.weights import abstract, flat_state
@@ -303,6 +304,22 @@ def test_the_number_of_classes_is_the_files(tmp_path):
     assert (loaded.module.fc.out_features, loaded.class_names[2]) == (7, "kind c")
     image = jnp.zeros((64, 64, 3))
     assert tap_classifier(loaded, image).num_classes == 7
+
+
+def test_a_saved_classifier_of_sounds_is_read_again(tmp_path):
+    first = load_classifier("sound_cnn")
+    save_classifier(tmp_path / "own.safetensors", first.module, first)
+    second = load_classifier("sound_cnn", weights=tmp_path / "own.safetensors")
+    assert (second.preprocessing, second.class_names) == (first.preprocessing, first.class_names)
+    assert second.preprocessing_source == "as its metadata say"
+    facts = first.preprocessing._asdict()
+    for wrong, words in (
+        ({"stft": [8000, 256]}, "stft"),
+        ({"samples": 0}, "samples"),
+        ({"std": [0.0]}, "mean and std"),
+    ):
+        with pytest.raises(CaseJaxError, match=f"preprocessing, {words}"):
+            checked({**facts, **wrong}, "a file")
 
 
 def test_an_exported_copy_keeps_arrays_names_and_preprocessing(tmp_path):

@@ -13,8 +13,10 @@ from case_jax.cli.setup import map_function
 from case_jax.evaluation.batches import Tile, labelled
 from case_jax.imageops import resize_map
 from case_jax.methods import (
+    METHODS,
     attribution_mask,
     contrasted,
+    described,
     gradient_x_sign,
     input_x_gradient,
     integrated_gradients,
@@ -94,7 +96,7 @@ def test_options_that_cannot_be_are_refused():
         (lambda: attribution_mask(view, ask(view, TARGETS), rounds=0), "rounds"),
         (lambda: attribution_mask(view, ask(view, TARGETS), attribution="lime"), "gxsi"),
         (lambda: recursive(grad_cam, 0), "rounds"),
-        (lambda: masked_rounds(view, ask(view, TARGETS), grad_cam), "targets"),
+        (lambda: masked_rounds(view, ask(view, jnp.arange(3)), grad_cam), "targets"),
         (lambda: view.of(IMAGE[:2]), "image"),
     ):
         with pytest.raises(CaseJaxError, match=words):
@@ -121,6 +123,9 @@ def test_maps_of_a_layer_are_enlarged_and_contrast_sets_stay(toy, toy_images):
     np.testing.assert_allclose(once[0], n01(np.asarray(resize_map(case(view, query)[0], (12, 12)))), atol=1e-5)
     np.testing.assert_allclose(doubled, toy.view(toy.params, 2 * toy_images[0]).logits, rtol=1e-5)
     named = titles_of({"a": recursive(case), "b": recursive(contrasted(grad_cam), 5)})
+    marks = {name: described("own", recursive(METHODS[name].maps)) for name in ("case", "sobel", "eigen_cam")}
+    assert [marks["case"].contrastive, marks["sobel"].control, marks["eigen_cam"].class_blind] == [True] * 3
+    assert [marks["case"].control, marks["eigen_cam"].control] == [False] * 2
     assert map_function("recursive:grad_cam") == recursive(grad_cam)
     with pytest.raises(CaseJaxError, match="exchanged"):
         map_function("recursive:exchanged")

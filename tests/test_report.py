@@ -557,7 +557,9 @@ def test_the_templates_are_part_of_the_package():
     import case_jax.report
 
     names = {file.name for file in Path(case_jax.report.__file__).parent.glob("*.html")}
-    assert names == {"base.html", "explorer.html", "page.html", "training.html", "unreadable.html"}
+    assert names == {
+        *("base.html", "explorer.html", "heard.html", "listening.html", "page.html", "training.html", "unreadable.html")
+    }
 
 
 def test_rendered_without_a_date():

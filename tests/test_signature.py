@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from case_jax import CaseJaxError, tag, tap_function
+from case_jax import tag, tap_function
 from case_jax.contrast.sets import Query
 from case_jax.imageops import finish_maps
 from case_jax.methods import METHODS, image_signature, signature_activation
@@ -118,10 +118,12 @@ def test_the_image_signature_finds_what_is_sparse_and_knows_no_classifier(side):
     np.testing.assert_array_equal(image_signature(view_of(jnp.full((16, 16, 3), 0.3)), Query(jnp.arange(1))), 0)
 
 
-def test_both_are_class_blind_and_for_pictures_alone():
+def test_what_tables_know_of_both():
     assert METHODS["signature_activation"].class_blind
     assert METHODS["image_signature"].control
-    signal = tap_function(lambda p, x: tag(x, "a").mean(0) @ p, jnp.ones((3, 2)), "a", jnp.ones((16, 3)))
-    for method in (signature_activation, image_signature):
-        with pytest.raises(CaseJaxError, match="got 1 spatial axis; accepted: pictures"):
-            method(signal.view(signal.params, jnp.ones((16, 3))), Query(jnp.arange(2)))
+
+
+def test_a_signal_s_signature_is_that_of_a_picture_of_one_row():
+    signal = jnp.asarray(np.random.default_rng(3).normal(size=(16, 3)), jnp.float32)
+    np.testing.assert_allclose(signature(signal[None])[0], signature(signal), atol=1e-6)
+    np.testing.assert_allclose(signature(signal).sum(), 16, rtol=1e-5)  # Parseval, no sign is 0

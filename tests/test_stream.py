@@ -338,6 +338,8 @@ def test_a_stream_is_trained_and_used_from_the_shell(shell, tapped, tmp_path):
     assert facts["model"]["weights"] == fingerprint(jax.tree.leaves(model.params))
     status, _, err = shell("sanity", "--stream", "s", "--shuffled-weights", "no.safetensors")
     assert (status, "stream: got s; accepted: no --stream with --shuffled-weights" in err) == (2, True)
+    status, _, err = shell("explain", "digit_scenes:0", "--stream", "s", "--layers", "blocks.1")
+    assert (status, "layers: got blocks.1; accepted: none with --stream" in err) == (2, True)
     save_stream(tmp_path / "s" / "stream.safetensors", load_stream(tmp_path / "s").stream, classifier="another")
     for asked in (("--stream", "s"), ("--methods", "stream:s")):
         status, _, err = shell("explain", "digit_scenes:0", *asked)

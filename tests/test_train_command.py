@@ -89,6 +89,8 @@ def test_masks_are_the_masker_s_own(masker, tapped, images):
     np.testing.assert_array_equal(hard, (maps > 0.5).astype(np.float32))
     with pytest.raises(CaseJaxError, match="model: a masker reads several layers"):
         trained(dataclasses.replace(view, layers=()), query)
+    with pytest.raises(CaseJaxError, match="layers: got maps of"):
+        trained(dataclasses.replace(view, layers=view.layers[:-1]), query)
 
 
 def photographs(folder, *names):

@@ -1,5 +1,7 @@
 """Mel bands: frequencies grouped as they are heard."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
@@ -7,10 +9,15 @@ from case_jax._checks import require
 from case_jax.audio.stft import Stft
 
 
+def mel(hertz: Float[np.ndarray, "..."] | float) -> Any:
+    """A frequency in mel: `2595 log10(1 + f / 700)`."""
+    return 2595 * np.log10(1 + hertz / 700)
+
+
 def mel_filterbank(filters: int, how: Stft) -> Float[np.ndarray, "F n"]:
     """Triangular filters, equally spaced in mel from 0 to half the rate: `mel bands = magnitudes @ filterbank`.
 
-    `B[f, i] = max(0, 1 − |f − f_i| / (f_i − f_{i−1}))`, with `mel(f) = 2595 log10(1 + f / 700)` and f_0 … f_{n+1} equally spaced in mel. The
+    `B[f, i] = max(0, 1 − |f − f_i| / (f_i − f_{i−1}))`, with f_0 … f_{n+1} equally spaced in mel. The
     band to the left of a centre is used on both sides, and no filter is divided by its area: as SpeechBrain's `Filterbank`.
 
     Args:
@@ -25,8 +32,7 @@ def mel_filterbank(filters: int, how: Stft) -> Float[np.ndarray, "F n"]:
     """
     require(filters >= 1, "filters", filters, "a number of at least 1")
     nyquist = how.rate / 2
-    top = 2595 * np.log10(1 + nyquist / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, filters + 2) / 2595) - 1)
+    edges = 700 * (10 ** (np.linspace(0, mel(nyquist), filters + 2) / 2595) - 1)
     centres, bands = edges[1:-1], np.diff(edges)[:-1]
     frequencies = np.linspace(0, nyquist, how.bins)
     bank = np.maximum(0.0, 1 - np.abs(frequencies[:, None] - centres) / bands)

@@ -58,10 +58,12 @@ def stft(signal: Float[Array | np.ndarray, " L"], how: Stft) -> Complex[Array | 
         The complex spectrogram, as `torch.stft` with a periodic Hamming window, `center=True` and `pad_mode="constant"` has it (transposed).
 
     Raises:
-        CaseJaxError: for parameters that do not cover the signal; several signals.
+        CaseJaxError: for parameters that do not cover the signal; several signals; whole numbers.
     """
     how.check()
     require(signal.ndim == 1, "signal", f"shape {signal.shape}", "one signal (samples,); several by jax.vmap")
+    floating = np.issubdtype(signal.dtype, np.floating)
+    require(floating, "signal", f"dtype {signal.dtype}", "floating-point samples; of 16-bit ones signal / 2**15")
     xp: Any = signal.__array_namespace__()
     padded = xp.pad(signal, how.n_fft // 2)
     places = how.hop * np.arange(how.frames(len(signal)))[:, None] + np.arange(how.n_fft)

@@ -14,7 +14,7 @@ def localise(
 ) -> None:
     """Do maps lie on the object? LE, OM, F1, SM, PxAP, MaxBoxAcc and what the maps are like, in one table with baselines.
 
-    Needs data that say where their objects are: digit scenes, or ImageNet prepared with --boxes. If it is killed, the same
+    Needs data that say where their objects are: digit scenes, sound scenes, or ImageNet prepared with --boxes. If it is killed, the same
     command continues where it stopped.
 
     For example:
@@ -28,7 +28,7 @@ def localise(
     Args:
         common: options of all studies.
         target: whose map: that of the image's label, or of the likeliest class (predicted).
-        truth: what counts as the object; of digit scenes `union` (body and bright marker, the default), `body` or `marker`; of ImageNet `boxes`.
+        truth: what counts as the object; of scenes `union` (body and the marker that the label names, the default), `body` or `marker`; of ImageNet `boxes`.
         thresholds: of MaxBoxAcc; most of the host's time is proportional to them.
         reference_box: make boxes as the masking paper's code does, without their last row and column.
     """

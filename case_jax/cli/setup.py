@@ -188,7 +188,7 @@ class Setup(NamedTuple):
         return _tapped(self.choice, other, None, jnp.zeros(self.model.image_shape)).params
 
     def open(self, data: str, *, limit: int | None, seed: int) -> Source:
-        """A data set, preprocessed for this classifier; `limit` is the number of digit scenes made."""
+        """A data set, preprocessed for this classifier; `limit` is the number of scenes made."""
         require(limit is None or limit >= 1, "limit", limit, "a number of images of at least 1")
         facts = self.classifier.preprocessing
         source = open_for(data, self.classifier.class_names, facts, exif=self.exif, size=limit, seed=seed)
@@ -294,6 +294,10 @@ def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFu
     say(f"model: {classifier}")
     for name, function in (methods or {}).items():
         _require_its_classifier("methods", name, function, classifier)
+    trained = [n for n, f in (methods or {}).items() if isinstance(bare(f), TrainedMasker | TrainedStream)]
+    reading = trained if choice.stream is None else ["--stream", *trained]
+    accepted = f"none with {', '.join(reading)}: what was trained reads the network's own stages"
+    require(not (choice.layers and reading), "layers", " ".join(choice.layers), accepted)
     stream = None if choice.stream is None else load_stream(choice.stream)
     if stream is not None:
         _require_its_classifier("stream", str(choice.stream), stream, classifier)

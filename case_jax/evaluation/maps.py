@@ -22,7 +22,7 @@ NOISE, RANDOM_CLASS, AGAIN = range(1 << 30, (1 << 30) + 3)
 
 
 class Pixels(NamedTuple):
-    """How pixels of D channels become the classifier's input: `(x / 255 − mean) / std`."""
+    """How pixels of D channels become the classifier's input: `(x / 255 − mean) / std`, of float images `(x − mean) / std`."""
 
     mean: tuple[float, ...]
     """D numbers: as many channels have the images of the source, and the classifier's."""

@@ -21,7 +21,7 @@ from case_jax.methods import UNTRAINED, MapFunction, method
 from case_jax.models import LoadedModel, open_for
 from case_jax.report import write_report
 from case_jax.results import RunFolder
-from case_jax.source import Source
+from case_jax.source import Source, stft_of
 from case_jax.tap.view import TappedModel
 
 
@@ -71,7 +71,8 @@ def evaluate(
     """
     require(isinstance(model, TappedModel), "model", type(model).__name__, TAPPED)
     require_pictures("evaluate's run with its pictures and boxes", len(model.image_shape) - 1)
-    chosen = _pixels(model, pixels)
+    opened = None if isinstance(data, str | Path) else data
+    chosen = _pixels(model, pixels, own_units=opened is not None and stft_of(opened) is not None)
     source = _opened(data, model, limit=limit, seed=seed, exif=exif) if isinstance(data, str | Path) else data
     known = {"model_name": model.name, "class_names": model.class_names} if isinstance(model, LoadedModel) else {}
     options = {"model_name": "custom", **known, "methods": _methods(methods, model, seed), **options}
@@ -117,14 +118,14 @@ def _folder(out: str | Path | None, source: Source, model_name: str) -> RunFolde
     return folder
 
 
-def _pixels(model: TappedModel, given: Any) -> Pixels:
-    """How pixels become the model's input: as given, or as a loaded model knows."""
+def _pixels(model: TappedModel, given: Any, *, own_units: bool) -> Pixels:
+    """How pixels become the model's input: as given, or as a loaded model knows; spectrograms have units of their own."""
     facts: Any = getattr(model, "preprocessing", None)
     given = given or (facts and (facts.mean, facts.std))
     accepted = "the pair (mean, std), a value per channel each: this model does not know how its images are normalised"
     require(isinstance(given, tuple | list) and len(given) == 2, "pixels", given, accepted)
     mean, std = tuple(given[0]), tuple(given[1])
-    fractions = all(0 <= value <= 1 for value in mean)
+    fractions = own_units or all(0 <= value <= 1 for value in mean)
     require(
         fractions,
         "pixels",

@@ -103,6 +103,13 @@ class TrainedMasker:
         usual = self.masker.size_conditional or size == SIZE
         require(usual, "size", size, "no size, as this masker was not trained with --size-conditional")
         maps, count = view.activations(), len(query.targets)
+        given = tuple(m.shape[-1] for m in maps)
+        require(
+            given == self.masker.channels,
+            "layers",
+            f"maps of {given} channels",
+            f"those of its training: {self.masker.channels}",
+        )
         conditional = self.masker.num_classes is not None
         copies = count if conditional else 1
         batch = tuple(jnp.broadcast_to(m.astype(jnp.float32), (copies, *m.shape)) for m in maps)

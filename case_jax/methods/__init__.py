@@ -183,7 +183,9 @@ def described(name: str, function: MapFunction) -> Method:
     }
     if isinstance(own, Fused | Recursive):  # of a method of ours, which says nothing of itself
         within = bare(own.method)
-        flags["contrastive"] = any(entry.maps is within and entry.contrastive for entry in METHODS.values())
+        for flag in ("contrastive", "control", "class_blind"):
+            known_so = any(entry.maps is within and getattr(entry, flag) for entry in METHODS.values())
+            flags[flag] = known_so or getattr(within, flag, False)
     return Method(function, getattr(own, "title", name), **flags)
 
 

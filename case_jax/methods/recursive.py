@@ -72,11 +72,13 @@ def masked_rounds(view: View, query: Query, method: Maps, rounds: int = 3) -> Ro
         explanation is a number.
 
     Raises:
-        CaseJaxError: for fewer than 0 rounds.
+        CaseJaxError: for fewer than 0 rounds, or more than two targets.
 
     Lee and Chang, 2021 (arXiv 2102.07332), and their public code.
     """
     require(rounds >= 0, "rounds", rounds, "a number of rounds of at least 0")
+    count = len(query.targets)
+    require(count in (1, 2), "targets", f"{count} targets", "one, or two for a method of a pair")
     image, maps = at_least_float32(view.image), by_channel(method)
 
     def masked(mask: Array) -> Array:

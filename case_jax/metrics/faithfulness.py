@@ -1,15 +1,14 @@
 """Faithfulness on masked inputs and input fidelity: what the predicted class loses where its map is hidden, and whether its map alone shows it."""
 
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from case_jax._checks import require, unknown
 from case_jax.imageops import masked_image
 from case_jax.metric_column import MetricColumn
 from case_jax.metrics.inputs import MetricInputs
-from case_jax.metrics.masked_confidence import Space
+from case_jax.metrics.masked_confidence import Space, hidden
 from case_jax.tap.link import of_class, probabilities, ranking
 from case_jax.tap.view import View
 
@@ -64,11 +63,7 @@ def faithfulness(
 
     Paissan, Ravanelli, Subakan, Listenable Maps for Audio Classifiers, ICML 2024 (arXiv 2403.13086); Parekh et al., Listen to Interpret, NeurIPS 2022.
     """
-    if space not in get_args(Space):
-        raise unknown("space", space, get_args(Space))
-    given = space == "normalised" or black is not None
-    require(given, "black", black, "a black pixel in normalised units, −mean / std, for space='pixels'")
-    ground = black if space == "pixels" else None
+    ground = hidden(space, black)
     without = view.predict(masked_image(view.image, 1 - saliency, black=ground))
     alone = view.predict(masked_image(view.image, saliency, black=ground))
     before, after = (of_class(probabilities(y, view.link), target) for y in (view.logits, without))

@@ -44,6 +44,19 @@ COLUMNS = (
 )
 
 
+def hidden(space: Space, black: Array | None) -> Array | None:
+    """What is hidden becomes: the black pixel, or None for the data set's mean.
+
+    Raises:
+        CaseJaxError: for another space, or `pixels` without `black`.
+    """
+    if space not in get_args(Space):
+        raise unknown("space", space, get_args(Space))
+    accepted = "a black pixel in normalised units, −mean / std, for space='pixels'"
+    require(space == "normalised" or black is not None, "black", black, accepted)
+    return black if space == "pixels" else None
+
+
 class MaskedConfidence(NamedTuple):
     """What a mask does to a class's probability."""
 
@@ -93,13 +106,9 @@ def masked_confidence(
     code of CA-Stream (Torres et al. 2024). What wins it without merit: for the drop the whole image, and any map that shows much; for gain
     and increase any mask that is made for the class, evidence or not.
     """
-    if space not in get_args(Space):
-        raise unknown("space", space, get_args(Space))
     if form not in get_args(Form):
         raise unknown("form", form, get_args(Form))
-    given = space == "normalised" or black is not None
-    require(given, "black", black, "a black pixel in normalised units, −mean / std, for space='pixels'")
-    shown = masked_image(view.image, saliency, black=black if space == "pixels" else None)
+    shown = masked_image(view.image, saliency, black=hidden(space, black))
     whole = (shown == view.image).all()  # one image has one probability, however its place in a batch rounds it
     logits = jnp.where(whole, view.logits, view.predict(shown))
     (o, lacks), (m, lacks_then) = (_both(y, target, view) for y in (view.logits, logits))

@@ -58,12 +58,29 @@ class Listening(NamedTuple):
         )
 
 
-def checked(facts: Mapping[str, Any], source: str) -> Preprocessing:
-    """Facts read from a file, refused unless they are whole and make sense.
+def checked(facts: Mapping[str, Any], source: str) -> Preprocessing | Listening:
+    """Facts read from a file, refused unless they are whole and make sense; those of sounds have the parameters of their spectrogram, `stft`.
 
     Raises:
         CaseJaxError: for a missing, unknown or unusable fact; names it and the source.
     """
+    return _checked_sound(facts, source) if "stft" in facts else _checked_image(facts, source)
+
+
+def _checked_sound(facts: Mapping[str, Any], source: str) -> Listening:
+    stft, samples = facts["stft"], facts.get("samples", 0)
+    whole = isinstance(stft, list | tuple) and [type(v) for v in stft] == [int] * 4
+    require(whole, f"preprocessing, stft of {source}", stft, "rate, n_fft, window and hop, four whole numbers")
+    require(type(samples) is int and samples >= 1, f"preprocessing, samples of {source}", samples, "at least 1")
+    mean, std = (facts.get(name, default) for name, default in (("mean", [0.0]), ("std", [1.0])))
+    proper = all(isinstance(v, list | tuple) and len(v) == 1 and _finite(v[0]) for v in (mean, std)) and std[0] > 0
+    require(
+        proper, f"preprocessing, mean and std of {source}", (mean, std), "one finite number each, the second above 0"
+    )
+    return Listening(Stft(*stft).check(), samples, (float(mean[0]),), (float(std[0]),))
+
+
+def _checked_image(facts: Mapping[str, Any], source: str) -> Preprocessing:
     known = set(Preprocessing._fields)
     missing, strange = sorted(known - {"interpolation"} - facts.keys()), sorted(facts.keys() - known)
     if missing or strange:
@@ -172,4 +189,4 @@ def from_timm(facts: Mapping[str, Any], source: str) -> Preprocessing | None:
         "std": _given(facts, "std", IMAGENET_STD),
         "interpolation": _given(facts, "interpolation", "bicubic"),
     }
-    return checked(found, source)
+    return _checked_image(found, source)

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from case_jax.audio import Stft, mel_filterbank
+from case_jax.audio.mel import mel
 from case_jax.data.sound_scenes import SOUND
 from case_jax.models.digit_resnet import ResidualBlock
 
@@ -72,9 +73,8 @@ def heard(how: Stft, filters: int, columns: int) -> tuple[Float[np.ndarray, "F n
         columns: number m of steps.
     """
     bank = mel_filterbank(filters, how)
-    top = 2595 * np.log10(1 + how.rate / 2 / 700)
     places = (np.arange(columns) + 0.5) * how.bins / columns - 0.5  # the middles of the steps, in bins
-    mel = 2595 * np.log10(1 + places * how.rate / how.n_fft / 700)
-    nearest = np.clip(mel / top * (filters + 1) - 1, 0, filters - 1)  # as a number of a filter, 0 the first
+    share = mel(places * how.rate / how.n_fft) / mel(how.rate / 2)
+    nearest = np.clip(share * (filters + 1) - 1, 0, filters - 1)  # as a number of a filter, 0 the first
     layout = np.maximum(0.0, 1 - np.abs(nearest - np.arange(filters)[:, None]))
     return bank, layout.astype(np.float32)

@@ -102,9 +102,10 @@ class Examples:
                 return self._kept[index]
         found = self._labelled(index, self.source.__getitem__)
         with self._lock:
-            if found is not None and index not in self._kept and found.images.nbytes <= self._room:
+            size = 0 if found is None else sum(a.nbytes for a in (found.images, found.clean) if a is not None)
+            if found is not None and index not in self._kept and size <= self._room:
                 self._kept[index] = found
-                self._room -= found.images.nbytes
+                self._room -= size
         return found
 
     def drawn(self, index: int, place: int) -> LabelledImages | None:

@@ -39,11 +39,11 @@ class StreamRun:
 
 def train_stream(run: StreamRun, *, first: bool) -> None:
     """Train a stream for a classifier, and write it."""
-    classifier = load_classifier(run.data.model, weights=run.data.weights)
+    classifier = load_classifier(run.data.network, weights=run.data.weights)
     say(f"model: {classifier}")
     require_output_per_class(classifier)
     source = run.data.open(classifier)
-    folder = folder_outside(run.data, "stream", run.data.model, source=source)
+    folder = folder_outside(run.data, "stream", run.data.network, source=source)
     facts, judge = classifier.preprocessing, digest(classifier.module)
     model = tap_classifier(classifier, jnp.zeros(facts.shape))
     stream = new_stream(model, final=run.final, heads=run.heads, seed=run.data.seed)
@@ -54,8 +54,7 @@ def train_stream(run: StreamRun, *, first: bool) -> None:
     if not first:
         return
     save_stream(folder.path / FILE, learnt(stream, state), classifier=judge)
-    asked = "" if run.data.model == "digit_resnet" else f" --model {run.data.model}"
-    asked += f" --weights {run.data.weights}" if run.data.weights else ""
+    asked = run.data.again + (f" --weights {run.data.weights}" if run.data.weights else "")
     finish(
         folder, FILE, f"case-jax evaluate --stream {folder.path} --methods stream:{folder.path} grad_cam case{asked}"
     )

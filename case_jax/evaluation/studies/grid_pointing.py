@@ -95,7 +95,7 @@ def of_mosaics(
         tap: taps the classifier for images of the given one's size, for example `lambda x: tap_classifier(classifier, x)`.
         n: rows and columns of a mosaic.
         mosaics: how many; fewer are drawn, and that is counted, when the images do not suffice.
-        confidence: least probability of an image's class, in (0, 1); by default 0.99, and 0.6 for digit scenes.
+        confidence: least probability of an image's class, in (0, 1); by default 0.99, and 0.6 for scenes.
         limit: number of images to choose from, drawn by the seed; None takes all.
         stall: as `engine.run`.
 
