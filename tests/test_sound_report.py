@@ -11,7 +11,7 @@ from case_jax.cli.explain import ExplainedModel, explain
 from case_jax.data import SoundScenes
 from case_jax.data.sound_scenes import SOUND
 from case_jax.imageops import as_pixels
-from case_jax.report.listening import listening
+from case_jax.report.listening import players_of
 from case_jax.report.spectrogram import lying, ticks, upright
 
 SCENES = SoundScenes("test", 8)
@@ -41,7 +41,7 @@ def test_a_player_plays_what_the_map_keeps():
     """The WAV's own spectrum: the loud marker is there in its masked-in sound, and silent in the other; all are turned down alike."""
     scene = SCENES.scene(7)
     mask = SCENES[7].evidence.regions[1].astype(float)
-    [(words, kept, left)] = (page := listening("s", scene.sound, {"own": mask}, SOUND)).masked
+    [(words, kept, left)] = (page := players_of("s", scene.sound, {"own": mask}, SOUND)).masked
     level = 1 / max(1, np.abs(scene.sound).max())
     assert words == "own"
     for clip, sound in [(page.whole, scene.sound), (kept, masked_sound(scene.sound.astype(float), mask, SOUND))]:

@@ -13,7 +13,7 @@ from case_jax.audio.wav import Wav, fitted, read_wav, write_wav
 from case_jax.data import SHARED, SoundFolder, SoundScenes, UnreadableImageError, open_sounds, open_source
 from case_jax.data.sound_scenes import CLASS_NAMES, HEARD, SAMPLES, SOUND, class_of
 from case_jax.imageops import normalise_image
-from case_jax.models.sound_cnn import heard
+from case_jax.models.sound_cnn import bands_and_layout
 
 SCENES = SoundScenes("test", 40)
 
@@ -106,7 +106,7 @@ def test_floats_are_taken_as_they_are_and_integers_as_pixels():
 
 def test_mel_bands_are_laid_out_in_line_with_the_spectrogram():
     """A single tone is heard in the column that the enlarged map of that column lies over."""
-    bank, layout = heard(SOUND, 40, 64)
+    bank, layout = bands_and_layout(SOUND, 40, 64)
     np.testing.assert_allclose(layout.sum(0), 1, atol=1e-6)
     columns = (bank @ layout).argmax(1)
     bins = np.arange(8, SOUND.bins - 4)

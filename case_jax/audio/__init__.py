@@ -11,7 +11,17 @@ from case_jax.audio.stft import (
     log_magnitude,
     magnitude,
     masked_sound,
+    spectrogram,
     stft,
 )
 
-__all__ = ["Stft", "inverse_stft", "log_magnitude", "magnitude", "masked_sound", "mel_filterbank", "stft"]
+__all__ = [
+    "Stft",
+    "inverse_stft",
+    "log_magnitude",
+    "magnitude",
+    "masked_sound",
+    "mel_filterbank",
+    "spectrogram",
+    "stft",
+]

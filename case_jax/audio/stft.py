@@ -115,6 +115,11 @@ def log_magnitude(signal: Float[Array | np.ndarray, " L"], how: Stft) -> Float[A
     return xp.log1p(magnitude(stft(signal, how)))
 
 
+def spectrogram(signal: Float[np.ndarray, " L"], how: Stft) -> Float[np.ndarray, "T F 1"]:
+    """A sound as classifiers are given it: `log_magnitude` as a float32 image of one channel."""
+    return np.asarray(log_magnitude(signal, how), np.float32)[..., None]
+
+
 def masked_sound(
     signal: Float[Array | np.ndarray, " L"], mask: Float[Array | np.ndarray, "T F"], how: Stft
 ) -> Float[Array | np.ndarray, " L"]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.audio import log_magnitude
+from case_jax.audio import spectrogram
 from case_jax.data import SoundScenes, open_sounds, read_sound
 from case_jax.models import Listening
 from case_jax.source import Example, UnreadableImageError
@@ -61,5 +61,5 @@ def _file(number: int, name: str, facts: Listening) -> Heard:
         raise CaseJaxError(
             f"images: {name} cannot be read ({error.reason}); give a WAV file or sound_scenes:INDEX."
         ) from error
-    image = np.asarray(log_magnitude(sound, facts.stft), np.float32)[..., None]
+    image = spectrogram(sound, facts.stft)
     return Heard(Example(number, Path(name).name, image, -1, changes=changes), sound)

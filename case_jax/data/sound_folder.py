@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from case_jax.audio import Stft, log_magnitude
+from case_jax.audio import Stft, spectrogram
 from case_jax.audio.wav import fitted, read_wav
 from case_jax.data.folder import LabelledFolder
 from case_jax.source import Example, UnreadableImageError
@@ -57,5 +57,5 @@ class SoundFolder(LabelledFolder):
     def __getitem__(self, index: int) -> Example:
         """Sound `index`; raises `UnreadableImageError` when it cannot be read."""
         sound, changes = read_sound(self.files[index], self.stft, self.samples, name=self._name(index))
-        image = np.asarray(log_magnitude(sound, self.stft), np.float32)[..., None]
+        image = spectrogram(sound, self.stft)
         return self._example(index, image, changes)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from case_jax._checks import require, require_seed, unknown
-from case_jax.audio import Stft, log_magnitude, magnitude, stft
+from case_jax.audio import Stft, magnitude, spectrogram, stft
 from case_jax.data.scene_layout import TARGETS
 from case_jax.data.sound_parts import (
     BODIES,
@@ -138,11 +138,11 @@ class SoundScenes:
 
     def image(self, index: int) -> Float[np.ndarray, "T F 1"]:
         """The spectrogram of scene `index` alone, which is all that training needs."""
-        return spectrogram(self.sound(index))
+        return spectrogram(self.sound(index), SOUND)
 
     def clean(self, index: int) -> Float[np.ndarray, "T F 1"]:
         """The spectrogram of scene `index` without its noise."""
-        return spectrogram(_mixed(self._drawn(index).parts))
+        return spectrogram(_mixed(self._drawn(index).parts), SOUND)
 
     def target(self, index: int) -> Float[np.ndarray, "25"]:
         """The training target of scene `index`."""
@@ -159,7 +159,7 @@ class SoundScenes:
         boxes = np.array([_tight(mask) for mask in masks], np.int32)
         sound = _mixed([*drawn.parts, drawn.noise])
         speaks_for = np.array([SHARED, *classes], np.int32)
-        image, clean = spectrogram(sound), _mixed(drawn.parts)
+        image, clean = spectrogram(sound, SOUND), _mixed(drawn.parts)
         return SoundScene(image, sound, clean, classes[0], self.target(index), masks, boxes, speaks_for)
 
     def without(self, index: int, region: int) -> Float[np.ndarray, "T F 1"]:
@@ -170,7 +170,7 @@ class SoundScenes:
         """
         require(0 <= region < len(REGIONS), "region", region, f"a number from 0 to 2: {', '.join(REGIONS)}")
         drawn = self._drawn(index)
-        return spectrogram(_mixed([*(part for r, part in enumerate(drawn.parts) if r != region), drawn.noise]))
+        return spectrogram(_mixed([*(part for r, part in enumerate(drawn.parts) if r != region), drawn.noise]), SOUND)
 
     def __getitem__(self, index: int) -> Example:
         """Scene `index` as an example; its evidence regions are the boxes, filled."""
@@ -199,11 +199,6 @@ class SoundScenes:
 def class_of(body: int, marker: int) -> int:
     """The class of a scene with this body and marker, an index into `CLASS_NAMES`."""
     return len(MARKERS) * body + marker
-
-
-def spectrogram(sound: Float[np.ndarray, " L"]) -> Float[np.ndarray, "T F 1"]:
-    """A sound as the classifier's image, float32."""
-    return np.asarray(log_magnitude(sound, SOUND), np.float32)[..., None]
 
 
 def _apart(rng: np.random.Generator, seconds: float) -> list[Box]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.audio import log_magnitude
+from case_jax.audio import spectrogram
 from case_jax.data import Exif, UnreadableImageError, crop_opened, read_crop, read_sound
 from case_jax.data.decoding import LEFT_TURNED, TURNED
 from case_jax.imageops import normalise_image
@@ -68,9 +68,7 @@ class LoadedModel(TappedModel):
             )
             proper = samples.shape == (facts.samples,) and np.issubdtype(samples.dtype, np.floating)
             require(proper, "sound", f"shape {samples.shape}, dtype {samples.dtype}", accepted)
-        return normalise_image(
-            np.asarray(log_magnitude(samples, facts.stft), np.float32)[..., None], facts.mean, facts.std
-        )
+        return normalise_image(spectrogram(samples, facts.stft), facts.mean, facts.std)
 
     def read(
         self, image: str | Path | Image.Image | UInt8[Array | np.ndarray, "H W *D"], *, exif: Exif = "apply"

@@ -55,7 +55,7 @@ class SoundCNN(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T F 1"]) -> Float[Array, "B C"]:
         """Logits of a batch of spectrograms."""
-        bank, layout = heard(self.how, self.filters, self.columns)
+        bank, layout = bands_and_layout(self.how, self.filters, self.columns)
         bands = jnp.log1p(jnp.expm1(x[..., 0]) @ jnp.asarray(bank, x.dtype)) @ jnp.asarray(layout, x.dtype)
         y = jax.nn.relu(self.bn(self.stem(bands[..., None])))
         for block in self.blocks:
@@ -64,7 +64,9 @@ class SoundCNN(nnx.Module):
 
 
 @lru_cache
-def heard(how: Stft, filters: int, columns: int) -> tuple[Float[np.ndarray, "F n"], Float[np.ndarray, "n m"]]:
+def bands_and_layout(
+    how: Stft, filters: int, columns: int
+) -> tuple[Float[np.ndarray, "F n"], Float[np.ndarray, "n m"]]:
     """The mel filterbank, and the matrix that interpolates between its centres at the middles of equal steps in hertz.
 
     Args:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from case_jax.audio import Stft
 from case_jax.files import write_atomically
-from case_jax.report.listening import listening
+from case_jax.report.listening import players_of
 from case_jax.report.page import template
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def write_listening(
         for t, target in enumerate(found.targets)
         if not found.degenerate[m, t]
     }
-    playing = listening(found.example.name, sound, maps, how)
+    playing = players_of(found.example.name, sound, maps, how)
     html = template("heard").render(title=f"{found.example.name}: what maps keep of it", listening=[playing])
     write_atomically(file, html.encode())
     return file

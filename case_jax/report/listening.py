@@ -18,7 +18,7 @@ class Clip(NamedTuple):
     uri: str
 
 
-class Listening(NamedTuple):
+class Players(NamedTuple):
     """One sound with what maps keep and leave of it."""
 
     name: str
@@ -32,9 +32,9 @@ def clip(words: str, sound: Float[np.ndarray, " L"], rate: int) -> Clip:
     return Clip(words, f"data:audio/wav;base64,{base64.b64encode(write_wav(sound, rate)).decode()}")
 
 
-def listening(
+def players_of(
     name: str, sound: Float[np.ndarray, " L"], maps: Mapping[str, Float[np.ndarray, "T F"]], how: Stft
-) -> Listening:
+) -> Players:
     """The players of one sound.
 
     Args:
@@ -53,4 +53,4 @@ def listening(
         masked.append(
             (words, clip(f"masked in: {words}", kept, how.rate), clip(f"masked out: {words}", left, how.rate))
         )
-    return Listening(name, clip(f"{name}, the whole sound", level * sound, how.rate), masked)
+    return Players(name, clip(f"{name}, the whole sound", level * sound, how.rate), masked)

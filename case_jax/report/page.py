@@ -12,7 +12,7 @@ import jinja2
 
 from case_jax.files import write_atomically
 from case_jax.report.formatting import counted, listed
-from case_jax.report.listening import Listening, listening
+from case_jax.report.listening import Players, players_of
 from case_jax.report.loading import Run
 from case_jax.report.spectrogram import lying
 from case_jax.report.tables import MainTable, markdown, title_of
@@ -107,7 +107,7 @@ def write_page(run: Run, page: Page) -> Path:
         title=page.title,
         warning=unfinished(run),
         captions=gallery_captions(run),
-        listening=heard(run),
+        listening=playing(run),
         link=link_words(run.config),
         contrast=contrast_facts(run),
         unreadable=[(entry["name"], entry["reason"]) for entry in run.excluded],
@@ -142,7 +142,7 @@ def gallery_captions(run: Run) -> list[str]:
     return lines
 
 
-def heard(run: Run) -> list[Listening]:
+def playing(run: Run) -> list[Players]:
     """The first sounds of the gallery with what a few methods' maps of their two likeliest classes keep and leave; none of images."""
     gallery = run.gallery
     if gallery is None or gallery.stft is None or gallery.sounds is None:
@@ -158,7 +158,7 @@ def heard(run: Run) -> list[Listening]:
             for rank, target in enumerate(gallery.targets[i])
             if not gallery.degenerate[i, kept.index(name), rank]
         }
-        found.append(listening(str(gallery.names[i]), sound, maps, gallery.stft))
+        found.append(players_of(str(gallery.names[i]), sound, maps, gallery.stft))
     return found
 
 
