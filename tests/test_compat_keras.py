@@ -243,7 +243,10 @@ def application(keras, name, **options):
     image, names = image_of(64, 64), [op.name for op in net.operations]
     layer, last = ([n for n in names if n.startswith(start)][-1] for start in (layer, last))
     model = tap_keras(net, layer, image, head=head if closed else None, link="probabilities")
-    compare(model, image, *application_by_hand(keras, net, layer, image, head, last))
+    normalised = (
+        "layernorm" in last
+    )  # it takes the mean out of gradients, so that a map is what is left of terms that cancel
+    compare(model, image, *application_by_hand(keras, net, layer, image, head, last), cancelling=normalised)
     return model
 
 
