@@ -1,8 +1,8 @@
 """Transformers beside convolutional networks (ours).
 
 Question   Are transformers' explanations class-sensitive, and does contrast repair them?
-Command    python -m experiments.architectures [--seeds 3] [--beside 1] [--quick] [--again] [--data tfds:imagenet2012:validation]
-Cost       about 8 minutes of one CPU core, beside 12 for the training of six small transformers, and 20 for four convolutional networks that `seeds` shares
+Command    python -m experiments.architectures [--seeds 5] [--beside 5] [--quick] [--again] [--data tfds:imagenet2012:validation]
+Cost       about 20 minutes of one CPU core, beside 20 for the training of ten small transformers, and 100 for twenty convolutional networks that `seeds` shares
 Expected   attention marks the same for both classes, and its contrast holds each class; a low F alone says nothing, as a contrast of noise has it, too
 """
 
@@ -61,9 +61,9 @@ class Config:
     """Networks, images and where the answer goes."""
 
     where: tyro.conf.OmitArgPrefixes[Where] = dataclasses.field(default_factory=lambda: Where(limit=40))
-    seeds: int = 3
+    seeds: int = 5
     """Trainings of each transformer."""
-    beside: int = 1
+    beside: int = 5
     """Trainings of each convolutional family."""
     again: bool = False
     """Run nothing: conclude again from what `out` holds."""
