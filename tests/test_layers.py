@@ -123,6 +123,12 @@ def test_only_parallel_speaks_of_devices_and_compiles(tmp_path):
     assert not found
 
 
+def test_what_does_not_train_does_not_import_checkpoints():
+    code = "import sys, case_jax, case_jax.cli.evaluate; case_jax.evaluate; print('orbax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_importing_the_package_is_light():
     code = f"import sys, case_jax; print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

@@ -20,12 +20,13 @@ from case_jax.data.folder import SUFFIXES
 from case_jax.evaluation.confusion import IMAGES, count_confusions
 from case_jax.evaluation.maps import Pixels
 from case_jax.evaluation.subject import require_other_images
-from case_jax.masking.trained import CLASSIFIER, TrainedMasker, digest, load_masker
+from case_jax.masking.trained import CLASSIFIER, TrainedMasker, load_masker
 from case_jax.methods import METHODS, MapFunction, bare, contrasted, method, recursive, usual
 from case_jax.metrics import METRICS, metric, quick
 from case_jax.models import Application, Classifier, load_classifier, open_for, tap_classifier
 from case_jax.models import model as bundled_model
 from case_jax.models.applications import is_application, load_application
+from case_jax.models.weights import digest
 from case_jax.results import RunFolder, require_writable
 from case_jax.source import Source
 from case_jax.stream import TrainedStream, load_stream, with_stream

@@ -69,10 +69,14 @@ class Tile(NamedTuple):
         return f"tile {self.number}"
 
 
+def labels_of(tile: Tile) -> Int[np.ndarray, " B"]:
+    """The labels of a tile's images, −1 where unknown, and where it is padded."""
+    return np.array([-1 if example is None else example.label for example in tile.examples], np.int32)
+
+
 def labelled(tile: Tile) -> Tile:
     """The same tile with its images' labels."""
-    labels = np.array([-1 if example is None else example.label for example in tile.examples], np.int32)
-    return tile._replace(batch=LabelledBatch(*tile.batch, labels=labels))
+    return tile._replace(batch=LabelledBatch(*tile.batch, labels=labels_of(tile)))
 
 
 def labelled_batch(batch: Batch) -> LabelledBatch:

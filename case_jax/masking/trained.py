@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -14,19 +12,12 @@ from case_jax._checks import CaseJaxError, require, require_number
 from case_jax.contrast.sets import Query
 from case_jax.imageops import require_pictures
 from case_jax.masking.masker import Masker, to_image
-from case_jax.models.weights import flat_state, load_weights, read_weight_file, save_weights
-from case_jax.results import fingerprint
+from case_jax.models.trained_file import load_trained
+from case_jax.models.weights import digest, save_weights
 from case_jax.tap.view import View
 
 FILE, CLASSIFIER = "masker.safetensors", "classifier.safetensors"
 SIZE = 0.5
-
-
-def digest(module: nnx.Module) -> str:
-    """Changes when any variable of a network does."""
-    state = sorted(flat_state(module).items())
-    floating = (variable[...] for _, variable in state if jnp.issubdtype(variable.dtype, jnp.floating))
-    return fingerprint(np.asarray(array, np.float32) for array in floating)
 
 
 def save_masker(path: Path, masker: Masker, *, gumbel: bool, classifier: str, words: str) -> None:
@@ -130,20 +121,7 @@ def load_masker(run: str | Path) -> TrainedMasker:
     Raises:
         CaseJaxError: when there is none, the training has not ended, or the file is another one.
     """
-    path = Path(run)
-    file = path / FILE if path.is_dir() else path
-    if not file.is_file():
-        raise CaseJaxError(
-            f"masker: no {FILE} in {path}; give a folder of `case-jax train masker` whose training has ended."
-        )
-    facts: Any = read_weight_file(file).metadata
-    require("masker" in facts, "masker", f"{file}, which holds another network", "a file of `case-jax train masker`")
-    try:
-        sizes, gumbel, classifier, words = (facts[key] for key in ("masker", "gumbel", "classifier", "words"))
-        masker = nnx.eval_shape(lambda: Masker(**sizes, rngs=nnx.Rngs(0)))
-    except (KeyError, TypeError) as error:
-        raise CaseJaxError(
-            f"masker: the facts in {file} are damaged ({type(error).__name__}: {error}); train again, or take another copy."
-        ) from error
-    load_weights(file, masker)
+    facts = ("gumbel", "classifier", "words")
+    masker, known = load_trained(run, FILE, lambda sizes, rngs: Masker(**sizes, rngs=rngs), facts=facts)
+    gumbel, classifier, words = (known[fact] for fact in facts)
     return TrainedMasker(still(masker), gumbel, classifier, words, digest(masker))

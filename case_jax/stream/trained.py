@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from case_jax._checks import CaseJaxError, require
+from case_jax._checks import require
 from case_jax.contrast.sets import Query
-from case_jax.masking.trained import digest
-from case_jax.models.weights import load_weights, read_weight_file, save_weights
+from case_jax.models.trained_file import load_trained
+from case_jax.models.weights import digest, save_weights
 from case_jax.stream.module import Stream
 from case_jax.tap.view import View
 
@@ -72,20 +72,9 @@ def load_stream(run: str | Path) -> TrainedStream:
     Raises:
         CaseJaxError: when there is none, the training has not ended, or the file is another one.
     """
-    path = Path(run)
-    file = path / FILE if path.is_dir() else path
-    if not file.is_file():
-        raise CaseJaxError(
-            f"stream: no {FILE} in {path}; give a folder of `case-jax train stream` whose training has ended."
-        )
-    facts: Any = read_weight_file(file).metadata
-    require("stream" in facts, "stream", f"{file}, which holds another network", "a file of `case-jax train stream`")
-    try:
-        sizes, classifier = facts["stream"], facts["classifier"]
-        stream = nnx.eval_shape(lambda: Stream(sizes["channels"], heads=sizes["heads"], rngs=nnx.Rngs(0)))
-    except (KeyError, TypeError) as error:
-        raise CaseJaxError(
-            f"stream: the facts in {file} are damaged ({type(error).__name__}: {error}); train again, or take another copy."
-        ) from error
-    load_weights(file, stream)
-    return TrainedStream(stream, classifier, digest(stream))
+
+    def build(sizes: Any, rngs: nnx.Rngs) -> Stream:
+        return Stream(sizes["channels"], heads=sizes["heads"], rngs=rngs)
+
+    stream, known = load_trained(run, FILE, build, facts=("classifier",))
+    return TrainedStream(stream, known["classifier"], digest(stream))

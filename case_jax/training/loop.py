@@ -10,11 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jaxtyping import Array, Float, Int, Key, Num
 from tqdm import tqdm
 
@@ -26,6 +25,9 @@ from case_jax.shared_folder import opened
 from case_jax.stall import require_stall
 from case_jax.stopping import Stopping
 from case_jax.training.examples import Examples, LabelledImages
+
+if TYPE_CHECKING:
+    from case_jax.training.checkpoints import Checkpoints
 
 LOG = logging.getLogger(__name__)
 CURVES = "log.csv"
@@ -116,15 +118,16 @@ def train(
         CaseJaxError: for a batch that the devices do not share evenly, processes that do not begin alike or of which one is gone, a folder
             that cannot be written or holds another training, or a loss that is not finite.
     """
+    from case_jax.training.checkpoints import checkpoints_in  # not before a training begins
+
     require_stall(stall)
     for name in ("steps", "log_every", "save_every"):
         require(getattr(recipe, name) >= 1, name, getattr(recipe, name), "at least 1")
     require_shared(recipe.batch)
     with opened(folder, {**config, "recipe": recipe._asdict()}, facts) as (number, count):
         _require_alike(task, examples)
-        options = ocp.CheckpointManagerOptions(max_to_keep=2)
-        with ocp.CheckpointManager((folder.path / "checkpoints").resolve(), options=options) as manager:
-            training = _Training(task, recipe, folder, examples.unreadable, manager)
+        with checkpoints_in(folder.path / "checkpoints") as checkpoints:
+            training = _Training(task, recipe, folder, examples.unreadable, checkpoints)
             first = training.done
             hidden = True if number > 0 else None if progress is None else not progress
             bar = tqdm(total=recipe.steps, initial=first, unit=" steps", desc="train", disable=hidden)
@@ -185,21 +188,15 @@ class _Training:
     """A training under way: its state on the devices, and what of it has been kept."""
 
     def __init__(
-        self, task: Task, recipe: Recipe, folder: RunFolder, unreadable: dict[str, str], manager: ocp.CheckpointManager
+        self, task: Task, recipe: Recipe, folder: RunFolder, unreadable: dict[str, str], checkpoints: "Checkpoints"
     ):
-        self.recipe, self._folder, self._manager = recipe, folder, manager
+        self.recipe, self._folder, self._checkpoints = recipe, folder, checkpoints
         unreadable |= folder.unreadable()
         self._unreadable = unreadable
-        self.done = self._saved = manager.latest_step() or 0
+        self.done = self._saved = checkpoints.latest
         state = jax.tree.map(np.asarray, task.state)
         if self.done:
-            try:
-                state = manager.restore(self.done, args=ocp.args.StandardRestore(state))
-            except (OSError, ValueError) as error:  # JSON's errors are ValueErrors
-                raise CaseJaxError(
-                    f"checkpoints: that of step {self.done} in {manager.directory} cannot be read ({type(error).__name__}); delete the folder "
-                    f"{self.done} there to go on from the one before, or all of {manager.directory} to start anew."
-                ) from error
+            state = checkpoints.restore(self.done, state)
             LOG.info("train: goes on at step %d of %d", self.done, recipe.steps)
         self._number, self._count = parallel.process()
         self._state = parallel.replicate(state)
@@ -271,8 +268,7 @@ class _Training:
         if self._number == 0:
             self._write_logs()
         if state is not None:
-            self._manager.save(self.done, args=ocp.args.StandardSave(state))
-            self._manager.wait_until_finished()
+            self._checkpoints.save(self.done, state)
             self._saved = self.done
 
     def _finite_state(self) -> Any:

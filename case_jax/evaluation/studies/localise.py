@@ -11,7 +11,7 @@ import pandas as pd
 
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require, unknown
-from case_jax.evaluation.batches import Batch, Tile
+from case_jax.evaluation.batches import Batch, Tile, labels_of
 from case_jax.evaluation.clusters import cluster_columns
 from case_jax.evaluation.engine import Compiled, Found, Images, Program, Through
 from case_jax.evaluation.maps import Question
@@ -144,8 +144,7 @@ class Localise:
 
 
 def _labelled(tile: Tile) -> Tile:
-    labels = np.array([-1 if e is None else e.label for e in tile.examples], np.int32)
-    return tile._replace(batch=Labelled(tile.batch.images, tile.batch.image_ids, labels))
+    return tile._replace(batch=Labelled(tile.batch.images, tile.batch.image_ids, labels_of(tile)))
 
 
 class _Image(NamedTuple):
