@@ -32,7 +32,7 @@ from case_jax.masking.infill import as_infiller, infill_task
 from case_jax.masking.ingredients import CONTRAST_IN, CONTRAST_OUT, OUT_TRAINED, described
 from case_jax.masking.trained import still
 from case_jax.models import Classifier, load_classifier, load_weights, save_weights, tap_classifier
-from case_jax.models.weights import digest
+from case_jax.models.trained_file import digest
 from case_jax.results import RunFolder
 from case_jax.stats import correct_rows, mean_drop
 from case_jax.training import Examples, Network, Recipe, few_shot, train

@@ -7,7 +7,7 @@ import optax
 
 from case_jax.data import DigitScenes
 from case_jax.evaluation.folders import session
-from case_jax.models.weights import digest
+from case_jax.models.trained_file import digest
 from case_jax.results import RunFolder
 from case_jax.stream import Stream, load_stream, new_stream, save_stream, stream_task, with_stream
 from case_jax.stream.task import learnt

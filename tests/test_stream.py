@@ -17,7 +17,8 @@ from case_jax.evaluation.default_methods import untrained_of
 from case_jax.imageops import finish_maps
 from case_jax.methods import described, grad_cam
 from case_jax.models import load_classifier
-from case_jax.models.weights import digest, flat_state, save_weights
+from case_jax.models.trained_file import digest
+from case_jax.models.weights import flat_state, save_weights
 from case_jax.results import RunFolder, fingerprint
 from case_jax.source import Example
 from case_jax.stream import (

@@ -18,7 +18,8 @@ from case_jax.cli.train.data import Data
 from case_jax.data import ImageFolder
 from case_jax.masking import load_masker
 from case_jax.models import load_classifier
-from case_jax.models.weights import digest, flat_state
+from case_jax.models.trained_file import digest
+from case_jax.models.weights import flat_state
 from case_jax.parallel import MAPPERS
 from case_jax.results import RunFolder
 from case_jax.training import few_shot

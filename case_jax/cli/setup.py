@@ -26,7 +26,7 @@ from case_jax.metrics import METRICS, metric, quick
 from case_jax.models import Application, Classifier, load_classifier, open_for, tap_classifier
 from case_jax.models import model as bundled_model
 from case_jax.models.applications import is_application, load_application
-from case_jax.models.weights import digest
+from case_jax.models.trained_file import digest
 from case_jax.results import RunFolder, require_writable
 from case_jax.source import Source
 from case_jax.stream import TrainedStream, load_stream, with_stream

@@ -12,8 +12,8 @@ from case_jax._checks import CaseJaxError, require, require_number
 from case_jax.contrast.sets import Query
 from case_jax.imageops import require_pictures
 from case_jax.masking.masker import Masker, to_image
-from case_jax.models.trained_file import load_trained
-from case_jax.models.weights import digest, save_weights
+from case_jax.models.trained_file import digest, load_trained
+from case_jax.models.weights import save_weights
 from case_jax.tap.view import View
 
 FILE, CLASSIFIER = "masker.safetensors", "classifier.safetensors"

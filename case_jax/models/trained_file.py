@@ -1,13 +1,17 @@
-"""What a training leaves in its folder: a network's weights with the sizes that it is built of, and facts beside them."""
+"""What a training leaves in its folder: a network's weights with the sizes that it is built of, and facts beside them, such as the digest of the
+classifier that it goes with."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.models.weights import load_weights, read_weight_file
+from case_jax.models.weights import flat_state, load_weights, read_weight_file
+from case_jax.results import fingerprint
 
 T = TypeVar("T", bound=nnx.Module)
 
@@ -42,3 +46,10 @@ def load_trained(
         ) from error
     load_weights(file, network)
     return network, known
+
+
+def digest(module: nnx.Module) -> str:
+    """Changes when any variable of a network does."""
+    state = sorted(flat_state(module).items())
+    floating = (variable[...] for _, variable in state if jnp.issubdtype(variable.dtype, jnp.floating))
+    return fingerprint(np.asarray(array, np.float32) for array in floating)

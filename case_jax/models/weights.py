@@ -17,7 +17,6 @@ from case_jax._checks import CaseJaxError, require
 from case_jax.models.torch_file import open_torch_file
 from case_jax.models.torch_names import Source
 from case_jax.parallel import on_device
-from case_jax.results import fingerprint
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _DTYPES = {
@@ -228,10 +227,3 @@ def _json_or_text(value: str) -> Any:
         return json.loads(value)
     except ValueError:  # other tools write plain text, `format: pt` for one
         return value
-
-
-def digest(module: nnx.Module) -> str:
-    """Changes when any variable of a network does."""
-    state = sorted(flat_state(module).items())
-    floating = (variable[...] for _, variable in state if jnp.issubdtype(variable.dtype, jnp.floating))
-    return fingerprint(np.asarray(array, np.float32) for array in floating)

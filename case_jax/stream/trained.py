@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from case_jax._checks import require
 from case_jax.contrast.sets import Query
-from case_jax.models.trained_file import load_trained
-from case_jax.models.weights import digest, save_weights
+from case_jax.models.trained_file import digest, load_trained
+from case_jax.models.weights import save_weights
 from case_jax.stream.module import Stream
 from case_jax.tap.view import View
 

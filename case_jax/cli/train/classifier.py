@@ -12,7 +12,7 @@ from case_jax.cli.train.data import DataArgs, ProcessesArgs
 from case_jax.cli.train.running import finish, folder_outside, require_output_per_class, run_training, save_classifier
 from case_jax.masking.trained import CLASSIFIER
 from case_jax.models import load_classifier, with_new_head
-from case_jax.models.weights import digest
+from case_jax.models.trained_file import digest
 from case_jax.training import Network
 from case_jax.training.classifier import adamw, classifier_task
 

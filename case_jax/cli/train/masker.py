@@ -21,7 +21,7 @@ from case_jax.masking.task import masker_task
 from case_jax.masking.trained import CLASSIFIER, FILE, load_masker, save_masker
 from case_jax.models import load_classifier, load_weights, model
 from case_jax.models.preprocessing import Listening
-from case_jax.models.weights import digest
+from case_jax.models.trained_file import digest
 from case_jax.training import Network, few_shot
 
 Words = Literal[

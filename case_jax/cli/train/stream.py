@@ -11,7 +11,7 @@ from case_jax.cli.setup import say
 from case_jax.cli.train.data import DataArgs, ProcessesArgs
 from case_jax.cli.train.running import finish, folder_outside, require_output_per_class, run_training
 from case_jax.models import load_classifier, tap_classifier
-from case_jax.models.weights import digest
+from case_jax.models.trained_file import digest
 from case_jax.stream import new_stream, save_stream, stream_task
 from case_jax.stream.task import learnt
 from case_jax.stream.trained import FILE
