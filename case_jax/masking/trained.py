@@ -115,6 +115,11 @@ def still(masker: Masker) -> Masker:
     return nnx.view(masker, use_running_average=True)
 
 
+def learning(masker: Masker) -> Masker:
+    """The masker as a further training takes it: normalised by each batch."""
+    return nnx.view(masker, use_running_average=False)
+
+
 def load_masker(run: str | Path) -> TrainedMasker:
     """The masker of a run of `case-jax train masker`, or of its file.
 

@@ -18,7 +18,7 @@ from case_jax.masking.ingredients import LMAC, OUT_TRAINED, ClassifierMode, Ingr
 from case_jax.masking.masker import WIDTH
 from case_jax.masking.networks import Networks, networks
 from case_jax.masking.task import masker_task
-from case_jax.masking.trained import CLASSIFIER, FILE, load_masker, save_masker
+from case_jax.masking.trained import CLASSIFIER, FILE, learning, load_masker, save_masker
 from case_jax.models import load_classifier, load_weights, model
 from case_jax.models.preprocessing import Listening
 from case_jax.models.trained_file import digest
@@ -215,8 +215,7 @@ def _started(nets: Networks, run: Path, classifier: str) -> tuple[Networks, str]
     require(given == wanted, "start", f"{run}, a masker of {given}", f"one of {wanted}")
     same = found.classifier == classifier
     require(same, "start", f"{run}, trained with another classifier", "a masker of this --model and --weights")
-    learning: Any = nnx.view(found.masker, use_running_average=False)
-    return nets._replace(masker=Network(learning)), found.digest
+    return nets._replace(masker=Network(learning(found.masker))), found.digest
 
 
 def _side(
