@@ -21,9 +21,9 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 EXPERIMENTS = (
     "specificity", "architectures", "sensitivity", "fidelity", "ties", "contrasts", "seeds", "scenes", "masking", "stream", "sanity", "crossover",
-    "recursive", "photographs", "sound", "peers",
+    "recursive", "photographs", "sound", "lmac", "peers",
 )  # fmt: skip
-"""In the order of the page; `ties` reads what `sensitivity` wrote, `crossover` the maskers of `masking`."""
+"""In the order of the page; `ties` reads what `sensitivity` wrote, `crossover` the maskers of `masking` and `lmac`."""
 NEEDS = {"peers": ("torch", "pytorch_grad_cam", "quantus")}
 
 

@@ -179,4 +179,4 @@ def from_shell(main: Callable[[Any], None], kind: type) -> None:
 
 def quick_of(config: Any) -> bool:
     """Whether an experiment's configuration asks for a quick run."""
-    return getattr(config, "quick", False) or getattr(getattr(config, "where", None), "quick", False)
+    return any(getattr(part, "quick", False) for part in (config, *vars(config).values()))

@@ -7,23 +7,21 @@ Expected   as on digit scenes: contrast gains specificity and own evidence, and 
 """
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import tyro
 
 from case_jax import METHODS
-from case_jax.data import SoundScenes
 from case_jax.methods import MapFunction
 from case_jax.stats import both_usable, estimates_of
 from experiments.claim import Estimate, Finding, percent
 from experiments.estimates import mean_of, of_images, paired
 from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined
-from experiments.networks import Subject, Where, asked_by_name, correct
+from experiments.networks import asked_by_name, correct
+from experiments.sound_networks import Sounds
 from experiments.specificity import GRAD_CAM, contrasts, titles
-from experiments.train_sound_classifier import Config as Training
-from experiments.train_sound_classifier import sound_network
 
 PLAIN = ("grad_cam", "hires_cam", "grad_cam_plus_plus", "layer_cam", "eigen_grad_cam", "saliency", "guided_backprop")
 CONTROLS = ("random", "centre_gaussian", "sobel", "exchanged", "noise_contrast")
@@ -39,14 +37,7 @@ COLUMNS = (
 class Config:
     """Networks, sounds and where the answer goes."""
 
-    seeds: int = 3
-    """Trainings of the classifier."""
-    limit: int = 100
-    """Sound scenes."""
-    runs: Path = Path("runs/experiments")
-    """Networks and rows; the same command goes on."""
-    quick: bool = False
-    """A few sounds and steps of training, to prove that it runs."""
+    sounds: tyro.conf.OmitArgPrefixes[Sounds] = dataclasses.field(default_factory=Sounds)
     again: bool = False
     """Run nothing: conclude again from what `out` holds."""
     out: Path = Path("experiments/results/sound")
@@ -58,25 +49,17 @@ def methods() -> dict[str, MapFunction]:
     return {METHODS[name].title: maps for name, maps in named.items()} | contrasts()
 
 
-def networks_of(config: Config) -> Iterator[tuple[int, Subject]]:
-    """The classifier of sounds by every seed, with test scenes, and others to count confusions on."""
-    where = Where(data="sound_scenes:test", limit=config.limit, runs=config.runs, quick=config.quick)
-    training = Training(folder=where.kept / "networks" / "sound")
-    if config.quick:
-        training = dataclasses.replace(training, steps=40, scenes=200)
-    for seed in range(1 if config.quick else config.seeds):
-        network = sound_network(dataclasses.replace(training, seed=seed))
-        confusions = SoundScenes("confusion", 50 if config.quick else 1000)
-        yield seed, Subject(f"sound-{seed}", network, SoundScenes("test", where.images), confusions, where)
-
-
 def measured(config: Config) -> Numbers:
     """A row per sound, method and training."""
+    config.sounds.check()
     frames, facts = [], []
-    for seed, subject in networks_of(config):
-        rows = subject.rows("sound", methods(), metrics=METRICS)
-        frames.append(compact(rows.assign(seed=seed, network="sound_cnn"), COLUMNS))
-        facts.append({"network": "sound_cnn", "seed": seed, "accuracy": correct(rows), "scenes": len(subject.source)})
+    for subject in config.sounds.subjects():
+        rows, known = (
+            subject.rows("sound", methods(), metrics=METRICS),
+            {"network": "sound_cnn", "seed": subject.where.seed},
+        )
+        frames.append(compact(rows.assign(**known), COLUMNS))
+        facts.append(known | {"accuracy": correct(rows), "scenes": len(subject.source)})
     return Numbers({"rows": joined(frames)}, {"networks": pd.DataFrame(facts)})
 
 

@@ -7,39 +7,37 @@ from typing import NamedTuple
 from case_jax.data import SoundScenes
 from case_jax.evaluation.folders import session
 from case_jax.masking import Ingredients, TrainedMasker, load_masker, masker_task, networks, save_masker
-from case_jax.masking.ingredients import LMAC, LMAC_IN, LMAC_OUT, described
+from case_jax.masking.ingredients import LMAC, LMAC_CONTRASTIVE, described
 from case_jax.masking.networks import Networks
 from case_jax.masking.trained import FILE, learning
 from case_jax.models.trained_file import digest
 from case_jax.results import RunFolder
 from case_jax.training import Examples, Network, Recipe, train
 from experiments.families import in_processes
-from experiments.networks import Subject, Where
-from experiments.sound_networks import sound_subject
+from experiments.networks import Subject
+from experiments.sound_networks import Sounds
 
 PLAIN, TOLD, CONTRASTIVE, GUIDED = "L-MAC", "L-MAC told a class", "contrastive L-MAC", "L-MAC, fine-tuned"
 MADE_OF: dict[str, Ingredients] = {
     PLAIN: LMAC,
     TOLD: LMAC._replace(class_conditional=True, targets="two"),
-    CONTRASTIVE: LMAC._replace(
-        masked_in=LMAC_IN._replace(objective="contrast"),
-        masked_out=LMAC_OUT._replace(objective="contrast"),
-        class_conditional=True,
-        targets="two",
-    ),
+    CONTRASTIVE: LMAC_CONTRASTIVE,
     GUIDED: LMAC._replace(guidance=4.0),
 }
-"""By name; the second and the third differ in the objective alone, and the last goes on from the first."""
+"""By name; the last goes on from the first."""
 
 
 class MaskerTraining(NamedTuple):
     """How a masker is trained: Adam, its rate a tenth after two thirds of the steps; the paper has 200 epochs of ESC-50."""
 
-    steps: int = 600
+    steps: int = 1000
     batch: int = 16
     scenes: int = 4000
     guided: int = 200
     """Steps of the second stage."""
+
+
+QUICK_TRAINING = MaskerTraining(steps=4, batch=4, scenes=50, guided=2)
 
 
 def folder_of(kind: str, subject: Subject) -> Path:
@@ -91,18 +89,19 @@ def sound_maskers(subject: Subject, training: MaskerTraining) -> dict[str, Train
     return {kind: trained_sound_masker(kind, subject, training) for kind in MADE_OF}
 
 
-def train_sound_masker(kind: str, seed: int, where: Where, training: MaskerTraining) -> None:
+def train_sound_masker(kind: str, seed: int, sounds: Sounds, training: MaskerTraining) -> None:
     """As `trained_sound_masker`, for another process: what was trained stays in the folder."""
-    trained_sound_masker(kind, sound_subject(seed, where), training)
+    trained_sound_masker(kind, sounds.subject(seed), training)
 
 
-def maskers_beforehand(seeds: int, where: Where, training: MaskerTraining) -> None:
-    """Train what is missing, as many at a time as `where` has processes: first what starts anew, then what goes on from it."""
+def maskers_beforehand(sounds: Sounds, training: MaskerTraining) -> None:
+    """Train what is missing, several at a time: first what starts anew, then what goes on from it."""
+    subjects = list(sounds.subjects())
     for kinds in ((PLAIN, TOLD, CONTRASTIVE), (GUIDED,)):
         missing = [
-            partial(train_sound_masker, kind, subject.where.seed, where, training)
+            partial(train_sound_masker, kind, subject.where.seed, sounds, training)
             for kind in kinds
-            for subject in (sound_subject(seed, where) for seed in range(seeds))
+            for subject in subjects
             if not (folder_of(kind, subject) / FILE).exists()
         ]
-        in_processes(missing, where.processes)
+        in_processes(missing, sounds.processes)

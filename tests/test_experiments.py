@@ -28,12 +28,14 @@ from experiments import (
     contrasts,
     crossover,
     fidelity,
+    lmac,
     masking,
     masking_findings,
     page,
     sanity,
     seeds,
     sensitivity,
+    sound_maskers,
     ties,
 )
 from experiments.before import BEFORE
@@ -44,6 +46,7 @@ from experiments.kept import FINDINGS, SESSION, Answer, Numbers, Table, compact,
 from experiments.networks import Where, subjects
 from experiments.page import TEMPLATES, header, write_pages
 from experiments.pictures import heat
+from experiments.sound_networks import Sounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -555,8 +558,52 @@ def test_networks_and_weights_must_be_known_and_match(tmp_path):
 
 
 def test_every_method_is_in_the_crossover():
-    """But for the controls that need a pair of classes, which most of its tests do not ask about, and methods that run by name only."""
+    """But for those that need a pair of classes or attention, three that are named, and nothing twice."""
     from case_jax import METHODS
 
-    alone = [name for name, entry in METHODS.items() if not (entry.pair or entry.by_name)]
-    assert sorted((*crossover.FAST, *crossover.SLOW)) == sorted(alone)
+    asked = (*crossover.FAST, *crossover.SLOW)
+    assert len(set(asked)) == len(asked)
+    left = [name for name in METHODS if name not in asked]
+    assert sorted(left) == sorted([n for n, m in METHODS.items() if m.pair or m.attention] + list(crossover.OMITTED))
+
+
+def test_sounds_that_order_methods_the_other_way_round_disagree_with_pictures():
+    names = ["grad_cam", "case", "finer_cam", "hires_cam", "layer_cam", "saliency", "random"]
+    rng = np.random.default_rng(0)
+    numbers = {c: rng.permutation(len(names)) / len(names) for c in ("F", "specificity", "own", "drop", "cost")}
+    pictures = pd.DataFrame({"method": names, "images": 9, "degenerate": 0, "data": crossover.DIGITS} | numbers)
+    sounds = pictures.assign(data=crossover.SOUND, own=-pictures["own"])
+    both = crossover.concluded(Numbers({}, {"methods": pd.concat([pictures, sounds])}), crossover.Config())
+    (between,) = [f for f in both.findings if "as pictures do" in f.claim]
+    values = {one.label: one.value for one in between.comparisons}
+    assert values.pop(crossover.TESTS["own"][0]) == -1
+    assert list(values.values()) == [1, 1, 1]
+    assert "random map" in set(both.tables["sound_scenes"].shown["method"])
+    alone = crossover.concluded(Numbers({}, {"methods": pictures}), crossover.Config())
+    assert not any("as pictures do" in f.claim for f in alone.findings)
+
+
+def test_what_lmac_is_ahead_in():
+    """A mask that is better in everything, of average drop the smaller, by one unit in each of three trainings."""
+    columns = [c for c in lmac.MEASURES if c not in lmac.OF_BOTH]
+    rows = [
+        {"seed": seed, "method": method, "degenerate_1": False, "degenerate_2": image == 0, "F": 0.1 * image, **dict.fromkeys(lmac.OF_BOTH[1:], seed)}
+        | {c: 0.01 * seed + (1 if method == lmac.PLAIN else 0) * (-1 if c in lmac.LOW else 1) for c in columns}
+        for seed in range(3) for method in (lmac.PLAIN, "Grad-CAM") for image in range(4)
+    ]  # fmt: skip
+    means = lmac.means_of(pd.DataFrame(rows))
+    assert means["F"].unique().tolist() == pytest.approx([0.2])
+    by = lmac.Compared(means)
+    for column in columns:
+        one = by.ahead("", lmac.PLAIN, "Grad-CAM", column)
+        assert (one.value, one.n) == (pytest.approx(1), 3)
+    assert by.ahead("", lmac.PLAIN, "Grad-CAM", "specificity").value == 0
+
+
+@pytest.mark.slow
+def test_lmac(tmp_path):
+    sounds = Sounds(quick=True, runs=tmp_path)
+    lmac.main(lmac.Config(sounds=sounds, out=tmp_path / "out"))
+    rows = read(tmp_path / "out").rows["rows"]
+    assert set(sound_maskers.MADE_OF) <= set(rows["method"])
+    assert rows["faithfulness"].notna().any()

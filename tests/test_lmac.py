@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from case_jax.cli.train.data import Data
+from case_jax.cli.train.masker import MaskerRun
 from case_jax.masking import (
     LMAC,
     Ingredients,
@@ -17,7 +19,7 @@ from case_jax.masking import (
     objective,
 )
 from case_jax.masking.guidance import guided, likeness, loud
-from case_jax.masking.ingredients import LMAC_OUT
+from case_jax.masking.ingredients import LMAC_CONTRASTIVE, LMAC_OUT
 from case_jax.masking.masked_batch import Question, _mask_loss, _side_loss
 from case_jax.metrics.masked_confidence import double_softmax_drop
 from case_jax.models.layers import conv
@@ -108,6 +110,26 @@ def test_guided_masks_pay_for_their_distance_and_not_for_their_size():
     assert rest > 4 * 0.5  # 4 · BCE of masks about a half is near 4 ln 2
     with pytest.raises(ValueError, match="guidance: got a batch without clean sounds"):
         stepped(made_of)
+
+
+def test_both_sides_of_the_contrast_weigh_alike_and_ask_one_of_two_classes():
+    found = stepped(LMAC_CONTRASTIVE)[0]
+    whole = 4 * found["in_loss"] + 4 * found["out_loss"] + found["mask_mean"]
+    assert found["loss"] == pytest.approx(whole, rel=1e-5)
+    assert min(found["in_loss"], found["out_loss"]) > 0  # softplus of a difference
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({}, LMAC),
+        ({"masked_in": "maximise-contrast", "masked_out": "minimise-contrast", "class_conditional": True}, LMAC_CONTRASTIVE),
+        ({"guidance": 4.0, "size_penalty": 1.0}, LMAC._replace(guidance=4.0, size_penalty=1.0)),
+    ],
+)  # fmt: skip
+def test_the_command_trains_by_these_losses_for_sounds(words, expected):
+    run = MaskerRun(Data(data="sound_scenes:train"), decay_epochs=2, **words)
+    assert run.ingredients(10) == expected._replace(decay_every=20)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,11 @@ class Ingredients(NamedTuple):
 
 LMAC = Ingredients(LMAC_IN, LMAC_OUT, targets="predicted", size_penalty=LMAC_SIZE, tv_weight=0.0)
 """L-MAC on this package's masker: the classifier's own prediction is kept by what is masked in and lost by what is masked out, right or wrong."""
+LMAC_CONTRASTIVE = Ingredients(
+    CONTRAST_IN._replace(size_weight=0.0, weight=4.0), CONTRAST_OUT._replace(size_weight=0.0, weight=4.0),
+    class_conditional=True, targets="two", size_penalty=1.0, tv_weight=0.0,
+)  # fmt: skip
+"""Its contrast (ours): both sides weigh alike, and size costs less, as the contrast of a mask of nothing, `log 2`, is all that a mask can better."""
 
 
 def check(made_of: Ingredients) -> None:

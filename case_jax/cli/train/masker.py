@@ -14,7 +14,17 @@ from case_jax.cli.train.data import DataArgs, ProcessesArgs
 from case_jax.cli.train.infiller import INFILLER
 from case_jax.cli.train.running import finish, folder_outside, require_output_per_class, run_training, save_classifier
 from case_jax.masking.infill import INFILLERS, Infiller, InfillNet, as_infiller, infiller
-from case_jax.masking.ingredients import LMAC, OUT_TRAINED, ClassifierMode, Ingredients, Side, Targets, check, described
+from case_jax.masking.ingredients import (
+    LMAC,
+    LMAC_CONTRASTIVE,
+    OUT_TRAINED,
+    ClassifierMode,
+    Ingredients,
+    Side,
+    Targets,
+    check,
+    described,
+)
 from case_jax.masking.masker import WIDTH
 from case_jax.masking.networks import Networks, networks
 from case_jax.masking.task import masker_task
@@ -60,11 +70,11 @@ class MaskerRun:
     weight_in: float | None = None
     """Weight of the masked-in loss; phang: 1, l-mac: 4."""
     weight_out: float | None = None
-    """Weight of the masked-out loss; phang: 1, l-mac: 0.2."""
+    """Weight of the masked-out loss; phang: 1, l-mac: 0.2, or 4 where both sides are contrasts."""
     clamp_out: float | None = None
     """Nats above which a masked-out class that is minimised gains nothing more; phang: no limit, l-mac: 20."""
     size_penalty: float | None = None
-    """Price of the mask's mean, whatever the classifier answers; phang: 0, l-mac: 6.4."""
+    """Price of the mask's mean, whatever the classifier answers; phang: 0, l-mac: 6.4, or 1 where both sides are contrasts."""
     guidance: float = 0.0
     """Weight of guidance by the sound before noise was added, L-MAC's fine-tuning (4 there): with --start, and data that know it."""
     start: Path | None = None
@@ -81,7 +91,7 @@ class MaskerRun:
     """Masks for a class asked about."""
     targets: Targets | None = None
     """Which class masks are about in training: the label, the predicted class, or one of the image's two likeliest classes at random; phang: the
-    label, l-mac: the predicted."""
+    label, l-mac: the predicted, or two where both sides are contrasts."""
     size_conditional: bool = False
     """Masks of a size asked for."""
     tv_weight: float | None = None
@@ -118,10 +128,15 @@ class MaskerRun:
         return self.losses == "l-mac" or (self.losses == "auto" and sounds)
 
     @property
+    def contrasts(self) -> bool:
+        """Whether both sides are about the difference of two classes."""
+        return (self.masked_in, self.masked_out) == ("maximise-contrast", "minimise-contrast")
+
+    @property
     def usual(self) -> Ingredients:
         """What is not given is as here."""
         if self.lmac:
-            return LMAC
+            return LMAC_CONTRASTIVE if self.contrasts else LMAC
         return Ingredients() if self.classifier == "fixed" else Ingredients(masked_out=OUT_TRAINED)
 
     def ingredients(self, epoch_steps: int) -> Ingredients:
@@ -233,7 +248,7 @@ def _special(run: MaskerRun) -> list[str]:
     """What a reader of a table must know of a masker, where it is not the simplest one."""
     plain, made_of, usual = MaskerRun(run.data), run.ingredients(1), run.usual
     sides, default = ([_said("in", m.masked_in), _said("out", m.masked_out)] for m in (made_of, usual))
-    words = ["L-MAC"] if run.lmac else []
+    words = [] if not run.lmac else ["contrastive L-MAC"] if run.contrasts else ["L-MAC"]
     words += [] if sides == default else sides
     words += ["guided"] if run.guidance else []
     words += [] if run.infill == plain.infill else [f"infill {Path(run.infill).name}"]
