@@ -1,8 +1,8 @@
 """L-MAC on sound: a mask learnt for a classifier, and its contrast.
 
 Question   Is L-MAC (arXiv 2403.13086) class-sensitive, does contrast help, and is it as faithful as its paper says?
-Command    python -m experiments.lmac [--seeds 3] [--quick] [--again]
-Cost       about 25 minutes on 2 CPU cores, 15 of them the training of twelve maskers; seven more for each classifier of sounds that is not there
+Command    python -m experiments.lmac [--seeds 5] [--quick] [--again]
+Cost       about 30 minutes on 2 CPU cores, 25 of them the training of twenty maskers; five more for each classifier of sounds that is not there
 Expected   its mask is one for all classes, so no; told a class it is still the same without contrast, as a mask that shows the whole sound serves both; and
            more faithful than gradients' maps, since that is what it is trained for
 """

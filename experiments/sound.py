@@ -1,8 +1,8 @@
 """Sound: does what holds of maps of pictures hold of maps of spectrograms?
 
 Question   On sound scenes, do contrastive maps hold their own class more than Grad-CAM's, at the cost of necessity, and lie on their own marker?
-Command    python -m experiments.sound [--seeds 3] [--quick] [--again]
-Cost       about 30 minutes on 2 CPU cores, 20 of them the training of three classifiers
+Command    python -m experiments.sound [--seeds 5] [--quick] [--again]
+Cost       about 35 minutes on 2 CPU cores, 20 of them the training of five classifiers
 Expected   as on digit scenes: contrast gains specificity and own evidence, and costs necessity
 """
 
@@ -25,11 +25,12 @@ from experiments.specificity import GRAD_CAM, contrasts, titles
 
 PLAIN = ("grad_cam", "hires_cam", "grad_cam_plus_plus", "layer_cam", "eigen_grad_cam", "saliency", "guided_backprop")
 CONTROLS = ("random", "centre_gaussian", "sobel", "exchanged", "noise_contrast")
-MEANS = ("specificity", "necessity", "necessity_random", "mass_own", "hurts_own")
-METRICS = ("sensitivity", "evidence", "specificity")
+CONFIDENCE = {"average_drop": "AD", "average_gain": "AG", "average_increase": "AI"}
+MEANS = ("specificity", "necessity", "necessity_random", "mass_own", "hurts_own", *CONFIDENCE)
+METRICS = ("sensitivity", "evidence", "specificity", "masked_confidence")
 COLUMNS = (
     "image_id", "method", "network", "seed", "label", "top1", "p1", "degenerate_1", "degenerate_2", "F", "F_plus", "mass_own", "mass_shared",
-    "mass_other", "specificity", "necessity", "necessity_random", "hurts_own", "specificity_oracle", "necessity_oracle",
+    "mass_other", "specificity", "necessity", "necessity_random", "hurts_own", "specificity_oracle", "necessity_oracle", *CONFIDENCE,
 )  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         "necessity": cells("necessity", number),
         "median F": cells("F", percent),
         "mass on own marker": cells("mass_own", percent),
-    }
+    } | {title: cells(column, percent) for column, title in CONFIDENCE.items()}
     return pd.DataFrame(found).reset_index()
 
 

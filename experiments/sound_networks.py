@@ -17,7 +17,7 @@ CONFUSION_SCENES, QUICK_SCENES = 1000, 200
 class Sounds:
     """Which trainings of the classifier of sounds, and how many scenes."""
 
-    seeds: int = 3
+    seeds: int = 5
     """Trainings of the classifier; one in a quick run."""
     limit: int = 100
     """Test scenes; at most 40 of them in a quick run."""
