@@ -106,7 +106,7 @@ def localised(subject: Subject, methods: dict[str, MapFunction], name: str, imag
     """PxAP, where pixels are known, and MaxBoxAcc."""
     study = Localise(truth=truth, thresholds=20)
     job = prepare(study, subject.studied(methods, "confusion:5"), limit=images)
-    folder = run(job, RunFolder(subject.where.kept / f"{name}-{truth}"), progress=False)
+    folder = run(job, RunFolder(subject.where.kept / f"{name}-{truth}" / subject.name), progress=False)
     return localisation(folder).overall.loc[list(methods)]
 
 
@@ -114,7 +114,7 @@ def checked(subject: Subject, methods: dict[str, MapFunction], name: str, images
     """Mean magnitude correlation over the cascade."""
     study = Sanity(initial_params(subject.classifier), kinds=("cascading",), depth=2)
     job = prepare(study, subject.studied(methods, "confusion:5"), limit=images, tile=4)
-    rows = run(job, RunFolder(subject.where.kept / f"{name}-sanity"), progress=False).rows()
+    rows = run(job, RunFolder(subject.where.kept / f"{name}-sanity" / subject.name), progress=False).rows()
     return summarise_sanity(rows, resamples=50).set_index("method")["cascading_spearman_abs"]
 
 
