@@ -203,8 +203,9 @@ def test_memory_stays_within_the_setting_and_the_packed_masks():
         {"coarse": of_size(8), "fine": of_size(side)}, choose_contrast("topk_logits:1", classes).sets, PIXELS
     )
     counts = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), empty_counts(2, classes, 1))
+    ids = np.arange(tile, dtype=np.int32)
     nowhere = np.zeros((tile, 0, side, side), bool), np.zeros((tile, 0), np.int32)
-    batch = Batch(np.zeros((tile, side, side, 3), np.uint8), np.arange(tile, dtype=np.int32), *nowhere)
+    batch = Batch(np.zeros((tile, side, side, 3), np.uint8), ids, *nowhere, ids)
     step = jax.jit(make_counting_step(protocol, wide, pairs), static_argnames="share")
     compiled = step.lower(counts, wide.params, batch, share=ALONE).compile()
     assert compiled.memory_analysis().temp_size_in_bytes <= memory + 2 * packed  # of two methods

@@ -28,5 +28,5 @@ def compiled_step(model: TappedModel, methods: tuple[str, ...], images: np.ndarr
     shapes = empty_counts(len(methods), model.num_classes, 1)
     counts = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     nowhere = np.zeros((count, 0, *shape), bool), np.zeros((count, 0), np.int32)
-    batch = Batch(images, np.arange(count, dtype=np.int32), *nowhere)
+    batch = Batch(images, np.arange(count, dtype=np.int32), *nowhere, np.full(count, -1, np.int32))
     return jax.jit(step).lower(counts, model.params, batch).compile(), (counts, model.params, batch)
