@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from case_jax import METRICS, CaseJaxError, ask, case, grad_cam, tag, tap_function
-from case_jax.cli.setup import map_function
+from case_jax.cli.named import map_function
 from case_jax.data import DigitScenes
 from case_jax.evaluation.batches import load_tile, template
 from case_jax.imageops import resize_map
