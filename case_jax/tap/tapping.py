@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,28 +42,11 @@ def tapped(
             the image, a chunk below 1, outputs that are not what `link` declares, or a declared head whose closed form is not the pullback.
     """
     require(chunk >= 1, "chunk", chunk, "a number of classes of at least 1")
-    require(
-        jnp.ndim(image) >= 2 and jnp.issubdtype(jnp.result_type(image), jnp.floating),
-        "image",
-        f"shape {jnp.shape(image)}, dtype {jnp.result_type(image)}",
-        "one normalised floating-point image of shape (height, width, channels), without a batch axis; a signal (length, channels) or volume "
-        "(depth, height, width, channels)",
-    )
+    _require_image(image)
     apply = fast_depthwise(apply)
     with told_of_channels(image):
         activation, logits = jax.eval_shape(lambda p, x: (split(apply, tag)(p, x)[0], apply(p, x)), params, image)
-    require(
-        logits.ndim == 1,
-        "model",
-        f"an output of shape {logits.shape} for one image of shape {jnp.shape(image)}",
-        "a classifier that returns one vector of logits per image, which is given without a batch axis and with its channels last",
-    )
-    require(
-        activation.ndim == jnp.ndim(image),
-        "layer",
-        f"{layer!r} with an output of shape {activation.shape} for one image of shape {jnp.shape(image)}",
-        "a layer whose output is a map with the image's spatial axes and then channels, (height, width, channels) in a picture",
-    )
+    _require_shapes(image, activation, logits, layer)
     shape = tuple(int(side) for side in activation.shape)
     program = jax.make_jaxpr(apply)(params, image)
     met = tags(program.jaxpr)
@@ -91,6 +75,33 @@ def tapped(
         if check:
             check_closed_form(model, image)
     return model
+
+
+def _require_image(image: Array) -> None:
+    """Raise unless it is one normalised image."""
+    require(
+        jnp.ndim(image) >= 2 and jnp.issubdtype(jnp.result_type(image), jnp.floating),
+        "image",
+        f"shape {jnp.shape(image)}, dtype {jnp.result_type(image)}",
+        "one normalised floating-point image of shape (height, width, channels), without a batch axis; a signal (length, channels) or volume "
+        "(depth, height, width, channels)",
+    )
+
+
+def _require_shapes(image: Array, activation: Any, logits: Any, layer: str) -> None:
+    """Raise unless the logits are one vector, and the layer's output is a map with the image's spatial axes."""
+    require(
+        logits.ndim == 1,
+        "model",
+        f"an output of shape {logits.shape} for one image of shape {jnp.shape(image)}",
+        "a classifier that returns one vector of logits per image, which is given without a batch axis and with its channels last",
+    )
+    require(
+        activation.ndim == jnp.ndim(image),
+        "layer",
+        f"{layer!r} with an output of shape {activation.shape} for one image of shape {jnp.shape(image)}",
+        "a layer whose output is a map with the image's spatial axes and then channels, (height, width, channels) in a picture",
+    )
 
 
 def _require_maps(layers: tuple[str, ...], met: list[str], shapes: dict[str, tuple[int, ...]], axes: int) -> None:
