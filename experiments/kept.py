@@ -23,7 +23,7 @@ from case_jax.files import write_atomically, write_json
 from case_jax.report.figures import rendered
 from experiments.claim import Finding
 
-FINDINGS, SESSION, ROWS = "findings.json", "session.json", "rows"
+FINDINGS, SESSION = "findings.json", "session.json"
 QUICK = Path("runs/experiments/quick/results")
 
 

@@ -19,7 +19,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from case_jax.data import DigitScenes
-from case_jax.data.scene_layout import BRIGHT_SHARE
+from case_jax.data.scene_layout import TARGETS
 from case_jax.data.strokes import Split
 from case_jax.models.digit_resnet import DigitResNet
 from case_jax.models.weights import save_weights
@@ -110,7 +110,7 @@ def main(config: Config) -> None:
                     batch = slice(i * config.batch, (i + 1) * config.batch)
                     params, stats, opt_state, loss = train_step(params, stats, opt_state, images[batch], targets[batch])
                     losses.append(loss)
-            floor = -(BRIGHT_SHARE * np.log(BRIGHT_SHARE) + (1 - BRIGHT_SHARE) * np.log(1 - BRIGHT_SHARE))
+            floor = -(np.array(TARGETS[2]) * np.log(TARGETS[2])).sum()
             print(
                 f"epoch {epoch + 1}: loss {np.mean(losses):.4f} (entropy of the targets {floor:.4f}); validation {score('validation', 1000)}",
                 flush=True,

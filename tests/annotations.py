@@ -12,7 +12,7 @@ import jaxtyping
 import numpy as np
 
 ROOMS = ("audio", "contrast", "methods", "metrics", "imageops", "ranking", "masking")
-TAP = ("view", "head", "link", "linking", "function", "parameters")
+TAP = ("view", "tapping", "head", "link", "linking", "function", "parameters")
 MODELS = (
     "layers",
     "loaded",

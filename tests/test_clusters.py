@@ -224,13 +224,6 @@ def test_shares_of_the_true_parts_are_given_where_these_are_above_nothing():
     assert "specificity_share_ratio" not in undivided.table
 
 
-def test_equivalence_needs_both_limits_within_the_margin():
-    assert stats.equivalent(stats.Interval(0.0, -0.01, 0.02), 0.05)
-    assert not stats.equivalent(stats.Interval(0.0, -0.01, 0.06), 0.05)
-    assert not stats.equivalent(stats.Interval(0.0, -0.06, 0.0), 0.05)
-    assert not stats.equivalent(stats.Interval(0.0, np.nan, np.nan), 0.05)
-
-
 # --- a run's rows -----------------------------------------------------------------------------------------------------------
 
 METHODS = ("grad_cam", "case", "twin", "random")

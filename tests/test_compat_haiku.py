@@ -10,7 +10,7 @@ from compat import CLASSES, EXTRA, compare, evaluated, image_of, several
 
 from case_jax import CaseJaxError, tap_haiku
 from case_jax.tap.parameters import parameter_layers
-from case_jax.tap.view import check_closed_form
+from case_jax.tap.tapping import check_closed_form
 
 pytestmark = [pytest.mark.compat, pytest.mark.usefixtures("promotion_as_users_have_it")]
 

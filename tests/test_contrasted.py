@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from case_jax import CaseJaxError, ask, finer_cam, grad_cam, softmax_contrast, tag, tap_function, topk_logits
-from case_jax.cli.setup import map_function
+from case_jax.cli.named import map_function
 from case_jax.contrast import against
 from case_jax.contrast.sets import Query
 from case_jax.methods import (

@@ -22,7 +22,7 @@ from case_jax.evaluation.batches import Batch, load_tile, template
 from case_jax.evaluation.clusters import cluster_columns
 from case_jax.evaluation.confusion import count_confusions
 from case_jax.evaluation.maps import Question
-from case_jax.evaluation.studies.evaluate import make_step, other_class
+from case_jax.evaluation.studies.evaluate_step import make_step, other_class
 from case_jax.imageops import finish_maps, normalise_image
 from case_jax.methods import METHODS as METHODS_BY_NAME
 from case_jax.methods import top_class_maps
@@ -533,7 +533,7 @@ OWN = {
         random_class=True,
     ),
     "blank": Metric(blank, "what is left?", explains=True),
-    "told": Metric(told, "is it what it is?", explains=True, label=True),
+    "told": Metric(told, "is it what it is?", explains=True),
 }
 
 
@@ -584,7 +584,7 @@ def evaluation_columns(metrics):
         {},
         tap_function(lambda p, x: tag(x, "a").mean((0, 1)) @ p, jnp.ones((3, 2)), "a", jnp.zeros((8, 8, 3))),
     )
-    batch = Batch(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int32), np.zeros((1, 0, 8, 8), bool), np.zeros((1, 0), np.int32))  # fmt: skip
+    batch = Batch(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int32), np.zeros((1, 0, 8, 8), bool), np.zeros((1, 0), np.int32), np.zeros(1, np.int32))  # fmt: skip
     return jax.eval_shape(step, (jnp.ones((3, 2)), {}), batch)
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from case_jax import METRICS, CaseJaxError, ask, finish_maps, softmax_contrast, tag, tap_function
-from case_jax.imageops import rescale_map, ssim
+from case_jax.imageops import rescale_map
 from case_jax.metrics import (
     MetricInputs,
     arcc,
@@ -25,6 +25,7 @@ from case_jax.metrics import (
     soundness,
 )
 from case_jax.metrics.deletion_insertion import step_counts
+from case_jax.metrics.ssim import ssim
 from case_jax.ranking import average_ranks, correlation, places, spearman, top_mask
 from case_jax.tap.head import at_least_float32
 

@@ -12,12 +12,12 @@ from case_jax import METHODS, CaseJaxError, parallel, tag, tap_function
 from case_jax.contrast.choice import choose_contrast
 from case_jax.evaluation.batches import Batch
 from case_jax.evaluation.maps import Pixels, Question
-from case_jax.evaluation.studies import pair_counts
+from case_jax.evaluation.studies import pair_agreements, pair_counts
 from case_jax.evaluation.studies import pairs as pairs_module
+from case_jax.evaluation.studies.pair_agreements import Agreements, confused_pairs
 from case_jax.evaluation.studies.pair_counts import empty_counts, make_counting_step, pairs_in
 from case_jax.evaluation.studies.pair_sums import PairSums, file_of, read_sums, write_sums
-from case_jax.evaluation.studies.pairs import Agreements, confused_pairs
-from case_jax.parallel import ALONE, Grid
+from case_jax.parallel.grid import ALONE, Grid
 from case_jax.results import RunFolder
 from case_jax.source import Example, UnreadableImageError
 from case_jax.tap import tag_head_input
@@ -203,8 +203,9 @@ def test_memory_stays_within_the_setting_and_the_packed_masks():
         {"coarse": of_size(8), "fine": of_size(side)}, choose_contrast("topk_logits:1", classes).sets, PIXELS
     )
     counts = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), empty_counts(2, classes, 1))
+    ids = np.arange(tile, dtype=np.int32)
     nowhere = np.zeros((tile, 0, side, side), bool), np.zeros((tile, 0), np.int32)
-    batch = Batch(np.zeros((tile, side, side, 3), np.uint8), np.arange(tile, dtype=np.int32), *nowhere)
+    batch = Batch(np.zeros((tile, side, side, 3), np.uint8), ids, *nowhere, ids)
     step = jax.jit(make_counting_step(protocol, wide, pairs), static_argnames="share")
     compiled = step.lower(counts, wide.params, batch, share=ALONE).compile()
     assert compiled.memory_analysis().temp_size_in_bytes <= memory + 2 * packed  # of two methods
@@ -370,7 +371,7 @@ def test_confused_pairs_are_ordered_by_agreement_images_and_class(monkeypatch):
     names = ("a", "b", "c", "d")
     expected = [("a", "d", 8), ("b", "c", 8), ("a", "b", 4), ("b", "d", 4), ("a", "c", 4)]
     for block in (1, 8, 1 << 22):  # rows at a time
-        monkeypatch.setattr(pairs_module, "BLOCK", block)
+        monkeypatch.setattr(pair_agreements, "BLOCK", block)
         pairs = confused_pairs(found, names)
         assert list(zip(pairs["class_a"], pairs["class_b"], pairs["images"], strict=True)) == expected
         assert pairs["agreement"].tolist() == [0.5, 0.5, 0.5, 0.5, 0.25]

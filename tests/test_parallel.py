@@ -16,6 +16,7 @@ EIGHT = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from case_jax import parallel
+from case_jax.parallel.grid import Grid
 
 rng = np.random.default_rng(0)
 x = rng.normal(size=(8, 5, 4)).astype(np.float32)
@@ -45,7 +46,7 @@ for mapper in parallel.MAPPERS:
     assert parallel.first_of(state)["steps"] == 3
     for columns in (1, 2):
         with parallel.mapped_by(mapper):
-            grid = parallel.Grid(columns)
+            grid = Grid(columns)
             step = grid.step(counted)
         state, params = grid.zeros(jax.ShapeDtypeStruct((6,), jnp.float32)), grid.replicate(table)
         state, _ = step(state, params, grid.shard(x[: grid.rows]))

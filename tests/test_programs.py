@@ -17,6 +17,7 @@ from case_jax.evaluation.explain import explain_images
 from case_jax.evaluation.kept_gallery import save_gallery
 from case_jax.evaluation.studies.mosaics import confident_images
 from case_jax.methods import saliency
+from case_jax.parallel.grid import Grid
 from case_jax.results import RunFolder
 from case_jax.source import Example, Truth
 from case_jax.tap.parameters import permuted
@@ -95,7 +96,7 @@ def swept(out):
 
 
 def swept_over_a_grid(out):
-    grid = parallel.Grid()
+    grid = Grid()
     step = grid.step(lambda state, params, batch, *, share: (state, params @ batch))
     grid.trace(step, jnp.zeros(1), jnp.zeros((2, 2)), jnp.zeros((2, 2)))
 

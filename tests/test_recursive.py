@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 from case_jax import METRICS, CaseJaxError, ask, case, grad_cam, tag, tap_function
-from case_jax.cli.setup import map_function
-from case_jax.evaluation.batches import Tile, labelled
+from case_jax.cli.named import map_function
+from case_jax.data import DigitScenes
+from case_jax.evaluation.batches import load_tile, template
 from case_jax.imageops import resize_map
 from case_jax.methods import (
     METHODS,
@@ -31,7 +32,6 @@ from case_jax.metrics import MetricInputs
 from case_jax.models.bias_free import without_biases
 from case_jax.models.convnext import ConvNeXt
 from case_jax.models.digit_resnet import DigitResNet
-from case_jax.source import Example
 from case_jax.tap.link import probabilities
 
 SHAPE, CLASSES = (4, 5, 3), 4
@@ -163,9 +163,10 @@ def test_masked_accuracy_by_hand():
 
 
 def test_a_tile_is_told_its_labels():
-    example = Example(np.zeros((2, 2, 3), np.uint8), 5, "a", label=3)
-    tile = Tile(0, [None, example], [], (1, 2, 3, 4))
-    np.testing.assert_array_equal(labelled(tile).batch.labels, [-1, 3])
+    source = DigitScenes("test", 5)
+    last = load_tile(source, np.arange(5), 1, template(source, np.arange(5), 3)).batch
+    np.testing.assert_array_equal(last.labels, [source[3].label, source[4].label, -1])
+    np.testing.assert_array_equal(last.image_ids, [source[3].image_id, source[4].image_id, -1])
 
 
 # --- networks without biases ------------------------------------------------------------------------------------------------

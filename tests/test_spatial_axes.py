@@ -12,7 +12,7 @@ from flax import linen, nnx
 
 from case_jax import METHODS, CaseJaxError, agreement, ask, explain, finish_maps, show, tag, tap_function, topk_logits
 from case_jax import evaluate as evaluate_call
-from case_jax.imageops import blur, is_degenerate, resize_map, ssim
+from case_jax.imageops import blur, is_degenerate, resize_map
 from case_jax.methods import all_class_maps, extremal_perturbation
 from case_jax.methods.rise import random_mask
 from case_jax.metrics import METRICS, MetricInputs, impute
@@ -21,6 +21,7 @@ from case_jax.metrics.grid_pointing import cell_shares
 from case_jax.metrics.hog import hog
 from case_jax.metrics.localisation import box_of_map
 from case_jax.metrics.saliency_metric import saliency_metric
+from case_jax.metrics.ssim import ssim
 from case_jax.tap import tap_linen, tap_nnx
 
 CLASSES = 5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from case_jax import CaseJaxError
-from case_jax.evaluation.studies.pairs import Agreements
+from case_jax.evaluation.studies.pair_agreements import Agreements
 from case_jax.evaluation.studies.superclasses import blocks, read_hierarchy, superclass_table
 
 NAMES = ("crane", "tench", "hen", "goldfish", "ostrich")

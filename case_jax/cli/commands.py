@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 from tabulate import tabulate
 
-from case_jax.cli.setup import say
+from case_jax.cli.output import say
 from case_jax.contrast.choice import CONTRASTS
 from case_jax.data import DATASETS
 from case_jax.methods import METHODS

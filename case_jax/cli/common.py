@@ -12,8 +12,9 @@ from tabulate import tabulate
 from case_jax._checks import require
 from case_jax.cli.commands import report
 from case_jax.cli.devices import Devices
+from case_jax.cli.output import run_folder, say
 from case_jax.cli.processes import Processes, together
-from case_jax.cli.setup import Model, Names, Setup, run_folder, say, set_up
+from case_jax.cli.setup import Model, Names, Setup, set_up
 from case_jax.data import Exif, require_outside
 from case_jax.evaluation.cost import Cost, counting, described, measure
 from case_jax.evaluation.engine import Job, TiledStudy, prepare, run

@@ -1,7 +1,8 @@
 """`case-jax evaluate`: the tests, from the shell."""
 
 from case_jax.cli.common import Asked, CommonArgs, run_study
-from case_jax.cli.setup import ALL, Names, Setup
+from case_jax.cli.named import ALL, chosen_metrics
+from case_jax.cli.setup import Names, Setup
 from case_jax.evaluation.default_methods import with_untrained
 from case_jax.evaluation.studies.evaluate import Evaluate
 from case_jax.evaluation.subject import Subject
@@ -39,7 +40,7 @@ def evaluate(
     """
     named = tuple(name for name in common.methods if name != UNTRAINED)
     chosen = common.model.methods(named, scored=True) if named or not common.methods else {}
-    scored = common.model.metrics(metrics, chosen)
+    scored = chosen_metrics(metrics, common.model.set, chosen)
     study = Evaluate(tuple(scored), scored, agreement_percent, fidelity_percents, fill)
 
     def asked(setup: Setup, subject: Subject) -> Asked:

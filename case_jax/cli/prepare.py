@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from case_jax._checks import require
-from case_jax.cli.setup import say
+from case_jax.cli.output import say
 from case_jax.data.array_records import leftovers
 from case_jax.data.boxes import BoxCounts
 from case_jax.data.cifar100 import prepare_cifar100

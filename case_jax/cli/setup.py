@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,22 +11,21 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.cli.numerics import cache_folder, require_right_numbers
-from case_jax.cli.options import options_of, with_options
+from case_jax.cli.named import MASKER, chosen_methods
+from case_jax.cli.numerics import require_right_numbers
+from case_jax.cli.output import kept_between_runs, say
 from case_jax.contrast.choice import Confusions, ContrastChoice, Uncounted, choose_contrast, default_contrast
 from case_jax.data import CachedCrops, Exif, alike
 from case_jax.data.folder import SUFFIXES
 from case_jax.evaluation.confusion import IMAGES, count_confusions
 from case_jax.evaluation.maps import Pixels
 from case_jax.evaluation.subject import require_other_images
-from case_jax.masking.trained import CLASSIFIER, TrainedMasker, load_masker
-from case_jax.methods import METHODS, MapFunction, bare, contrasted, method, recursive, usual
-from case_jax.metrics import METRICS, metric, quick
+from case_jax.masking.trained import CLASSIFIER, TrainedMasker
+from case_jax.methods import MapFunction, bare
 from case_jax.models import Application, Classifier, load_classifier, open_for, tap_classifier
 from case_jax.models import model as bundled_model
 from case_jax.models.applications import is_application, load_application
 from case_jax.models.trained_file import digest
-from case_jax.results import RunFolder, require_writable
 from case_jax.source import Source
 from case_jax.stream import TrainedStream, load_stream, with_stream
 from case_jax.tap import TappedModel
@@ -36,14 +34,6 @@ from case_jax.tap.precision import Precision, at_precision
 AUTO = "auto"
 """Instead of a model's name: the one that goes with the data."""
 Names = tuple[str, ...]
-MASKER, STREAM, CONTRASTED, RECURSIVE = "masker:", "stream:", "contrasted:", "recursive:"
-ALL = "all"
-"""Instead of names: every method or metric, the slow ones too; not the methods that need a transformer's attention."""
-
-
-def say(text: str) -> None:
-    """A line about what is going on, to stderr: stdout is for results."""
-    print(text, file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,77 +75,13 @@ class Model:
         return self if self.model != AUTO else dataclasses.replace(self, model=usual_model(data))
 
     def methods(self, names: Names, *, scored: bool = False) -> dict[str, MapFunction]:
-        """Map functions by name, with the chosen options bound: those named, all of them, or by default all but the slow ones.
-
-        Only where they are `scored` afterwards, by two classes an image, those that need a pair are among them unnamed, and options of
-        metrics accepted.
-        """
-        _require_all_alone("methods", names)
-        every = tuple(n for n, entry in METHODS.items() if (scored or not entry.pair) and not entry.attention)
-        wanted = every if names == (ALL,) else names or usual(pair=scored)
-        chosen = {name: map_function(name) for name in wanted}
-        if len(chosen) < len(wanted):
-            raise CaseJaxError(f"methods: {' '.join(names)} names a method twice; name each once.")
-        options = self._options(chosen)
-        self._require_used(options, METHODS, chosen, "methods")
-        if not scored:
-            self._require_used(options, METRICS, (), "metrics")
-        return with_options(chosen, {name: found for name, found in options.items() if name in chosen})
-
-    def metrics(self, names: Names, methods: Mapping[str, MapFunction]) -> dict[str, dict[str, Any]]:
-        """Options by metric: of those named, of all of them, or by default of all but the slow ones; `methods` have been chosen."""
-        _require_all_alone("metrics", names)
-        chosen = tuple(METRICS) if names == (ALL,) else names or quick()
-        for name in chosen:
-            metric(name)
-        if len(set(chosen)) < len(chosen):
-            raise CaseJaxError(f"metrics: {' '.join(names)} names a metric twice; name each once.")
-        options = self._options(methods)
-        self._require_used(options, METRICS, chosen, "metrics")
-        return {name: options.get(name, {}) for name in chosen}
-
-    def _options(self, chosen: Mapping[str, MapFunction]) -> dict[str, dict[str, Any]]:
-        known = {name: m.maps for name, m in METHODS.items()} | {name: m.columns for name, m in METRICS.items()}
-        return options_of(self.set, {**known, **chosen})
-
-    @staticmethod
-    def _require_used(options: Collection[str], table: Collection[str], chosen: Collection[str], kind: str) -> None:
-        unused = [name for name in options if name in table and name not in chosen]
-        accepted = f"options of {kind} that run: {', '.join(chosen) or 'none in this command'}"
-        require(not unused, "set", f"options of {', '.join(unused)}", accepted)
+        """Map functions by name with the chosen options bound, see `chosen_methods`."""
+        return chosen_methods(names, self.set, scored=scored)
 
 
 def usual_model(data: str) -> str:
     """The network that comes with data of this name."""
     return "sound_cnn" if data.partition(":")[0] == "sound_scenes" else "digit_resnet"
-
-
-def map_function(name: str) -> MapFunction:
-    """The method of this name; the masker or stream of a run, `masker:RUN` or `stream:RUN`; the weighted contrast of a method, `contrasted:NAME`; or a
-    method as a mask, three rounds of it, `recursive:NAME`."""
-    if name.startswith(MASKER):
-        return load_masker(name.removeprefix(MASKER))
-    if name.startswith(STREAM):
-        return load_stream(name.removeprefix(STREAM))
-    if name.startswith(RECURSIVE):
-        within = method(name.removeprefix(RECURSIVE))
-        require(not within.pair, "methods", name, "recursive:NAME of a method that can be asked about one class alone")
-        return recursive(within.maps)
-    entry = method(name.removeprefix(CONTRASTED))
-    if not name.startswith(CONTRASTED):
-        return entry.maps
-    able = not (entry.contrastive or entry.control or entry.class_blind or entry.probability)
-    require(
-        able,
-        "methods",
-        name,
-        "contrasted:NAME of a method that asks about single logits, such as integrated_gradients or layer_cam",
-    )
-    return contrasted(entry.maps)
-
-
-def _require_all_alone(argument: str, names: Names) -> None:
-    require(ALL not in names or len(names) == 1, argument, " ".join(names), f"{ALL!r} alone, or names")
 
 
 class Setup(NamedTuple):
@@ -339,22 +265,6 @@ def _require_its_classifier(
     given = f"{name!r}, a {kind} trained with another classifier than {classifier.name} with {classifier.weights}"
     its = isinstance(classifier, Classifier) and trained.classifier == digest(classifier.module)
     require(its, argument, given, accepted)
-
-
-def run_folder(out: Path | None, *words: object) -> RunFolder:
-    """The folder asked for, or one below runs/ named by these words; None leaves a word out."""
-    name = "-".join(str(word).replace("/", "-").replace(":", "-") for word in words if word is not None)
-    return RunFolder(out or Path("runs") / name)
-
-
-def kept_between_runs() -> Path | None:
-    """The cache folder for a command that has no run folder; None where it cannot be written."""
-    try:
-        require_writable(cache_folder())
-    except CaseJaxError:
-        say(f"contrast: nothing can be kept in {cache_folder()}; what is counted is counted anew each time")
-        return None
-    return cache_folder()
 
 
 def files_in(images: Sequence[str]) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ BODY_SIZE, MARKER_SIZE, DISTRACTOR_SIZE = 22, 12, 8
 BODY_INK, BRIGHT_INK, DIM_INK, FAINT_INK, SECOND_BODY_INK, DISTRACTOR_INK = 0.8, 1.0, 0.7, 0.45, 0.4, 0.8
 TARGETS = {2: (0.7, 0.3), 3: (0.55, 0.3, 0.15)}
 """Training targets of the candidate classes, brightest first, by their number."""
-BRIGHT_SHARE = TARGETS[2][0]
 MARKERS_PER_BODY = 5
 CLASS_NAMES = tuple(f"{body}·{marker}" for body in range(5) for marker in range(5, 10))
 

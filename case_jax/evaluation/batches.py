@@ -29,15 +29,7 @@ class Batch(NamedTuple):
 
     images: Num[Any, "B H W D"]
     image_ids: Int[Any, " B"]
-    regions: Bool[Any, "B R H W"]
-    region_classes: Int[Any, "B R"]
-
-
-class LabelledBatch(NamedTuple):
-    """A `Batch`, with what the images show."""
-
-    images: Num[Any, "B H W D"]
-    image_ids: Int[Any, " B"]
+    """−1 where a slot is empty."""
     regions: Bool[Any, "B R H W"]
     region_classes: Int[Any, "B R"]
     labels: Int[Any, " B"]
@@ -67,21 +59,6 @@ class Tile(NamedTuple):
     def __str__(self) -> str:
         """Its name in messages."""
         return f"tile {self.number}"
-
-
-def labels_of(tile: Tile) -> Int[np.ndarray, " B"]:
-    """The labels of a tile's images, −1 where unknown, and where it is padded."""
-    return np.array([-1 if example is None else example.label for example in tile.examples], np.int32)
-
-
-def labelled(tile: Tile) -> Tile:
-    """The same tile with its images' labels."""
-    return tile._replace(batch=LabelledBatch(*tile.batch, labels=labels_of(tile)))
-
-
-def labelled_batch(batch: Batch) -> LabelledBatch:
-    """A batch of images whose labels are unknown."""
-    return LabelledBatch(**batch._asdict(), labels=np.full(np.shape(batch.image_ids), -1, np.int32))
 
 
 @dataclass
@@ -173,6 +150,7 @@ def template(source: Source, indices: Int[np.ndarray, " N"], size: int) -> Batch
         np.full(size, -1, np.int32),
         np.zeros((size, evidence, *example.image.shape[:2]), bool),
         np.full((size, evidence), NOBODY, np.int32),
+        np.full(size, -1, np.int32),
     )
 
 
@@ -208,7 +186,7 @@ def _tile(number: int, found: Sequence[_Read], empty: Batch) -> Tile:
         if example is None:
             continue
         examples[slot] = example
-        batch.images[slot], batch.image_ids[slot] = example.image, example.image_id
+        batch.images[slot], batch.image_ids[slot], batch.labels[slot] = example.image, example.image_id, example.label
         if example.evidence is not None:
             batch.regions[slot], batch.region_classes[slot] = example.evidence
     return Tile(number, examples, [r.excluded for r in found if r.excluded is not None], batch)

@@ -83,10 +83,9 @@ class Cost(NamedTuple):
             bound = "one step holds all images"
         return self.compile_seconds + steps * self.tile / min(self.device_rate, reading), bound
 
-    def table(self, chips: Sequence[int] = CHIPS, *, chips_per_host: int = CHIPS_PER_HOST) -> list[tuple[Any, ...]]:
+    def table(self) -> list[tuple[Any, ...]]:
         """Rows of chips, hosts, predicted seconds, what bounds them."""
-        hosts = [math.ceil(n / chips_per_host) for n in chips]
-        return [(n, h, *self.seconds(n, h)) for n, h in zip(chips, hosts, strict=True)]
+        return [(n, hosts := math.ceil(n / CHIPS_PER_HOST), *self.seconds(n, hosts)) for n in CHIPS]
 
 
 class _Costs(NamedTuple):

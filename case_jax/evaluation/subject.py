@@ -17,7 +17,8 @@ from case_jax.methods import METHODS, MapFunction, described, method, titles_of,
 from case_jax.results import fingerprint
 from case_jax.source import Source, stft_of, unit_of
 from case_jax.tap.link import one_logit_names, require_probabilities
-from case_jax.tap.view import TappedModel, check_closed_form
+from case_jax.tap.tapping import check_closed_form
+from case_jax.tap.view import TappedModel
 
 
 class Subject(NamedTuple):

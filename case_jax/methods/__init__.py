@@ -2,16 +2,12 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from case_jax._checks import require, unknown
-from case_jax.contrast.asking import ask
-from case_jax.contrast.choice import AnyContrast
 from case_jax.contrast.sets import Query
 from case_jax.methods.ablation_cam import ablation_cam
 from case_jax.methods.attention_rollout import attention_rollout
@@ -53,8 +49,9 @@ from case_jax.methods.libra_grad import libra_grad
 from case_jax.methods.max_contrast import max_contrast
 from case_jax.methods.mean_contrast import mean_contrast
 from case_jax.methods.meaningful_perturbation import meaningful_perturbation
-from case_jax.methods.naming import bare
+from case_jax.methods.naming import MapFunction, bare
 from case_jax.methods.occlusion import occlusion
+from case_jax.methods.of_classes import all_class_maps, top_class_maps
 from case_jax.methods.opti_cam import opti_cam
 from case_jax.methods.recursive import Recursive, masked_rounds, recursive
 from case_jax.methods.refine_cam import refine_cam
@@ -66,9 +63,7 @@ from case_jax.methods.signature_activation import image_signature, signature_act
 from case_jax.methods.smooth_grad import smooth_grad
 from case_jax.methods.softmax_contrast import softmax_contrast
 from case_jax.methods.xgrad_cam import xgrad_cam
-from case_jax.tap.view import Params, TappedModel, View
-
-MapFunction = Callable[[View, Query], Float[Array, "T *space"]]
+from case_jax.tap.view import View
 
 
 class Method(NamedTuple):
@@ -212,7 +207,7 @@ def signed_maps(function: MapFunction, view: View, query: Query, **options: Any)
 
     Of a class activation map that is the weighted sum of the channels before its rectification.
     """
-    return function(view, query, sign=1, **options) - function(view, query, sign=-1, **options)  # type: ignore[call-arg]
+    return function(view, query, sign=1, **options) - function(view, query, sign=-1, **options)
 
 
 def require_signed(name: str, function: MapFunction) -> None:
@@ -224,52 +219,6 @@ def require_signed(name: str, function: MapFunction) -> None:
     able = [known for known, entry in METHODS.items() if "sign" in inspect.signature(entry.maps).parameters]
     has = "sign" in inspect.signature(bare(function)).parameters
     require(has, "signed", f"the method {name!r}", f"methods with the option sign: {', '.join(able)}")
-
-
-def all_class_maps(
-    maps: MapFunction,
-    model: TappedModel,
-    params: Params,
-    image: Float[Array, "*space D"],
-    *,
-    contrast: AnyContrast | None = None,
-    key: Key[Array, ""] | None = None,
-) -> Float[Array, "C *map"]:
-    """The maps of every class of one image from one forward pass.
-
-    Args:
-        maps: a method, for example `case_jax.case`, with options bound by `functools.partial`.
-        model: the tapped classifier.
-        params: its parameters, `model.params` or others of the same structure.
-        image: one normalised image; batch with `jax.vmap`.
-        contrast: the contrast sets, for contrastive methods; any form that `ask` takes.
-        key: this image's random key, for random methods.
-
-    Returns:
-        Map c is that of class c, equal to asking about class c alone.
-    """
-    view = model.view_all(params, image)
-    return maps(view, ask(view, jnp.arange(model.num_classes), contrast, key=key))
-
-
-def top_class_maps(
-    maps: MapFunction,
-    model: TappedModel,
-    params: Params,
-    image: Float[Array, "*space D"],
-    *,
-    top: int = 2,
-    contrast: AnyContrast | None = None,
-    key: Key[Array, ""] | None = None,
-) -> Float[Array, "top *map"]:
-    """The maps of the model's `top` likeliest classes of one image, likeliest first; arguments as `all_class_maps`.
-
-    Raises:
-        CaseJaxError: for `top` outside [1, C].
-    """
-    require(1 <= top <= model.num_classes, "top", top, f"a number of classes from 1 to {model.num_classes}")
-    view = model.view(params, image)
-    return maps(view, ask(view, jax.lax.top_k(view.logits, top)[1], contrast, key=key))
 
 
 __all__ = [

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from case_jax._checks import require, unknown
 from case_jax.contrast.sets import Query
 from case_jax.methods.cam import contrast_of, evidence, of_existing
-from case_jax.methods.naming import Maps, name_of
+from case_jax.methods.naming import MapFunction, name_of
 from case_jax.tap.link import log_probabilities
 from case_jax.tap.view import PulledBack, View, at_least_float32
 
@@ -86,7 +86,7 @@ def _pulled(pull: Callable[[Array], Array], rows: Float[Array, "T C"], cotangent
 class _AgainstRivals:
     """A method, and what is taken out of its maps."""
 
-    method: Maps
+    method: MapFunction
     how: How
     among: Among
 
@@ -123,7 +123,7 @@ class Contrasted(_AgainstRivals):
         return of_existing(view, query, maps)
 
 
-def contrasted(method: Maps, how: How = "weighted", *, among: Among = "all") -> Contrasted:
+def contrasted(method: MapFunction, how: How = "weighted", *, among: Among = "all") -> Contrasted:
     """The method's map of a class's logit less those of its rivals: why this class, and not the others?
 
     The method is asked about `y_c − Σ_j s_j y_j` instead of y_c, the shares s held fixed (`rival_shares`). For a method that is linear in the score
@@ -179,7 +179,7 @@ class MapDifference(_AgainstRivals):
         return evidence(every[query.targets] - others, sign)
 
 
-def difference_of_maps(method: Maps, how: How = "weighted", *, among: Among = "all") -> MapDifference:
+def difference_of_maps(method: MapFunction, how: How = "weighted", *, among: Among = "all") -> MapDifference:
     """A class's map less those of its rivals, for methods of which no logit can be asked, trained masks first.
 
     `relu(M_c − Σ_j s_j M_j)` with the shares of `rival_shares`, M as the method returns it, after its own rectification: a difference of maps,

@@ -10,13 +10,13 @@ from case_jax._checks import unknown
 from case_jax.contrast.sets import Query
 from case_jax.imageops import finish_maps, rescale_map
 from case_jax.methods.cam import of_existing
-from case_jax.methods.naming import Maps, name_of
+from case_jax.methods.naming import MapFunction, name_of
 from case_jax.tap.view import View
 
 Fusion = Literal["product", "maximum", "mean"]
 
 
-def fused_maps(view: View, query: Query, method: Maps, fusion: Fusion) -> Float[Array, "T *Space"]:
+def fused_maps(view: View, query: Query, method: MapFunction, fusion: Fusion) -> Float[Array, "T *Space"]:
     """A method's maps at all further layers of the view, each from 0 to 1 at the image's resolution, put together; NaN for no class."""
     shape = view.image.shape[:-1]
     finished = [finish_maps(method(layer, query), shape, space=len(shape)) for layer in view.views()]
@@ -29,7 +29,7 @@ def fused_maps(view: View, query: Query, method: Maps, fusion: Fusion) -> Float[
 class Fused:
     """A method's maps of several layers made one; from `fused`."""
 
-    method: Maps
+    method: MapFunction
     fusion: Fusion
 
     @property
@@ -42,7 +42,7 @@ class Fused:
         return fused_maps(view, query, self.method, self.fusion)
 
 
-def fused(method: Maps, fusion: Fusion = "maximum") -> Fused:
+def fused(method: MapFunction, fusion: Fusion = "maximum") -> Fused:
     """The method's maps of several layers made one: fine ones of early layers, and those of late layers, which know the class.
 
     `product`, `maximum` or `mean` over the layers l of `S_l`, the map of layer l at the image's resolution, from 0 to 1 in every layer. The layers are those with which

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-Maps = Callable[..., Float[Array, "T *space"]]
+MapFunction = Callable[..., Float[Array, "T *space"]]
 """A map function `(view, query) -> maps`, with options of its own."""
 
 
@@ -15,7 +15,7 @@ def bare(function: Callable[..., Any]) -> Callable[..., Any]:
     return function.func if isinstance(function, partial) else function
 
 
-def name_of(method: Maps) -> str:
+def name_of(method: MapFunction) -> str:
     """Its own `title`, or what Python calls it."""
     own = bare(method)
     return str(getattr(own, "title", getattr(own, "__name__", type(own).__name__)))

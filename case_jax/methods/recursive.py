@@ -15,7 +15,7 @@ from case_jax.methods.cam import of_existing
 from case_jax.methods.gradient_x_sign import gradient_x_sign, gradient_x_sign_attribution
 from case_jax.methods.input_x_gradient import input_x_gradient, input_x_gradient_attribution
 from case_jax.methods.integrated_gradients import integrated_gradients, integrated_gradients_attribution
-from case_jax.methods.naming import Maps, bare, name_of
+from case_jax.methods.naming import MapFunction, bare, name_of
 from case_jax.tap.chunking import map_in_chunks
 from case_jax.tap.cpu_convolutions import cpu_convolutions
 from case_jax.tap.view import View, at_least_float32
@@ -37,7 +37,7 @@ class Rounds(NamedTuple):
     """Of `x ⊙ P_i`, i = 0 … n: first those of the image itself."""
 
 
-def by_channel(method: Maps) -> Maps:
+def by_channel(method: MapFunction) -> MapFunction:
     """What a method says of each colour, `(view, query) -> (T, *space, D)`, where it says that; else the method itself."""
     function = BY_CHANNEL.get(bare(method))
     if function is None:
@@ -54,7 +54,7 @@ def rescaled(attribution: Float[Array, "*space D"]) -> Float[Array, "*space D"]:
     return shifted / jnp.where(top > 0, top, jnp.ones_like(top))
 
 
-def masked_rounds(view: View, query: Query, method: Maps, rounds: int = 3) -> Rounds:
+def masked_rounds(view: View, query: Query, method: MapFunction, rounds: int = 3) -> Rounds:
     """Explain, mask the image with the explanation, explain what is left, and so on, for the first class of a query.
 
     `P_0 = 1`, `P_{i+1} = P_i ⊙ n(E(x ⊙ P_i, c))`: E is the method's signed attribution of each colour where it has one, else its map, enlarged; n maps
@@ -96,7 +96,7 @@ def masked_rounds(view: View, query: Query, method: Maps, rounds: int = 3) -> Ro
     return Rounds(mask, jnp.concatenate([logits, last[None]]))
 
 
-def recursive_maps(view: View, query: Query, method: Maps, rounds: int) -> Float[Array, "T *space"]:
+def recursive_maps(view: View, query: Query, method: MapFunction, rounds: int) -> Float[Array, "T *space"]:
     """The mean over channels of P_n for each target, see `masked_rounds`; NaN for a class that the model does not have."""
 
     def one(asked: tuple[Array, Array | None]) -> Array:
@@ -112,7 +112,7 @@ def recursive_maps(view: View, query: Query, method: Maps, rounds: int) -> Float
 class Recursive:
     """A method whose map is applied as a mask, and asked again; from `recursive`."""
 
-    method: Maps
+    method: MapFunction
     rounds: int
     mask = True
 
@@ -126,7 +126,7 @@ class Recursive:
         return recursive_maps(view, query, self.method, self.rounds)
 
 
-def recursive(method: Maps, rounds: int = 3) -> Recursive:
+def recursive(method: MapFunction, rounds: int = 3) -> Recursive:
     """The method applied to its own result: explain, mask the image with that, explain again.
 
     The map is the mean over channels of the product of the masks of all rounds (`masked_rounds`). It costs `rounds` times what the method costs, and a pass.

@@ -102,7 +102,7 @@ def image_signature(view: View, query: Query) -> Float[Array, "T *space"]:
 
 
 def _from_zero(one: Float[Array, "*space"], count: int) -> Float[Array, "T *space"]:
-    """A map less its minimum, which is rounding alone where nothing stands out."""
+    """One map for all targets, less its minimum; all zero where what stands out is rounding."""
     least, most = one.min(), one.max()
     risen = jnp.where(most - least > ROUNDING * most, one - least, 0)
     return jnp.broadcast_to(risen, (count, *one.shape))

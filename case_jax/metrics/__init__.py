@@ -60,8 +60,6 @@ class Metric(NamedTuple):
     """Whether it needs the map of a random class beside those of the two likeliest."""
     explains: bool = False
     """Whether it needs `MetricInputs.explain` or `recursed`, the method itself, to be asked about altered images."""
-    label: bool = False
-    """Whether it needs `MetricInputs.label`, the true class."""
     probability: bool = False
     """Whether it is made of probabilities, so that it refuses a model without (link `identity`)."""
     slow: bool = False
@@ -156,7 +154,6 @@ METRICS: dict[str, Metric] = {
         MASKED_ACCURACY_COLUMNS,
         random_class=True,
         explains=True,
-        label=True,
         slow=True,
     ),
     "arcc": Metric(

@@ -35,7 +35,7 @@ class MetricInputs(NamedTuple):
     """What the classifier says without the top of the maps, from `removals.removed`; None where nothing has been asked, and the metric asks
     itself."""
     label: Int[Array, ""] | int = -1
-    """The image's true class, for metrics that say they need it; −1 where it is unknown."""
+    """The image's true class; −1 where it is unknown."""
     recursed: Callable[[Int[Array, ""], int], Float[Array, "rounds C"]] | None = None
     """A class and a number of rounds to the logits of the image masked by this method's own explanations, round by round, from the whole image
     on (`methods.masked_rounds`); for metrics that need the method itself."""

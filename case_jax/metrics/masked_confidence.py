@@ -45,7 +45,7 @@ COLUMNS = (
 
 
 def hidden(space: Space, black: Array | None) -> Array | None:
-    """What is hidden becomes: the black pixel, or None for the data set's mean.
+    """The pixel that takes the place of what is hidden: black, or None for the data set's mean.
 
     Raises:
         CaseJaxError: for another space, or `pixels` without `black`.
@@ -129,7 +129,7 @@ def double_softmax_drop(
 ) -> Float[Array, ""]:
     """The average drop as L-MAC's public code computes it: `max(0, s − t) / s`, s and t the target's softmax of PROBABILITIES.
 
-    A softmax of what one has made already. With `o` and `m` the target's probabilities, s / t is `exp(o − m) Σ_j exp(after_j) / Σ_j exp(before_j)`, so that the result is near
+    A softmax is taken of what a softmax has made already. With `o` and `m` the target's probabilities, s / t is `exp(o − m) Σ_j exp(after_j) / Σ_j exp(before_j)`, so that the result is near
     `1 − exp(−(o − m))`: the absolute fall of the probability, 0.63 and a little more at most, where the plain drop is relative to o.
 
     Args:

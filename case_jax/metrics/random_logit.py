@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from case_jax.imageops import ssim
 from case_jax.metric_column import MetricColumn
 from case_jax.metrics.inputs import MetricInputs
+from case_jax.metrics.ssim import ssim
 
 COLUMNS = (
     MetricColumn(

@@ -5,10 +5,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from case_jax.imageops import require_pictures, ssim
+from case_jax.imageops import require_pictures
 from case_jax.metric_column import MetricColumn
 from case_jax.metrics.hog import hog_correlation
 from case_jax.metrics.inputs import MetricInputs
+from case_jax.metrics.ssim import ssim
 from case_jax.ranking import spearman
 
 COLUMNS = (

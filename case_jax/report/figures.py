@@ -82,7 +82,7 @@ def lines_of(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
 
 
 def agreement_histograms(
-    values: Mapping[str, Float[np.ndarray, " n"]], methods: Sequence[Method], *, thetas: Sequence[float], bins: int = 25
+    values: Mapping[str, Float[np.ndarray, " n"]], methods: Sequence[Method], *, thetas: Sequence[float]
 ) -> Figure:
     """One histogram of F per method, with its median and the thresholds of the test.
 
@@ -90,7 +90,6 @@ def agreement_histograms(
         values: F of the images whose two maps are usable, by method; may be empty.
         methods: in the order of the run.
         thetas: thresholds to mark.
-        bins: of the histogram over [0, 1].
     """
     columns = min(4, len(methods))
     rows = math.ceil(len(methods) / columns)
@@ -105,7 +104,7 @@ def agreement_histograms(
         for theta, dash in zip(thetas, DASHES[1:], strict=False):
             axis.axvline(theta, color="#444444", linestyle=dash, linewidth=1)
         if len(found):
-            shares, edges = np.histogram(found, bins=bins, range=(0, 1), weights=np.full(len(found), 1 / len(found)))
+            shares, edges = np.histogram(found, bins=25, range=(0, 1), weights=np.full(len(found), 1 / len(found)))
             axis.stairs(shares, edges, fill=True, color=style[method.name]["color"], alpha=0.75)
             axis.set_title(f"{method.title}\nmedian {np.median(found):.0%}")
         else:

@@ -35,12 +35,12 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
 
 
-def listed(names: Sequence[str], *, shown: int = 6, last: str = "and") -> str:
+def listed(names: Sequence[str], *, shown: int = 6) -> str:
     """Names as a phrase: `a, b and c`; long lists end in a count."""
     names = list(names)
     if len(names) > shown:
         names = [*names[: shown - 1], f"{len(names) - shown + 1} more"]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -24,7 +24,7 @@ METHODS_PER_FIGURE = 8
 CELLS_SHOWN = 2
 
 
-def summarise(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean score per setting and method, with a 95% interval: by cluster where rows say what mosaics share, else by the bootstrap.
 
     The maps of one mosaic are not independent (of a class-blind method they add up to 1), so its scores are averaged first and
@@ -32,15 +32,13 @@ def summarise(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd
 
     Args:
         rows: of the game, see `GridPointing.rows`.
-        resamples: bootstrap samples.
-        seed: of the resampling.
 
     Returns:
         One row per setting and method, in the order of the rows: `mosaics` and `maps` that count, `degenerate` maps left out,
         `mean`, `low`, `high`, `se` (standard error of the mean over mosaics, by cluster), `median` over maps, and `mean_with_zeros`, the mean over
         all maps where degenerate ones score 0, as in the authors' code. NaN where every map is degenerate.
     """
-    table, estimates = [], stats.estimates_of(rows, resamples=resamples, seed=seed)
+    table, estimates = [], stats.estimates_of(rows)
     for (setting, method), group in rows.groupby(["setting", "method"], sort=False):
         score = group["score"].astype(np.float64)
         usable = score[~group["degenerate"]]

@@ -46,21 +46,19 @@ NOTES = {
 BASELINES_NOTE = "Baselines stand last, marked as controls: they know no network. The true box is the largest. The true pixels are treated as a map."
 
 
-def summarise(rows: pd.DataFrame, overall: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def summarise(rows: pd.DataFrame, overall: pd.DataFrame) -> pd.DataFrame:
     """Means over images, with 95% intervals, by cluster where rows name clusters, beside the scores of the data set as a whole, which have none.
 
     Args:
         rows: one per image and method, see `case_jax.evaluation.studies.localise`.
         overall: one row per method: `images`, `pxap`, `max_box_acc`, `max_box_acc_v2`.
-        resamples: bootstrap samples, where images are independent.
-        seed: of the resampling.
 
     Returns:
         One row per method, in the order of the rows: `images` with a usable map and `degenerate` ones, which enter nothing; `le`, `om`,
         `f1`, `f1a`, `sm` with `_low` and `_high`; `mean_sd`, the deviation of the maps' means over images; means of the other columns.
         NaN where nothing is known.
     """
-    table, estimates = [], stats.estimates_of(rows, resamples=resamples, seed=seed)
+    table, estimates = [], stats.estimates_of(rows)
     for method, group in rows.groupby("method", sort=False, observed=True):
         entry: dict[str, object] = {"method": method, "images": int((~group["degenerate"]).sum())}
         entry["degenerate"] = int(group["degenerate"].sum())

@@ -25,7 +25,7 @@ def page_of(path: Path) -> tuple[Run, Page]:
     Raises:
         CaseJaxError: when its files are missing or damaged.
     """
-    from case_jax.evaluation.studies.pairs import agreements, confused_pairs  # JAX
+    from case_jax.evaluation.studies.pair_agreements import agreements, confused_pairs  # JAX
     from case_jax.evaluation.studies.superclasses import ALL, blocks, read_hierarchy, superclass_table
 
     found = agreements(path)
@@ -48,24 +48,14 @@ def page_of(path: Path) -> tuple[Run, Page]:
         arrays |= {"superclasses": np.array(hierarchy.names), "superclass": hierarchy.of_class}
         arrays |= {"superclass_agreement": cells.agreement, "superclass_images": cells.images}
         overall = table[table["superclass"] == ALL].set_index("method")
-        within = {str(m): {k: percent(r[k]) for k in ("within", "between")} for m, r in overall.iterrows()}
-        drawn = _drawn(
-            "superclasses",
-            titles,
-            (superclass_map(t, a, hierarchy.names) for t, a in zip(titles.values(), cells.agreement, strict=True)),
-        )
-        sections.append(Section("Within and between super-classes", plain_table(run.methods, within, {}), drawn))
-    maps = _drawn(
-        "agreement", titles, (heat_map(t, a, names, groups) for t, a in zip(titles.values(), agreement, strict=True))
-    )
+        sections.append(_superclasses(run.methods, overall, titles, cells.agreement, hierarchy.names))
+    figures = (heat_map(t, a, names, groups) for t, a in zip(titles.values(), agreement, strict=True))
+    maps = _drawn("agreement", titles, figures)
     means = {m: _mean(a) for m, a in zip(found.methods, agreement, strict=True)}
     order = sorted(means, key=lambda m: (means[m] != means[m], means[m]))
     methods = ranked_first(run.methods, order)
-    left_out = {
-        f"degenerate maps of {titles[m]} (left out)": int(n)
-        for m, n in zip(found.methods, found.degenerate, strict=True)
-        if n
-    }
+    degenerate = zip(found.methods, found.degenerate, strict=True)
+    left_out = {f"degenerate maps of {titles[m]} (left out)": int(n) for m, n in degenerate if n}
     counts = {"images": found.counted, "images that could not be read": len(found.excluded), **left_out}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
@@ -84,6 +74,19 @@ def page_of(path: Path) -> tuple[Run, Page]:
         files=files,
     )
     return run._replace(excluded=found.excluded, changed=found.changed), page
+
+
+def _superclasses(
+    methods: Sequence[Method],
+    overall: pd.DataFrame,
+    titles: Mapping[str, str],
+    agreement: np.ndarray,
+    names: Sequence[str],
+) -> Section:
+    shares = {str(m): {k: percent(r[k]) for k in ("within", "between")} for m, r in overall.iterrows()}
+    figures = (superclass_map(t, a, names) for t, a in zip(titles.values(), agreement, strict=True))
+    drawn = _drawn("superclasses", titles, figures)
+    return Section("Within and between super-classes", plain_table(methods, shares, {}), drawn)
 
 
 def _mean(agreement: np.ndarray) -> float:

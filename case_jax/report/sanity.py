@@ -77,7 +77,7 @@ def parts_of(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {name: part for name, part in parts.items() if len(part)}
 
 
-def summarise(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def summarise(rows: pd.DataFrame, *, resamples: int = 2000) -> pd.DataFrame:
     """One row per method, those whose maps hang most on what was learnt first.
 
     Of each part (see `parts_of`) and similarity the mean over images of their means over layers, `PART_SIMILARITY`, with a
@@ -87,9 +87,8 @@ def summarise(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd
     Args:
         rows: of the checks.
         resamples: bootstrap samples, where images are independent.
-        seed: of the resampling.
     """
-    table, estimates = [], stats.estimates_of(rows, resamples=resamples, seed=seed)
+    table, estimates = [], stats.estimates_of(rows, resamples=resamples)
     for method, group in rows.groupby("method", sort=False):
         entry: dict[str, Any] = {"method": method}
         for part, chosen in parts_of(group).items():

@@ -8,7 +8,7 @@ from case_jax.stats.ranks import RANK_DECIMALS, ranked
 from case_jax.stats.ratio import ratio_of_means
 from case_jax.stats.sharing import Sharing, sharing_of
 from case_jax.stats.summary import Summary, summarise
-from case_jax.stats.tests import SignedRank, SignTest, below, equivalent, holm, sign_test
+from case_jax.stats.tests import SignedRank, SignTest, below, holm, sign_test
 from case_jax.stats.usable import (
     DROP_PERCENT,
     both_usable,
@@ -39,7 +39,6 @@ __all__ = [
     "both_usable",
     "correct_rows",
     "drops",
-    "equivalent",
     "estimates_of",
     "holm",
     "mean_drop",

@@ -26,8 +26,7 @@ class Estimates(NamedTuple):
     images: pd.Index
     """Ids of the images, in the order of `sharing`."""
     sharing: Sharing | None
-    resamples: int = 2000
-    seed: int = 0
+    resamples: int
 
     def among(self, image_ids: pd.Series | pd.Index) -> Sharing | None:
         """What these images share; None where images are independent."""
@@ -35,7 +34,7 @@ class Estimates(NamedTuple):
 
     def interval(self, rows: pd.DataFrame, values: Float[np.ndarray, " n"], statistic: str = "mean") -> Interval:
         """The mean or median of a value of each of these rows, one row an image, with its 95% interval."""
-        return INTERVALS[statistic](values, self.among(rows["image_id"]), resamples=self.resamples, seed=self.seed)
+        return INTERVALS[statistic](values, self.among(rows["image_id"]), resamples=self.resamples)
 
     def mean(self, image_ids: pd.Series, values: Float[np.ndarray, " n"]) -> tuple[float, float]:
         """The mean of a value of each of these images, and its standard error; NaN for fewer than two clusters."""
@@ -48,14 +47,13 @@ class Estimates(NamedTuple):
         return 0 if self.sharing is None else len(self.sharing.known())
 
 
-def estimates_of(rows: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> Estimates:
+def estimates_of(rows: pd.DataFrame, *, resamples: int = 2000) -> Estimates:
     """Find what the images of these rows share.
 
     Args:
         rows: with `image_id` and, where images share something, `cluster_1`, …
         resamples: bootstrap samples per interval, where they share nothing.
-        seed: of the resampling.
     """
     images = rows.drop_duplicates("image_id")
     sharing = sharing_of(clusters_in(images)) if cluster_names(rows) else None
-    return Estimates(pd.Index(images["image_id"]), sharing, resamples, seed)
+    return Estimates(pd.Index(images["image_id"]), sharing, resamples)

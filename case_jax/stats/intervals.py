@@ -18,19 +18,17 @@ class Interval(NamedTuple):
 
 
 UNKNOWN = Interval(np.nan, np.nan, np.nan)
+LEVEL = 0.95
+"""Coverage of every interval."""
 
 
-def bootstrap(
-    values: Float[np.ndarray, " n"], statistic: str, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
-) -> Interval:
-    """A median or mean with its percentile bootstrap interval.
+def bootstrap(values: Float[np.ndarray, " n"], statistic: str, *, resamples: int = 2000) -> Interval:
+    """A median or mean with its percentile bootstrap interval, whose resampling is always the same.
 
     Args:
         values: the sample, without NaN.
         statistic: `median` or `mean`.
         resamples: bootstrap samples.
-        seed: of the resampling.
-        level: coverage.
 
     Returns:
         The estimate and its interval; all NaN for an empty sample, and the value itself twice for a constant one.
@@ -42,8 +40,8 @@ def bootstrap(
     if len(values) < 2 or np.ptp(values) == 0:
         return Interval(value, value, value)
     found = stats.bootstrap(
-        (values,), function, n_resamples=resamples, confidence_level=level, method="percentile",
-        rng=np.random.default_rng(seed), batch=max(1, 2_000_000 // len(values)), vectorized=True,
+        (values,), function, n_resamples=resamples, confidence_level=LEVEL, method="percentile",
+        rng=np.random.default_rng(0), batch=max(1, 2_000_000 // len(values)), vectorized=True,
     ).confidence_interval  # fmt: skip
     return Interval(value, float(found.low), float(found.high))
 
@@ -81,8 +79,6 @@ def mean_interval(
     clusters: Clusters = None,
     *,
     resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
 ) -> Interval:
     """A mean with its interval: `mean ± t · SE` by cluster (`standard_error`; Student's t with G − 1 degrees of freedom), else the bootstrap.
 
@@ -90,21 +86,19 @@ def mean_interval(
         values: the sample, without NaN.
         clusters: what the images share; None takes them as independent.
         resamples: bootstrap samples, without clusters.
-        seed: of the resampling.
-        level: coverage.
 
     Returns:
         The estimate and its interval; all NaN for an empty sample, the value itself twice for a constant one, no limits for one cluster.
     """
     sharing = ready(clusters)
     if sharing is None:
-        return bootstrap(values, "mean", resamples=resamples, seed=seed, level=level)
+        return bootstrap(values, "mean", resamples=resamples)
     if len(values) == 0:
         return UNKNOWN
     value = float(np.mean(values))
     if np.ptp(values) == 0:
         return Interval(value, value, value)
-    half = quantile(sharing, level) * standard_error(values - value, sharing)
+    half = quantile(sharing) * standard_error(values - value, sharing)
     return Interval(value, value - half, value + half)
 
 
@@ -113,8 +107,6 @@ def median_interval(
     clusters: Clusters = None,
     *,
     resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
 ) -> Interval:
     """A median with its interval: the quantiles at `½ ± t · SE` of the share of values below it, by cluster, else the bootstrap.
 
@@ -124,14 +116,14 @@ def median_interval(
     """
     sharing = ready(clusters)
     if sharing is None:
-        return bootstrap(values, "median", resamples=resamples, seed=seed, level=level)
+        return bootstrap(values, "median", resamples=resamples)
     if len(values) == 0:
         return UNKNOWN
     value, n = float(np.median(values)), len(values)
     if np.ptp(values) == 0:
         return Interval(value, value, value)
     at_most, below = (values <= value).astype(np.float64), (values < value).astype(np.float64)
-    t = quantile(sharing, level)
+    t = quantile(sharing)
     up, down = (t * standard_error(share - share.mean(), sharing) for share in (at_most, below))
     if np.isnan(up):
         return Interval(value, np.nan, np.nan)
@@ -144,7 +136,7 @@ def median_interval(
 INTERVALS = {"mean": mean_interval, "median": median_interval}
 
 
-def quantile(sharing: Sharing, level: float) -> float:
-    """Student's t that an interval of this level reaches to; NaN for fewer than two clusters."""
+def quantile(sharing: Sharing) -> float:
+    """Student's t that an interval reaches to; NaN for fewer than two clusters."""
     count = sharing.number()
-    return float(stats.t.ppf((1 + level) / 2, count - 1)) if count > 1 else np.nan
+    return float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) if count > 1 else np.nan

@@ -54,6 +54,6 @@ def _paired_t(difference: Float[np.ndarray, " n"], sharing: Sharing) -> tuple[fl
     if np.ptp(difference) == 0:
         return mean, mean, mean, np.nan, np.nan
     error = standard_error(difference - mean, sharing)
-    half = quantile(sharing, 0.95) * error
+    half = quantile(sharing) * error
     t = mean / error
     return mean, mean - half, mean + half, t, float(2 * stats.t.sf(abs(t), max(1, sharing.number() - 1)))

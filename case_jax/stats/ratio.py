@@ -7,9 +7,7 @@ from case_jax.stats.intervals import UNKNOWN, Interval, mean_interval, quantile,
 from case_jax.stats.sharing import Clusters, independent, ready
 
 
-def ratio_of_means(
-    values: Float[np.ndarray, " n"], of: Float[np.ndarray, " n"], clusters: Clusters = None, *, level: float = 0.95
-) -> Interval:
+def ratio_of_means(values: Float[np.ndarray, " n"], of: Float[np.ndarray, " n"], clusters: Clusters = None) -> Interval:
     """`R = mean(y) / mean(x)` with the interval `R ± t · SE` of the linearised ratio, by cluster where there are any.
 
     `SE` is that of the mean of `e_i = (y_i − R x_i) / mean(x)` (`standard_error`), so that what makes numerator and denominator rise and
@@ -19,7 +17,6 @@ def ratio_of_means(
         values: y, of each image, without NaN.
         of: x, of the same images, without NaN.
         clusters: what the images share; None takes them as independent.
-        level: coverage.
 
     Returns:
         The ratio and its interval. All NaN for fewer than two clusters, and where x is not shown to be above 0: where the interval of its mean
@@ -28,8 +25,8 @@ def ratio_of_means(
     The delta method; Cochran, Sampling Techniques (1977), equation 6.13.
     """
     sharing = ready(clusters) or independent(len(values))
-    if len(values) == 0 or sharing.number() < 2 or not mean_interval(of, sharing, level=level).low > 0:
+    if len(values) == 0 or sharing.number() < 2 or not mean_interval(of, sharing).low > 0:
         return UNKNOWN
     ratio = float(values.mean() / of.mean())
-    half = quantile(sharing, level) * standard_error((values - ratio * of) / of.mean(), sharing)
+    half = quantile(sharing) * standard_error((values - ratio * of) / of.mean(), sharing)
     return Interval(ratio, ratio - half, ratio + half)

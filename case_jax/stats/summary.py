@@ -96,9 +96,7 @@ def summarise(
     controls: Collection[str] = (),
     thetas: Sequence[float] = THETAS,
     columns: Sequence[MetricColumn] = (),
-    reference: str = "case",
     resamples: int = 2000,
-    seed: int = 0,
 ) -> Summary:
     """All statistics of a run.
 
@@ -111,9 +109,7 @@ def summarise(
         controls: methods that are yardsticks: they stand outside the family of tests.
         thetas: thresholds of the class-sensitivity test.
         columns: further columns of the rows, as the run's metrics describe them; those that the rows lack are passed over.
-        reference: the method that fidelity is compared with.
         resamples: bootstrap samples per interval.
-        seed: of the resampling.
 
     Returns:
         The table (a group of columns per metric that was run), the paired tests, the counts and the oracles. A column `NAME` whose oracle
@@ -128,7 +124,7 @@ def summarise(
         raise CaseJaxError(
             f"rows: image id {twice} occurs more than once per method; a source must give every image its own id."
         )
-    estimates = estimates_of(rows, resamples=resamples, seed=seed)
+    estimates = estimates_of(rows, resamples=resamples)
     known = [column for column in columns if column.name in rows]
     beside = [c for c in known if c.statistic == "mean" and f"{c.name}_oracle" in rows]
     oracles = {column.name: _oracle(rows, column, estimates) for column in beside}
@@ -150,5 +146,5 @@ def summarise(
     frame = pd.DataFrame.from_dict(table, orient="index").rename_axis("method")
     if "F" in rows:
         frame = with_verdicts(frame, rows, controls, thetas)
-    pairs = paired_tests(rows, reference) if f"p_removed_{DROP_PERCENT}" in rows else pd.DataFrame()
+    pairs = paired_tests(rows, "case") if f"p_removed_{DROP_PERCENT}" in rows else pd.DataFrame()
     return Summary(frame, pairs, left_out(rows), estimates.clusters, oracles)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from case_jax.stats.intervals import Interval, standard_error
+from case_jax.stats.intervals import standard_error
 from case_jax.stats.sharing import Clusters, ready
 
 DECIMALS = 9
@@ -126,13 +126,3 @@ def holm(p: Sequence[float]) -> np.ndarray:
     out = np.full(values.shape, np.nan)
     out[rising] = np.minimum(1, np.maximum.accumulate(values[rising] * np.arange(len(rising), 0, -1)))
     return out
-
-
-def equivalent(difference: Interval, margin: float) -> bool:
-    """Whether a difference is shown to be smaller than a margin: its 90% interval lies within ±margin.
-
-    With a 90% interval this is the pair of one-sided tests at 5%; a wider one is stricter. False where a limit is unknown.
-
-    Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15 (1987).
-    """
-    return -margin < difference.low and difference.high < margin

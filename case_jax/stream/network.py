@@ -16,7 +16,8 @@ from case_jax.models.initial import UNTRAINED
 from case_jax.stream.module import Stream
 from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
 from case_jax.tap.split import LAYER, split, tag, tagged_shapes, tags
-from case_jax.tap.view import Params, TappedModel, check_closed_form
+from case_jax.tap.tapping import check_closed_form
+from case_jax.tap.view import Params, TappedModel
 
 TOLERANCE = 1e-4
 SUITABLE = (

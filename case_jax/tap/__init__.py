@@ -10,7 +10,8 @@ from case_jax.tap.keras_models import tap_keras
 from case_jax.tap.link import LINKS, Link
 from case_jax.tap.relu import count_gates
 from case_jax.tap.split import split, tag
-from case_jax.tap.view import TappedModel, View, check_closed_form
+from case_jax.tap.tapping import check_closed_form
+from case_jax.tap.view import TappedModel, View
 
 __all__ = [
     "LINKS",

@@ -30,7 +30,8 @@ from case_jax.tap.link import Link
 from case_jax.tap.loops import iterations
 from case_jax.tap.outputs import Pick, changed, logits_of
 from case_jax.tap.split import LAYER, tag
-from case_jax.tap.view import TappedModel, tapped
+from case_jax.tap.tapping import tapped
+from case_jax.tap.view import TappedModel
 
 OF_APPLY = ("rngs", "mutable", "capture_intermediates", "method")
 """Keywords of `Module.apply`; all others are the module's own."""

@@ -15,7 +15,8 @@ from case_jax.tap.loops import out_of_loops
 from case_jax.tap.needed import needed, whole
 from case_jax.tap.outputs import Pick, vector_of
 from case_jax.tap.split import tag
-from case_jax.tap.view import TappedModel, tapped
+from case_jax.tap.tapping import tapped
+from case_jax.tap.view import TappedModel
 
 
 def tap_function(

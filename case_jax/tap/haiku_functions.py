@@ -29,7 +29,8 @@ from case_jax.tap.link import Link
 from case_jax.tap.loops import iterations
 from case_jax.tap.outputs import Pick, changed, logits_of
 from case_jax.tap.split import LAYER, split, tag
-from case_jax.tap.view import TappedModel, tapped
+from case_jax.tap.tapping import tapped
+from case_jax.tap.view import TappedModel
 
 Around = Callable[..., Any]
 """(path, module, its call, arguments, keyword arguments) to what it returns."""

@@ -3,14 +3,11 @@
 `keras` is imported where it is used, and only for a model that is Keras's already.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from case_jax._checks import CaseJaxError, require, unknown
@@ -18,47 +15,14 @@ from case_jax.tap.after import at_its_place, mark, require_after
 from case_jax.tap.calling import require_call, require_called, require_library, require_one_image, told_of_arguments
 from case_jax.tap.ending import ends_in_tag
 from case_jax.tap.evaluation import CHOSEN, Network, Note, Written, require_reached, surveyed
-from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT, as_used
+from case_jax.tap.head import HEAD_INPUT, HEAD_OUTPUT
+from case_jax.tap.keras_parts import Parts, Replacement, call_of
 from case_jax.tap.layer import Channels, Form, Tapped, further_layers, tapped_value, told_of_channels
 from case_jax.tap.link import Link
 from case_jax.tap.outputs import Pick, changed, logits_of
 from case_jax.tap.split import LAYER, tag
-from case_jax.tap.view import TappedModel, tapped
-
-Path = tuple[str, ...]
-Replacement = tuple[Any, str, Callable[..., Any]]
-"""An object, the name of one of its functions, and what stands in its place for a while."""
-
-
-def named_layers(model: Any) -> dict[str, Any]:
-    """The layers that can be tapped, by their names and those of the layers around them: `backbone/conv5_block3_out`.
-
-    Operations of a functional model, `x + y`, too. Of several with one name in one place the second ends in `~2`; a layer that is used in several
-    places stands where it is first.
-    """
-    import keras  # type: ignore[import-not-found]
-
-    found: dict[str, Any] = {}
-
-    def walk(layer: Any, path: str) -> None:
-        inside = layer.layers if isinstance(layer, keras.Model) else layer._flatten_layers(False, recursive=False)
-        for sub in getattr(layer, "operations", inside):
-            if isinstance(sub, keras.layers.InputLayer) or any(sub is other for other in found.values()):
-                continue
-            name = _free(f"{path}{sub.name}", found)
-            found[name] = sub
-            if isinstance(sub, keras.Layer):
-                walk(sub, f"{name}/")
-
-    walk(model, "")
-    return found
-
-
-def _free(name: str, taken: Mapping[Any, Any]) -> str:
-    number = 1
-    while (free := name if number == 1 else f"{name}~{number}") in taken:
-        number += 1
-    return free
+from case_jax.tap.tapping import tapped
+from case_jax.tap.view import TappedModel
 
 
 def _path_of(argument: str, given: str, known: Mapping[str, Any]) -> str:
@@ -74,100 +38,6 @@ def _path_of(argument: str, given: str, known: Mapping[str, Any]) -> str:
         raise unknown(argument, given, known)
     require(len(named) == 1, argument, f"{given!r}, the name of {len(named)} layers", ", ".join(map(repr, named)))
     return named[0]
-
-
-def _places(variables: Sequence[Any]) -> list[Path]:
-    """Where each variable stands in the parameters: its own path; of several with one path the second's owner ends in `~2`."""
-    taken: set[Path] = set()
-    nodes: set[Path] = set()
-    places = []
-    for variable in variables:
-        *owner, name = variable.path.split("/")
-        number, place = 1, (*owner, name)
-        while place in taken or place in nodes or any(place[:i] in taken for i in range(1, len(place))):
-            number += 1
-            place = (*owner[:-1], f"{owner[-1]}~{number}", name) if owner else (f"{name}~{number}",)
-        taken.add(place)
-        nodes.update(place[:i] for i in range(1, len(place)))
-        places.append(place)
-    return places
-
-
-class _Parts:
-    """A Keras model as a pure function of its parameters and the state of its random generators."""
-
-    def __init__(self, model: Any, channels: Channels | None, call_args: Sequence[Any], call_kwargs: dict[str, Any]):
-        self.model, self.known = model, named_layers(model)
-        owners = (model, *self.known.values())
-        seeds = [seed.state for layer in owners for seed in getattr(layer, "_seed_generators", ())]
-        self._seeds = list({id(seed): seed for seed in seeds}.values())
-        self._own = [v for v in model.variables if not any(v is seed for seed in self._seeds)]
-        self._places = _places(self._own)
-        self.params = unflatten_dict({p: v.value for p, v in zip(self._places, self._own, strict=True)})
-        self.random = [seed.value for seed in self._seeds]
-        self.channels_first = (channels or _channels(self.known)) == "first"
-        self._args, self._kwargs = tuple(call_args), {"training": False, **call_kwargs}
-
-    def _scope(self, params: Any, random: Any) -> Any:
-        import keras  # type: ignore[import-not-found]
-
-        flat = flatten_dict(params)
-        pairs = [(v, flat[place]) for v, place in zip(self._own, self._places, strict=True)]
-        return keras.StatelessScope(state_mapping=[*pairs, *zip(self._seeds, random, strict=True)])
-
-    def run(
-        self, params: Any, random: Any, images: Array, replacements: Sequence[Replacement]
-    ) -> tuple[Any, dict[str, Written]]:
-        """What the model returns for a batch, channels last, and the variables that are no parameters to train after the call."""
-        x = jnp.moveaxis(images, -1, 1) if self.channels_first else images
-        with self._scope(params, random) as scope, _replaced(replacements):
-            out = self.model(x, *self._args, **self._kwargs)
-            written = {
-                ".".join(place): Written(scope.get_current_value(v), False)
-                for v, place in zip(self._own, self._places, strict=True)
-                if not v.trainable
-            }
-        return out, {path: w for path, w in written.items() if w.value is not None}
-
-    def kernel(self, params: Any, dense: Any) -> Array:
-        """A dense layer's kernel as it reads it."""
-        import keras  # type: ignore[import-not-found]
-
-        with self._scope(params, self.random):
-            return as_used(keras.ops.convert_to_tensor(dense.kernel), dense.compute_dtype)
-
-
-@contextlib.contextmanager
-def _replaced(replacements: Sequence[Replacement]) -> Iterator[None]:
-    """Functions of objects replaced, and put back whatever happens."""
-    with contextlib.ExitStack() as stack:
-        for thing, name, function in replacements:
-            if name in vars(thing):
-                stack.callback(object.__setattr__, thing, name, getattr(thing, name))
-            else:
-                stack.callback(object.__delattr__, thing, name)
-            object.__setattr__(thing, name, function)
-        yield
-
-
-def _call_of(layer: Any, around: Callable[[Any], Any]) -> Replacement:
-    """What replaces a layer's call: the same, its output passed through a function."""
-    policy = getattr(layer, "dtype_policy", None)
-    name = "call" if policy is None or policy.quantization_mode is None else "quantized_call"
-    own = getattr(layer, name)
-    return layer, name, lambda *args, **kwargs: around(own(*args, **kwargs))
-
-
-def _channels(known: Mapping[str, Any]) -> Channels:
-    """Where a network's layers say that channels stand.
-
-    Raises:
-        CaseJaxError: when they do not agree.
-    """
-    said = {str(layer.data_format) for layer in known.values() if getattr(layer, "data_format", None)}
-    accepted = "channels='first' or channels='last', those of the image and of the layer, where a network has both"
-    require(len(said) <= 1, "channels", f"none, for a network of layers with {' and '.join(sorted(said))}", accepted)
-    return "first" if said == {"channels_first"} else "last"
 
 
 def require_jax_backend() -> None:
@@ -218,7 +88,7 @@ class _Head(NamedTuple):
         return [(self.dense, "call", marked), (self.dense, "activation", activated)]
 
 
-def _network(parts: _Parts, target: Tapped, pick: Pick, call_kwargs: Mapping[str, Any]) -> Network:
+def _network(parts: Parts, target: Tapped, pick: Pick, call_kwargs: Mapping[str, Any]) -> Network:
     """The model as what is checked."""
 
     def forward(params: Any, random: Any, images: Array, note: Note) -> tuple[Array, dict[str, Written]]:
@@ -230,7 +100,7 @@ def _network(parts: _Parts, target: Tapped, pick: Pick, call_kwargs: Mapping[str
 
             return around
 
-        watched = [_call_of(layer, noting(path)) for path, layer in parts.known.items()]
+        watched = [call_of(layer, noting(path)) for path, layer in parts.known.items()]
         out, written = parts.run(params, random, images, watched)
         return logits_of(out, pick, len(images)), written
 
@@ -314,7 +184,7 @@ def tap_keras(
     require_after(after)
     require_call(call)
     require(channels in (None, "first", "last"), "channels", repr(channels), "'first', 'last' or None")
-    parts = _Parts(model, channels, call_args, call_kwargs)
+    parts = Parts(model, channels, call_args, call_kwargs)
     path = _path_of("layer", layer, parts.known)
     dense = None if head is None else parts.known[_path_of("head", head, parts.known)]
     if dense is not None:
@@ -348,8 +218,8 @@ def tap_keras(
                 calls.append(path)
                 return out if call is not None and len(calls) != call + 1 else mark(out, target, after, x.shape)
 
-            replaced = [_call_of(parts.known[path], tagged)]
-            replaced += [_call_of(parts.known[one.layer], partial(one.tag, image_shape=x.shape)) for one in further]
+            replaced = [call_of(parts.known[path], tagged)]
+            replaced += [call_of(parts.known[one.layer], partial(one.tag, image_shape=x.shape)) for one in further]
             replaced += [] if dense is None else _Head(dense, followed).replacements()
             logits = logits_of(parts.run(params, parts.random, x[None], replaced)[0], output)[0]
             require_called(call, layer, len(calls))

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from case_jax import METHODS, parallel, topk_logits
+from case_jax import METHODS, topk_logits
 from case_jax.evaluation.batches import Batch
 from case_jax.evaluation.maps import Pixels, Question
 from case_jax.evaluation.studies.pair_counts import empty_counts, make_counting_step, pairs_in
 from case_jax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from case_jax.parallel.grid import ALONE
 from case_jax.ranking import pixel_count
 from case_jax.tap import TappedModel
 
@@ -24,9 +25,9 @@ def compiled_step(model: TappedModel, methods: tuple[str, ...], images: np.ndarr
     size = {"shape": shape, "tile": count, "methods": len(methods), "gradients": model.chunk}
     pairs = pairs_in(memory, top=top, pixels=pixel_count(5.0, shape), **size)
     question = Question({n: METHODS[n].maps for n in methods}, topk_logits(5, model.num_classes), PIXELS)
-    step = partial(make_counting_step(question, model, pairs), share=parallel.ALONE)
+    step = partial(make_counting_step(question, model, pairs), share=ALONE)
     shapes = empty_counts(len(methods), model.num_classes, 1)
     counts = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     nowhere = np.zeros((count, 0, *shape), bool), np.zeros((count, 0), np.int32)
-    batch = Batch(images, np.arange(count, dtype=np.int32), *nowhere)
+    batch = Batch(images, np.arange(count, dtype=np.int32), *nowhere, np.full(count, -1, np.int32))
     return jax.jit(step).lower(counts, model.params, batch).compile(), (counts, model.params, batch)

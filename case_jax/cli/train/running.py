@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from case_jax._checks import require
-from case_jax.cli.setup import run_folder, say
+from case_jax.cli.output import run_folder, say
 from case_jax.cli.train.data import Data
 from case_jax.data import require_outside
 from case_jax.evaluation.folders import session

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import optax
 
 from case_jax._checks import require, require_number
+from case_jax.cli.output import say
 from case_jax.cli.processes import Processes
-from case_jax.cli.setup import say
 from case_jax.cli.train.data import DataArgs, ProcessesArgs
 from case_jax.cli.train.running import finish, folder_outside, require_output_per_class, run_training
 from case_jax.models import load_classifier, tap_classifier

@@ -3,7 +3,8 @@
 from case_jax.evaluation.studies.evaluate import Evaluate
 from case_jax.evaluation.studies.grid_pointing import OTHER_CELLS, GridPointing, of_mosaics
 from case_jax.evaluation.studies.localise import Localise, localisation
-from case_jax.evaluation.studies.pairs import PairAgreement, agreements, prepare_pairs, run_pairs
+from case_jax.evaluation.studies.pair_agreements import agreements
+from case_jax.evaluation.studies.pairs import PairAgreement, prepare_pairs, run_pairs
 from case_jax.evaluation.studies.sanity import Sanity
 
 __all__ = [

@@ -159,12 +159,12 @@ class GridPointing:
             cell = dataclasses.replace(model, image_shape=(height // self.n, width // self.n, depth))
             settings[DIFULL] = partial(_difull, model=disconnected(cell, self.n))
 
-        def one(params: Any, image: Array, image_id: Array, _: Array, targets: Array) -> dict[str, dict[str, Array]]:
+        def one(params: Any, image: Array, image_id: Array, targets: Array) -> dict[str, dict[str, Array]]:
             normalised, key = normalise_image(image, *question.pixels), image_key(question.seed, image_id)
             return {name: setting(game, params, normalised, key, targets) for name, setting in settings.items()}
 
         def whole(params: Any, batch: Batch) -> Any:
-            return jax.vmap(partial(one, params))(*batch)
+            return jax.vmap(partial(one, params))(batch.images, batch.image_ids, batch.region_classes)
 
         step, drawn = parallel.over_devices(whole), images.source
         assert isinstance(drawn, Mosaics), "looked at by `check`"

@@ -7,18 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from case_jax.evaluation.batches import Batch
 from case_jax.evaluation.maps import Pixels, Question, finite_logits, image_key, maps_of_view, view_for_targets
 from case_jax.imageops import normalise_image
 from case_jax.metrics.saliency_metric import saliency_metric
 from case_jax.tap.view import TappedModel
-
-
-class Labelled(NamedTuple):
-    """What the step that makes maps takes."""
-
-    images: Any
-    image_ids: Any
-    labels: Any
 
 
 class Crops(NamedTuple):
@@ -30,7 +23,7 @@ class Crops(NamedTuple):
 
 
 def make_map_step(question: Question, model: TappedModel, target: str) -> Any:
-    """`(params, Labelled)` to each image's maps (B, M, H, W) of one class, which are degenerate, the class, and what is predicted."""
+    """`(params, batch)` to each image's maps (B, M, H, W) of one class, which are degenerate, the class, and what is predicted."""
 
     def one(params: Any, image: Array, image_id: Array, label: Array) -> dict[str, Array]:
         view = view_for_targets(model, params, normalise_image(image, *question.pixels))
@@ -41,8 +34,8 @@ def make_map_step(question: Question, model: TappedModel, target: str) -> Any:
         p = jnp.where(finite_logits(view), p, jnp.nan)
         return {"maps": maps[:, 0], "degenerate": degenerate[:, 0], "target": asked, "top1": top1, "p": p}
 
-    def step(params: Any, batch: Labelled) -> dict[str, Array]:
-        return jax.vmap(partial(one, params))(*batch)
+    def step(params: Any, batch: Batch) -> dict[str, Array]:
+        return jax.vmap(partial(one, params))(batch.images, batch.image_ids, batch.labels)
 
     return step
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require, unknown
-from case_jax.evaluation.batches import Batch, Tile, labels_of
+from case_jax.evaluation.batches import Batch, Tile
 from case_jax.evaluation.clusters import cluster_columns
 from case_jax.evaluation.engine import Compiled, Found, Images, Program, Through
 from case_jax.evaluation.maps import Question
@@ -24,7 +24,7 @@ from case_jax.evaluation.studies.localisation_scores import (
     require_truth,
     score_image,
 )
-from case_jax.evaluation.studies.localisation_steps import Crops, Labelled, make_crop_step, make_map_step
+from case_jax.evaluation.studies.localisation_steps import Crops, make_crop_step, make_map_step
 from case_jax.evaluation.subject import Subject
 from case_jax.metrics.localisation_curves import THRESHOLDS
 from case_jax.results import RunFolder
@@ -120,31 +120,24 @@ class Localise:
             held: dict[int, list[_Image]] = {}
 
             def boxed() -> Iterator[Tile]:
-                for tile, shown in through(maps, model.params, map(_labelled, stream)):
+                for tile, shown in through(maps, model.params, stream):
                     held[tile.number], batch = game.boxes(tile, shown)
                     yield tile._replace(batch=batch)
 
             for tile, terms in through(crops, model.params, boxed()):
                 yield tile, game.found(held.pop(tile.number), terms)
 
-        def labels(batch: Batch) -> tuple[Any, ...]:
-            return model.params, Labelled(batch.images, batch.image_ids, np.zeros(len(batch.image_ids), np.int32))
-
         def boxes(batch: Batch) -> tuple[Any, ...]:
             count = len(batch.image_ids)
             four = np.zeros((count, len(game.methods), 4), np.int32)
             return model.params, Crops(batch.images, four, np.zeros(count, np.int32))
 
-        return Program([Compiled(maps, labels), Compiled(crops, boxes)], found)
+        return Program([Compiled(maps, lambda batch: (model.params, batch)), Compiled(crops, boxes)], found)
 
     def settings(self, subject: Subject) -> dict[str, Any]:
         """All options, and the kind of truth that was taken."""
         kind = require_located(subject.source, self.truth)[1]
         return {"localise": dataclasses.asdict(self) | {"truth": kind, "baselines": list(BASELINES)}}
-
-
-def _labelled(tile: Tile) -> Tile:
-    return tile._replace(batch=Labelled(tile.batch.images, tile.batch.image_ids, labels_of(tile)))
 
 
 class _Image(NamedTuple):

@@ -86,20 +86,55 @@ def confident_images(
     confidence = least_confidence(source) if confidence is None else confidence
     require_confidence(confidence)
     require_probabilities(model.link, argument="model", asked="confidently classified images")
-    indices = select(source, limit, seed)
-    empty = template(source, indices, tile)
+    found = _looked_at(source, select(source, limit, seed), model, pixels, tile=tile, stall=stall)
+    finite, right = np.isfinite(found.probabilities), (found.labels < 0) | (found.labels == found.classes)
+    sure = found.probabilities >= confidence
+    several = {"images with several true labels": found.several} if found.several else {}
+    counts = {
+        "images looked at": found.images,
+        "images that could not be read": found.unreadable,
+        **several,
+        "images with logits that are not finite": int((~finite).sum()),
+        "images classified wrongly": int((finite & ~right).sum()),
+        f"images classified with a probability below {confidence:g}": int((finite & right & ~sure).sum()),
+    }
+    kept = finite & right & sure
+    highest = float(np.max(found.probabilities[finite & right], initial=0.0))
+    return Confident(found.indices[kept], found.classes[kept], found.probabilities[kept], counts, confidence, highest)
 
+
+class _Looked(NamedTuple):
+    """What the classifier says of the images of one label at most."""
+
+    indices: Int[np.ndarray, " N"]
+    labels: Int[np.ndarray, " N"]
+    classes: Int[np.ndarray, " N"]
+    probabilities: Float[np.ndarray, " N"]
+    images: int
+    """How many were looked at, the unreadable ones and those of several labels among them."""
+    unreadable: int
+    several: int
+
+
+def _looked_at(
+    source: Source,
+    indices: Int[np.ndarray, " n"],
+    model: TappedModel,
+    pixels: Pixels,
+    *,
+    tile: int,
+    stall: float | None,
+) -> _Looked:
     def likeliest(params: Any, batch: Batch) -> tuple[Array, Array]:
         images = jax.vmap(partial(normalise_image, mean=pixels.mean, std=pixels.std))(batch.images)
         logits = jax.vmap(partial(model.apply, params))(images)
         probabilities = linked_probabilities(logits, model.link)
-        return ranking(logits, model.link).argmax(-1), jnp.where(
-            jnp.isfinite(probabilities).all(-1), probabilities.max(-1), jnp.nan
-        )
+        highest = jnp.where(jnp.isfinite(probabilities).all(-1), probabilities.max(-1), jnp.nan)
+        return ranking(logits, model.link).argmax(-1), highest
 
     found: list[tuple[int, int, int, float]] = []
     unreadable = several = 0
-    stream = tiles(source, indices, range(-(-len(indices) // tile)), empty, ahead=4)
+    stream = tiles(source, indices, range(-(-len(indices) // tile)), template(source, indices, tile), ahead=4)
     step = parallel.over_devices(likeliest)
     with Stopping(lambda: STARTS_ANEW, stall=stall) as stopping:
         for read, (classes, probabilities) in through_devices(step, model.params, stopping.until(stream)):
@@ -116,20 +151,8 @@ def confident_images(
             f"data: no image of {source.name} can be a cell of a mosaic: of {len(indices)}, {several} have several true labels and {unreadable} "
             "could not be read; give images of one class each."
         )
-    at, labels, classes, probabilities = (np.array(column) for column in zip(*found, strict=True))
-    finite, right = np.isfinite(probabilities), (labels < 0) | (labels == classes)
-    sure = probabilities >= confidence
-    counts = {
-        "images looked at": len(indices),
-        "images that could not be read": unreadable,
-        **({"images with several true labels": several} if several else {}),
-        "images with logits that are not finite": int((~finite).sum()),
-        "images classified wrongly": int((finite & ~right).sum()),
-        f"images classified with a probability below {confidence:g}": int((finite & right & ~sure).sum()),
-    }
-    kept = finite & right & sure
-    highest = float(np.max(probabilities[finite & right], initial=0.0))
-    return Confident(at[kept], classes[kept], probabilities[kept], counts, confidence, highest)
+    columns = (np.array(column) for column in zip(*found, strict=True))
+    return _Looked(*columns, images=len(indices), unreadable=unreadable, several=several)
 
 
 def draw_mosaics(classes: Int[np.ndarray, " N"], *, n: int, count: int, seed: int) -> Int[np.ndarray, "M n*n"]:

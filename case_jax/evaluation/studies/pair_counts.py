@@ -20,7 +20,7 @@ from case_jax.evaluation.batches import Batch
 from case_jax.evaluation.maps import Question, finished, finite_logits, image_key, raw_maps
 from case_jax.imageops import normalise_image
 from case_jax.methods import MapFunction
-from case_jax.parallel import Share, Step
+from case_jax.parallel.grid import Share, Step
 from case_jax.ranking import shared_pixels, top_words
 from case_jax.tap.cpu_convolutions import cpu_convolutions
 from case_jax.tap.view import Params, TappedModel, View

@@ -4,15 +4,12 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import pandas as pd
-from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from case_jax import parallel
@@ -21,10 +18,12 @@ from case_jax.contrast.choice import ContrastChoice, require_counted
 from case_jax.evaluation.batches import Batch, Tile, groups, template, tiles
 from case_jax.evaluation.engine import Images, asked, checked, contrast_facts
 from case_jax.evaluation.folders import session
+from case_jax.evaluation.studies.pair_agreements import Agreements, of_sums
 from case_jax.evaluation.studies.pair_counts import Pairs, empty_counts, make_counting_step, pairs_in
 from case_jax.evaluation.studies.pair_sums import PairSums, read_sums, tiles_counted, total, write_sums
 from case_jax.evaluation.subject import Subject
 from case_jax.files import write_json
+from case_jax.parallel.grid import Grid
 from case_jax.ranking import pixel_count
 from case_jax.results import RunFolder, wait_until
 from case_jax.shared_folder import opened
@@ -34,39 +33,6 @@ from case_jax.tap.view import TappedModel
 
 MEMORY, SAVE_SECONDS = 10**9, 300.0
 LARGEST = 2**31 - 1
-BLOCK = 1 << 22
-
-
-class Agreements(NamedTuple):
-    """What has been counted."""
-
-    methods: tuple[str, ...]
-    overlap: Int[np.ndarray, "M C C"]
-    """Pixels shared by the tops of two classes, summed over images."""
-    images: Int[np.ndarray, "M C C"]
-    """In how many images both maps were there and usable."""
-    pixels: int
-    """How many pixels the top of a map has."""
-    degenerate: Int[np.ndarray, " M"]
-    """Maps left out because they rank nothing."""
-    excluded: list[dict[str, Any]]
-    """Images that could not be read."""
-    counted: int
-    """Images counted."""
-    changed: Mapping[str, int] = {}
-    """How many of them had to be changed to be shown, by what was done to them."""
-
-    @property
-    def agreement(self) -> Float[np.ndarray, "M C C"]:
-        """Mean share of top pixels per pair of classes; NaN for pairs that never occurred."""
-        return mean_agreement(self.overlap, self.images, self.pixels)
-
-
-def mean_agreement(
-    overlap: Int[np.ndarray, "*n"], images: Int[np.ndarray, "*n"], pixels: int
-) -> Float[np.ndarray, "*n"]:
-    """`overlap / images / pixels`, NaN where no image counts."""
-    return np.where(images > 0, overlap / np.maximum(images, 1) / pixels, np.nan)
 
 
 @dataclass(frozen=True)
@@ -98,7 +64,7 @@ class PairAgreement:
         require(2 <= self._top(classes) <= classes, "top", self.top, f"a number of classes from 2 to {classes}")
         require_percent("agreement_percent", [self.agreement_percent])
         pixel_count(self.agreement_percent, images.first.image.shape[:2])
-        parallel.Grid(self.class_shards)
+        Grid(self.class_shards)
 
     def settings(self, subject: Subject) -> dict[str, Any]:
         """All options."""
@@ -126,7 +92,7 @@ class PairsJob(NamedTuple):
     names: tuple[str, ...] | None
     empty: Batch
     pairs: Pairs
-    grid: parallel.Grid
+    grid: Grid
     step: Callable[..., Any]
     methods: tuple[str, ...]
     config: dict[str, Any]
@@ -154,7 +120,7 @@ def prepare_pairs(
     size = study.tile if tile is None else tile
     subject = subject.of_study(scored=False)
     model, images = subject.model, checked(study, subject, limit=limit)
-    empty, grid = template(images.source, images.indices, size), parallel.Grid(study.class_shards)
+    empty, grid = template(images.source, images.indices, size), Grid(study.class_shards)
     pairs = study.pairs(model, empty.images.shape[1:3], size, len(subject.functions))
     contrast, question = asked(subject, images)
     step = grid.step(make_counting_step(question, model, pairs))
@@ -198,7 +164,7 @@ def run_pairs(
     if folder is None:
         found = PairSums.none(*job.shape)
         _count(job, tiles, found, None, save_seconds, stall, progress)
-        return _found(job, found)
+        return of_sums(job.methods, found, job.pairs.pixels)
     with opened(folder, job.config, session()) as (number, count):
         if number == 0:
             write_json(folder.path / "contrast.json", contrast_facts(job.contrast, job.names))
@@ -212,27 +178,7 @@ def run_pairs(
         if number == 0 and count > 1:
             wait_until(lambda: tiles_counted(folder) == len(tiles))
             held = read_sums(folder, job.shape)
-    return _found(job, total(held.values(), job.shape))
-
-
-def agreements(path: Path) -> Agreements:
-    """What a run has counted so far, read off its folder.
-
-    Raises:
-        CaseJaxError: for a folder without a run, or damaged sums.
-    """
-    folder = RunFolder(path)
-    config = folder.config()
-    methods = tuple(config["methods"])
-    shape = (len(methods), config["model"]["classes"])
-    sums = total(read_sums(folder, shape).values(), shape)
-    counts = (sums.degenerate, sums.excluded, sums.counted, sums.changed)
-    return Agreements(methods, sums.overlap, sums.images, config["pairs"]["pixels"], *counts)
-
-
-def _found(job: PairsJob, sums: PairSums) -> Agreements:
-    counts = (sums.degenerate, sums.excluded, sums.counted, sums.changed)
-    return Agreements(job.methods, sums.overlap, sums.images, job.pairs.pixels, *counts)
+    return of_sums(job.methods, total(held.values(), job.shape), job.pairs.pixels)
 
 
 class _Counted(NamedTuple):
@@ -310,34 +256,3 @@ def _count(
         fetch()
         if save is not None:
             save()
-
-
-def confused_pairs(found: Agreements, class_names: Sequence[str], *, most: int = 20) -> pd.DataFrame:
-    """The pairs of classes that each method tells apart least: method, classes, mean agreement, images."""
-    frames = []
-    for name, overlap, images in zip(found.methods, found.overlap, found.images, strict=True):
-        first, second, agreement, count = _highest(overlap, images, found.pixels, most)
-        columns = {
-            "method": name,
-            "class_a": [class_names[int(i)] for i in first],
-            "class_b": [class_names[int(i)] for i in second],
-            "agreement": agreement,
-            "images": count,
-        }
-        frames.append(pd.DataFrame(columns))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _highest(overlap: np.ndarray, images: np.ndarray, pixels: int, most: int) -> tuple[np.ndarray, ...]:
-    """Pairs a < b by mean agreement, then by images, both descending, then in order; a block of rows at a time."""
-    best: list[np.ndarray] = [np.empty(0, np.int64)] * 2 + [np.empty(0), np.empty(0, np.int64)]
-    height = max(1, BLOCK // len(images))
-    for start in range(0, len(images), height):
-        rows = slice(start, start + height)
-        first, second = np.nonzero(np.triu(images[rows] > 0, k=start + 1))
-        count = images[rows][first, second]
-        agreement = mean_agreement(overlap[rows][first, second], count, pixels)
-        both = [np.concatenate(pair) for pair in zip(best, (first + start, second, agreement, count), strict=True)]
-        order = np.lexsort((both[1], both[0], -both[3], -both[2]))[:most]
-        best = [column[order] for column in both]
-    return tuple(best)

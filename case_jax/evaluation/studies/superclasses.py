@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from case_jax._checks import CaseJaxError, require
-from case_jax.evaluation.studies.pairs import Agreements, mean_agreement
+from case_jax.evaluation.studies.pair_agreements import Agreements, mean_agreement
 
 COLUMNS = ("class", "superclass")
 ALL = "(all)"

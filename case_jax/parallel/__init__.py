@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from functools import partial, wraps
-from typing import Any, Literal, NamedTuple, cast, get_args
+from functools import wraps
+from typing import Any, Literal, cast, get_args
 
 import jax
 import numpy as np
@@ -140,10 +140,11 @@ def _over_devices() -> NamedSharding:
 
 def replicate(tree: Any) -> Any:
     """One copy of every array on each local device, once: leading axis = device."""
-    return _copies(tree, _over_devices())
+    return copies(tree, _over_devices())
 
 
-def _copies(tree: Any, sharding: NamedSharding) -> Any:
+def copies(tree: Any, sharding: NamedSharding) -> Any:
+    """One copy of every array on each local device, in this layout."""
     count = device_count()
     return jax.tree.map(
         lambda a: jax.device_put(np.broadcast_to(np.asarray(a)[None], (count, *np.shape(a))), sharding), tree
@@ -187,7 +188,7 @@ def mapped_by(mapper: Mapper) -> Iterator[None]:
         _MAPPER.reset(before)
 
 
-def _mapped(
+def mapped(
     function: Callable[..., Any],
     everyone: NamedSharding,
     *,
@@ -259,7 +260,7 @@ def over_devices(
     With `donate` the first argument's memory is reused: it must not be used again. With `everywhere` it runs over the devices of all
     processes, which call it together, each with the arguments of its own devices, of which all have equally many.
     """
-    return _mapped(with_precision(function, precision), _over_devices(), donate=donate, everywhere=everywhere)
+    return mapped(with_precision(function, precision), _over_devices(), donate=donate, everywhere=everywhere)
 
 
 def average(tree: Any) -> Any:
@@ -288,9 +289,14 @@ def device_index() -> jax.Array:
     return jax.lax.axis_index("devices")
 
 
+def of_device(array: jax.Array, place: int) -> np.ndarray:
+    """The slice of one device, on the host; `array[place]` would gather from all devices."""
+    return next(np.asarray(s.data)[0] for s in array.addressable_shards if (s.index[0].start or 0) == place)
+
+
 def first_of(tree: Any) -> Any:
     """The first device's arrays, on the host."""
-    return jax.tree.map(lambda a: _of_device(a, 0), tree)  # a[0] would gather from all devices
+    return jax.tree.map(lambda a: of_device(a, 0), tree)
 
 
 def stand_ins(arguments: Any) -> Any:
@@ -309,96 +315,3 @@ def trace(step: Callable[..., Any], *arguments: Any) -> Any:
         Exception: whatever the function raises while it is traced.
     """
     return cast(Any, step).lower(*stand_ins(arguments))
-
-
-class Share(NamedTuple):
-    """One device's share of an axis that a group of devices splits."""
-
-    index: Any
-    """Which share, from 0."""
-    of: int
-    """How many shares there are."""
-    gather: Callable[[jax.Array, int], jax.Array]
-    """`gather(array, axis)`: the arrays of all devices of the group, joined along that axis."""
-
-
-ALONE = Share(0, 1, lambda array, axis: array)
-"""All of an axis that is not split."""
-
-Step = Callable[..., tuple[Any, Any]]
-"""`(state, params, batch, *, share)` of one device to its next state and a result."""
-
-
-class Grid:
-    """The local devices as a table: the devices of a row work on one tile and split the classes among them.
-
-    With one column a step runs under `jax.pmap` (see `mapped_by`), with more under `jax.shard_map`; it must be local but for `Share.gather`.
-    """
-
-    def __init__(self, columns: int = 1):
-        """Arrange the devices.
-
-        Raises:
-            CaseJaxError: for a number of columns that does not divide that of the devices.
-        """
-        devices = jax.local_devices()
-        proper = columns >= 1 and len(devices) % columns == 0
-        require(proper, "class_shards", columns, f"a number that divides that of the local devices, {len(devices)}")
-        self.rows, self.columns = len(devices) // columns, columns
-        # not jax.make_mesh: convolutions under vmap refuse its explicit axes
-        table, axes = np.array(devices).reshape(self.rows, columns), ("data", "class")
-        mesh = Mesh(devices, axes[:1]) if columns == 1 else Mesh(table, axes)  # as pmap's own, or it compiles twice
-        self._by_device = NamedSharding(mesh, PartitionSpec("data" if columns == 1 else axes))
-        self._by_row = NamedSharding(mesh, PartitionSpec("data"))
-
-    def step(self, function: Step) -> Callable[..., tuple[Any, Any]]:
-        """Compile a step, to be called with what `zeros`, `replicate` and `shard` return; the state that it is given is used up."""
-        function = with_precision(function)
-        if self.columns == 1:
-            return _mapped(partial(function, share=ALONE), self._by_device, donate=True)
-
-        def gather(array: jax.Array, axis: int) -> jax.Array:
-            return jax.lax.all_gather(array, "class", axis=axis, tiled=True)
-
-        def one_of_group(*arguments: Any) -> tuple[Any, Any]:
-            return function(*arguments, share=Share(jax.lax.axis_index("class"), self.columns, gather))
-
-        everyone = self._by_device.spec
-        inputs = (everyone, everyone, self._by_row.spec)
-        return _mapped(one_of_group, self._by_device, inputs=inputs, donate=True)
-
-    def trace(self, step: Callable[..., Any], state: Any, params: Any, batch: Any) -> None:
-        """Trace a step for the shapes of one device's state, params and batch, without running it; its first call does not trace again.
-
-        Raises:
-            Exception: whatever the function raises while it is traced.
-        """
-        nothing = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), np.shape(a)), (params, batch))
-        rows = jax.tree.map(lambda a: np.broadcast_to(a, (self.rows, *a.shape)), nothing[1])
-        cast(Any, step).lower(self.zeros(state), self.replicate(nothing[0]), self.shard(rows))
-
-    def zeros(self, state: Any) -> Any:
-        """A state of zeros on every device, in the shapes of one device's: leading axis = device."""
-        count = self.rows * self.columns
-
-        def made() -> Any:
-            return jax.tree.map(lambda a: jax.numpy.zeros((count, *a.shape), a.dtype), state)
-
-        return jax.jit(made, out_shardings=self._by_device)()
-
-    def replicate(self, params: Any) -> Any:
-        """One copy of every array on each device, once: leading axis = device."""
-        return _copies(params, self._by_device)
-
-    def shard(self, batch: Any) -> Any:
-        """A batch whose leading axis is the row, sent to all devices of each row."""
-        return jax.device_put(batch, self._by_row)
-
-    def by_device(self, state: Any) -> Iterator[tuple[int, Any]]:
-        """The column of every device with its state as NumPy arrays, one device in the host's memory at a time."""
-        for place in range(self.rows * self.columns):
-            yield place % self.columns, jax.tree.map(lambda a, at=place: _of_device(a, at), state)
-
-
-def _of_device(array: jax.Array, place: int) -> np.ndarray:
-    return next(np.asarray(s.data)[0] for s in array.addressable_shards if (s.index[0].start or 0) == place)
