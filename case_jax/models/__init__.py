@@ -18,7 +18,7 @@ from case_jax.models.hub import CONFIG, fetch, is_hub_id
 from case_jax.models.loaded import LoadedModel, with_facts
 from case_jax.models.opening import open_for
 from case_jax.models.packages import find, is_package
-from case_jax.models.preprocessing import Listening, Preprocessing, checked, from_timm, read_config
+from case_jax.models.preprocessing import Preprocessing, SoundPreprocessing, checked, from_timm, read_config
 from case_jax.models.torch_names import layout_of, match_torch, network_sizes
 from case_jax.models.weights import (
     WeightFile,
@@ -43,7 +43,7 @@ class Classifier(NamedTuple):
     """Where the weights came from."""
     metadata: dict[str, Any]
     """The weight file's own."""
-    preprocessing: Preprocessing | Listening
+    preprocessing: Preprocessing | SoundPreprocessing
     preprocessing_source: str
     """Where these facts came from."""
     class_names: tuple[str, ...]
@@ -56,7 +56,7 @@ class Classifier(NamedTuple):
         Raises:
             CaseJaxError: for a classifier of sounds.
         """
-        if isinstance(self.preprocessing, Listening):
+        if isinstance(self.preprocessing, SoundPreprocessing):
             raise CaseJaxError(
                 f"model: got {self.name}, a classifier of sounds; accepted: one of images, or sounds (sound_scenes, WAV files)."
             )
@@ -70,7 +70,7 @@ class Classifier(NamedTuple):
 
     def __str__(self) -> str:
         """One line: network, weights, preprocessing and its source."""
-        read = "sounds" if isinstance(self.preprocessing, Listening) else "images"
+        read = "sounds" if isinstance(self.preprocessing, SoundPreprocessing) else "images"
         return (
             f"{self.name}, {len(self.class_names)} classes; weights: {self.weights}; {read}: {self.preprocessing}, "
             f"{self.preprocessing_source}"
@@ -83,7 +83,7 @@ class _Located(NamedTuple):
     path: Path
     config: Path | None
     words: str
-    known: Preprocessing | Listening | None
+    known: Preprocessing | SoundPreprocessing | None
 
 
 def load_classifier(
@@ -317,7 +317,7 @@ def _require_same_network(name: str, entry: ModelEntry, config: dict[str, Any], 
 
 def _preprocessing(
     entry: ModelEntry, found: _Located, file: WeightFile, config: dict[str, Any]
-) -> tuple[Preprocessing | Listening, str]:
+) -> tuple[Preprocessing | SoundPreprocessing, str]:
     """The facts, and where they are from in words."""
     told = from_timm(config.get("pretrained_cfg", {}), str(found.config))
     if told is not None:
@@ -348,10 +348,10 @@ __all__ = [
     "MODELS",
     "Application",
     "Classifier",
-    "Listening",
     "LoadedModel",
     "ModelEntry",
     "Preprocessing",
+    "SoundPreprocessing",
     "load",
     "load_classifier",
     "load_weights",
