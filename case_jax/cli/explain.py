@@ -21,7 +21,7 @@ from case_jax.evaluation.explain import explain_images
 from case_jax.files import require_writable
 from case_jax.imageops import normalise_image
 from case_jax.methods import METHODS, described, titles_of
-from case_jax.models import Listening
+from case_jax.models import SoundPreprocessing
 from case_jax.models.class_names import classes_called
 from case_jax.models.packages import PHOTOS, installed
 
@@ -142,7 +142,8 @@ def explain(
     require_writable(out)
     pictures = [] if sounds else opened(images, exif)
     setup = set_up(model, methods=chosen)
-    of_images = not isinstance(setup.classifier.preprocessing, Listening)
+    facts = setup.classifier.preprocessing
+    of_images = not isinstance(facts, SoundPreprocessing)
     given = f"{setup.classifier.name}, a classifier of {'images' if of_images else 'sounds'}, for {images[0]}"
     require(
         of_images != sounds,
@@ -184,7 +185,7 @@ def explain(
             )
         file = out / f"explain-{stem}.{format}"
         drawn = Original(*_smaller(given.whole, given.box)) if original and isinstance(given, Photograph) else None
-        how = setup.classifier.preprocessing.stft if isinstance(setup.classifier.preprocessing, Listening) else None
+        how = facts.stft if isinstance(facts, SoundPreprocessing) else None
         print(draw_grid(found, titles, names, file, original=drawn, stft=how))
         if isinstance(given, Heard) and how is not None:
             print(write_listening(out / f"explain-{stem}.html", found, given.sound, titles, names, how))
@@ -197,7 +198,7 @@ def explain(
 
 def _heard(images: Sequence[str], setup: Setup) -> list[Heard]:
     facts = setup.classifier.preprocessing
-    assert isinstance(facts, Listening), "that has been required"
+    assert isinstance(facts, SoundPreprocessing), "that has been required"
     return heard(images, facts)
 
 

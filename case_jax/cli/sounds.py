@@ -10,7 +10,7 @@ from jaxtyping import Float
 from case_jax._checks import CaseJaxError, require
 from case_jax.audio import spectrogram
 from case_jax.data import SoundScenes, open_sounds, read_sound
-from case_jax.models import Listening
+from case_jax.models import SoundPreprocessing
 from case_jax.source import Example, UnreadableImageError
 
 SCENE, SUFFIX = "sound_scenes:", ".wav"
@@ -35,7 +35,7 @@ def are_sounds(names: Sequence[str]) -> bool:
     return bool(sounds)
 
 
-def heard(names: Sequence[str], facts: Listening) -> list[Heard]:
+def heard(names: Sequence[str], facts: SoundPreprocessing) -> list[Heard]:
     """What a classifier of sounds hears of WAV files and of scenes written `sound_scenes:INDEX`.
 
     Raises:
@@ -44,7 +44,7 @@ def heard(names: Sequence[str], facts: Listening) -> list[Heard]:
     return [_scene(name, facts) if name.startswith(SCENE) else _file(i, name, facts) for i, name in enumerate(names)]
 
 
-def _scene(name: str, facts: Listening) -> Heard:
+def _scene(name: str, facts: SoundPreprocessing) -> Heard:
     index = name.removeprefix(SCENE)
     proper = index.isascii() and index.isdigit() and len(index) < 10
     require(proper, "images", repr(name), "sound_scenes:INDEX with an index of at least 0")
@@ -54,7 +54,7 @@ def _scene(name: str, facts: Listening) -> Heard:
     return Heard(scenes[int(index)], scenes.sound(int(index)))
 
 
-def _file(number: int, name: str, facts: Listening) -> Heard:
+def _file(number: int, name: str, facts: SoundPreprocessing) -> Heard:
     try:
         sound, changes = read_sound(Path(name), facts.stft, facts.samples)
     except UnreadableImageError as error:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from case_jax import parallel
 from case_jax._checks import require
 from case_jax.imageops import picture, signed_colours
-from case_jax.models.preprocessing import Listening
+from case_jax.models.preprocessing import SoundPreprocessing
 from case_jax.tap.link import one_logit_names, ranking
 from case_jax.tap.link import probabilities as linked_probabilities
 from case_jax.tap.view import TappedModel
@@ -105,7 +105,7 @@ def visible(
     facts = getattr(model, "preprocessing", None)
     if pixels.dtype == np.uint8:
         shown = pixels / 255
-    elif facts is not None and not isinstance(facts, Listening):
+    elif facts is not None and not isinstance(facts, SoundPreprocessing):
         shown = np.clip(pixels * np.asarray(facts.std) + np.asarray(facts.mean), 0, 1)
     else:
         low, high = pixels.min(), pixels.max()

@@ -5,7 +5,7 @@ from case_jax.models.classifier import Classifier, load_classifier, with_new_hea
 from case_jax.models.entries import MODELS, ModelEntry, model
 from case_jax.models.loaded import LoadedModel
 from case_jax.models.opening import open_for
-from case_jax.models.preprocessing import Listening, Preprocessing
+from case_jax.models.preprocessing import Preprocessing, SoundPreprocessing
 from case_jax.models.tapping import load, tap_classifier
 from case_jax.models.weights import load_weights, save_weights
 
@@ -13,10 +13,10 @@ __all__ = [
     "MODELS",
     "Application",
     "Classifier",
-    "Listening",
     "LoadedModel",
     "ModelEntry",
     "Preprocessing",
+    "SoundPreprocessing",
     "load",
     "load_classifier",
     "load_weights",

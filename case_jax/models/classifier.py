@@ -12,7 +12,7 @@ from case_jax.models.class_names import class_names
 from case_jax.models.entries import MODELS, ModelEntry, model
 from case_jax.models.hub import CONFIG
 from case_jax.models.located import Located, located
-from case_jax.models.preprocessing import Listening, Preprocessing, checked, from_timm, read_config
+from case_jax.models.preprocessing import Preprocessing, SoundPreprocessing, checked, from_timm, read_config
 from case_jax.models.torch_names import layout_of, match_torch, network_sizes
 from case_jax.models.weights import (
     WeightFile,
@@ -34,7 +34,7 @@ class Classifier(NamedTuple):
     """Where the weights came from."""
     metadata: dict[str, Any]
     """The weight file's own."""
-    preprocessing: Preprocessing | Listening
+    preprocessing: Preprocessing | SoundPreprocessing
     preprocessing_source: str
     """Where these facts came from."""
     class_names: tuple[str, ...]
@@ -47,7 +47,7 @@ class Classifier(NamedTuple):
         Raises:
             CaseJaxError: for a classifier of sounds.
         """
-        if isinstance(self.preprocessing, Listening):
+        if isinstance(self.preprocessing, SoundPreprocessing):
             raise CaseJaxError(
                 f"model: got {self.name}, a classifier of sounds; accepted: one of images, or sounds (sound_scenes, WAV files)."
             )
@@ -61,7 +61,7 @@ class Classifier(NamedTuple):
 
     def __str__(self) -> str:
         """One line: network, weights, preprocessing and its source."""
-        read = "sounds" if isinstance(self.preprocessing, Listening) else "images"
+        read = "sounds" if isinstance(self.preprocessing, SoundPreprocessing) else "images"
         return (
             f"{self.name}, {len(self.class_names)} classes; weights: {self.weights}; {read}: {self.preprocessing}, "
             f"{self.preprocessing_source}"
@@ -190,7 +190,7 @@ def _require_same_network(name: str, entry: ModelEntry, config: dict[str, Any], 
 
 def _preprocessing(
     entry: ModelEntry, found: Located, file: WeightFile, config: dict[str, Any]
-) -> tuple[Preprocessing | Listening, str]:
+) -> tuple[Preprocessing | SoundPreprocessing, str]:
     """The facts, and where they are from in words."""
     told = from_timm(config.get("pretrained_cfg", {}), str(found.config))
     if told is not None:

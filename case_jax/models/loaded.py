@@ -15,7 +15,7 @@ from case_jax.audio import spectrogram
 from case_jax.data import Exif, UnreadableImageError, crop_opened, read_crop, read_sound
 from case_jax.data.decoding import LEFT_TURNED, TURNED
 from case_jax.imageops import normalise_image
-from case_jax.models.preprocessing import Listening, Preprocessing
+from case_jax.models.preprocessing import Preprocessing, SoundPreprocessing
 from case_jax.tap.view import PROGRAM, TappedModel
 
 FACTS = ("name", "weights", "class_names", "preprocessing", "contrast_data")
@@ -32,7 +32,7 @@ class LoadedModel(TappedModel):
     """Where the weights came from, in words."""
     class_names: tuple[str, ...]
     """One per class."""
-    preprocessing: Preprocessing | Listening
+    preprocessing: Preprocessing | SoundPreprocessing
     """How an image becomes the classifier's input."""
     contrast_data: str | None = None
     """A labelled data set that is not for evaluation, on which the classifier's confusions can be counted."""
@@ -48,7 +48,7 @@ class LoadedModel(TappedModel):
             CaseJaxError: for a classifier of images, a file that is missing or of another kind, or another number of samples.
         """
         facts = self.preprocessing
-        if not isinstance(facts, Listening):
+        if not isinstance(facts, SoundPreprocessing):
             raise CaseJaxError(
                 f"model: got {self.name}, a classifier of images; accepted: one of sounds, such as sound_cnn; images by model.read."
             )
@@ -90,7 +90,7 @@ class LoadedModel(TappedModel):
             CaseJaxError: for a file that is missing, broken or of numbers without a known range, or an array of another kind.
         """
         facts = self.preprocessing
-        if isinstance(facts, Listening):
+        if isinstance(facts, SoundPreprocessing):
             raise CaseJaxError(
                 f"model: got {self.name}, a classifier of sounds; accepted: one of images; sounds by model.hear."
             )
@@ -123,7 +123,7 @@ def with_facts(
     name: str,
     weights: str,
     class_names: tuple[str, ...],
-    preprocessing: Preprocessing | Listening,
+    preprocessing: Preprocessing | SoundPreprocessing,
     contrast_data: str | None,
 ) -> LoadedModel:
     """A tapped model with what is known of its weights."""

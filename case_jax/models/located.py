@@ -10,7 +10,7 @@ from case_jax._checks import require
 from case_jax.models.entries import ModelEntry
 from case_jax.models.hub import CONFIG, fetch, is_hub_id
 from case_jax.models.packages import find, is_package
-from case_jax.models.preprocessing import Listening, Preprocessing
+from case_jax.models.preprocessing import Preprocessing, SoundPreprocessing
 
 
 class Located(NamedTuple):
@@ -19,7 +19,7 @@ class Located(NamedTuple):
     path: Path
     config: Path | None
     words: str
-    known: Preprocessing | Listening | None
+    known: Preprocessing | SoundPreprocessing | None
 
 
 @contextmanager

@@ -1,14 +1,14 @@
 """Data as a classifier wants them."""
 
 from case_jax.data import Exif, open_sounds, open_source
-from case_jax.models.preprocessing import Listening, Preprocessing
+from case_jax.models.preprocessing import Preprocessing, SoundPreprocessing
 from case_jax.source import Source
 
 
 def open_for(
     data: str,
     class_names: tuple[str, ...] | None,
-    facts: Preprocessing | Listening,
+    facts: Preprocessing | SoundPreprocessing,
     *,
     exif: Exif = "ignore",
     size: int | None = None,
@@ -27,7 +27,7 @@ def open_for(
     Raises:
         CaseJaxError: for data that do not exist, or are not for such a classifier.
     """
-    if isinstance(facts, Listening):
+    if isinstance(facts, SoundPreprocessing):
         return open_sounds(data, class_names, stft=facts.stft, samples=facts.samples, size=size, seed=seed)
     how = {"resize": facts.resize, "crop": facts.crop, "interpolation": facts.interpolation}
     return open_source(data, class_names, **how, exif=exif, size=size, seed=seed)

@@ -36,7 +36,7 @@ class Preprocessing(NamedTuple):
         return f"shorter side {self.resize} ({self.interpolation}), crop {self.crop}, mean {mean}, sd {std}"
 
 
-class Listening(NamedTuple):
+class SoundPreprocessing(NamedTuple):
     """How a sound becomes the classifier's input: `log(1 + magnitude)` of its spectrogram, an image (frames, frequencies, 1) in units of its own."""
 
     stft: Stft
@@ -58,7 +58,7 @@ class Listening(NamedTuple):
         )
 
 
-def checked(facts: Mapping[str, Any], source: str) -> Preprocessing | Listening:
+def checked(facts: Mapping[str, Any], source: str) -> Preprocessing | SoundPreprocessing:
     """Facts read from a file, refused unless they are whole and make sense; those of sounds have the parameters of their spectrogram, `stft`.
 
     Raises:
@@ -67,7 +67,7 @@ def checked(facts: Mapping[str, Any], source: str) -> Preprocessing | Listening:
     return _checked_sound(facts, source) if "stft" in facts else _checked_image(facts, source)
 
 
-def _checked_sound(facts: Mapping[str, Any], source: str) -> Listening:
+def _checked_sound(facts: Mapping[str, Any], source: str) -> SoundPreprocessing:
     stft, samples = facts["stft"], facts.get("samples", 0)
     whole = isinstance(stft, list | tuple) and [type(v) for v in stft] == [int] * 4
     require(whole, f"preprocessing, stft of {source}", stft, "rate, n_fft, window and hop, four whole numbers")
@@ -77,7 +77,7 @@ def _checked_sound(facts: Mapping[str, Any], source: str) -> Listening:
     require(
         proper, f"preprocessing, mean and std of {source}", (mean, std), "one finite number each, the second above 0"
     )
-    return Listening(Stft(*stft).check(), samples, (float(mean[0]),), (float(std[0]),))
+    return SoundPreprocessing(Stft(*stft).check(), samples, (float(mean[0]),), (float(std[0]),))
 
 
 def _checked_image(facts: Mapping[str, Any], source: str) -> Preprocessing:

@@ -30,7 +30,7 @@ from case_jax.masking.networks import Networks, networks
 from case_jax.masking.task import masker_task
 from case_jax.masking.trained import CLASSIFIER, FILE, learning, load_masker, save_masker
 from case_jax.models import load_classifier, load_weights, model
-from case_jax.models.preprocessing import Listening
+from case_jax.models.preprocessing import SoundPreprocessing
 from case_jax.models.trained_file import digest
 from case_jax.training import Network, few_shot
 
@@ -124,7 +124,7 @@ class MaskerRun:
     @property
     def lmac(self) -> bool:
         """Whether what is not given is L-MAC's."""
-        sounds = isinstance(model(self.data.network).default_preprocessing, Listening)
+        sounds = isinstance(model(self.data.network).default_preprocessing, SoundPreprocessing)
         return self.losses == "l-mac" or (self.losses == "auto" and sounds)
 
     @property
