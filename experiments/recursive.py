@@ -69,7 +69,7 @@ def bias_free(where: Where) -> Iterator[Subject]:
     """Networks without biases of one seed, trained where that has not been done."""
     names = where.networks or FAMILIES_TESTED
     folders = {name: where.kept / "networks" / f"{name}-without-biases-{where.seed}" for name in names}
-    trainings = {name: training_of(name, quick=where.quick) for name in names}
+    trainings = {name: training_of(name, quick=where.quick, biases=False) for name in names}
     in_processes(
         [
             partial(train_network, name, where.seed, folder, training=trainings[name], biases=False)

@@ -1,12 +1,17 @@
 """The experiment on recursive masks: what it concludes from rows whose answer is known."""
 
 import itertools
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from flax import nnx
 
-from experiments import recursive
+from case_jax.models.vgg import VGG
+from experiments import families, recursive
 from experiments.kept import Numbers
 
 
@@ -45,11 +50,12 @@ def test_a_wrong_class_decides_what_the_score_is_worth(shares, verdict):
     first, second = (f"{100 * share:.0f}%" for share in shares)
     assert f"without biases 100% and {first} (ResNet), 100% and {second} (VGG); with biases" in asked.note
     assert answer.findings[-1].verdict == "reproduced"
-    shown = answer.tables["accuracy"].shown.set_index("method")
+    shown: Any = answer.tables["accuracy"].shown
+    shown = shown.set_index("method")
     assert shown.loc[recursive.SIGN, "VGG without biases"] == f"100% / 100% / {second}"
     assert shown.loc["the whole image (accuracy)", "ResNet with biases"] == "82%"
-    shown = answer.tables["confidence"].shown.set_index("method")
-    assert shown.loc[recursive.SIGN, "VGG without biases"] == "10% / 20% / 50% / 40%"
+    drops: Any = answer.tables["confidence"].shown
+    assert drops.set_index("method").loc[recursive.SIGN, "VGG without biases"] == "10% / 20% / 50% / 40%"
     assert len(answer.figures["rounds"].axes) == 6
 
 
@@ -59,3 +65,32 @@ def test_what_cannot_be_asked_is_refused():
     elsewhere = recursive.Config(where=recursive.Where(data="folder:photos"))
     with pytest.raises(ValueError, match="data"):
         recursive.measured(elsewhere)
+
+
+def test_centred_kernels_keep_images_apart_and_scale_nothing():
+    """The last map of the images is less alike than with the usual kernels; y(2x) = 2 y(x) with both."""
+    images = jax.random.uniform(jax.random.key(0), (4, 32, 32, 3))
+    alike = {}
+    for centred in (False, True):
+        net: Any = families._bias_free(
+            lambda n, rngs: VGG(((8,), (8,), (8,)), hidden=(6, 6), num_classes=n, rngs=rngs),
+            5,
+            centred=centred,
+            rngs=nnx.Rngs(0),
+        )
+        net.features(images)  # in training: running variances move
+        net.eval()
+        found = net.features(images).reshape(4, -1)
+        found /= jnp.linalg.norm(found, axis=1, keepdims=True)
+        alike[centred] = float((found @ found.T).mean())
+        first = net.features[0].kernel[...]
+        assert (np.abs(first.mean((0, 1, 2))).max() < 1e-6) == centred
+        np.testing.assert_allclose(net(2 * images), 2 * net(images), rtol=1e-4, atol=1e-6)
+    assert alike[True] < alike[False]
+
+
+def test_only_families_that_need_it_are_trained_otherwise_without_biases():
+    trainings = [families.training_of(name, quick=False, biases=False) for name in recursive.FAMILIES_TESTED]
+    usual = [families.training_of(name, quick=False) for name in recursive.FAMILIES_TESTED]
+    assert [a != b for a, b in zip(trainings, usual, strict=True)] == [False, True, True]
+    assert set(families.BIAS_FREE) <= set(recursive.FAMILIES_TESTED)
