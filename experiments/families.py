@@ -94,8 +94,16 @@ def _convnext(num_classes: int, *, rngs: nnx.Rngs) -> ConvNeXt:
     return net
 
 
-def _bias_free(build: Callable[..., nnx.Module], num_classes: int, *, rngs: nnx.Rngs) -> nnx.Module:
-    return without_biases(build(num_classes, rngs=rngs))
+def _bias_free(
+    build: Callable[..., nnx.Module], num_classes: int, *, centred: bool = False, rngs: nnx.Rngs
+) -> nnx.Module:
+    net = without_biases(build(num_classes, rngs=rngs))
+    module: Any
+    for _, module in nnx.iter_modules(net) if centred else ():
+        if hasattr(module, "kernel"):
+            kernel = module.kernel[...]
+            module.kernel[...] = kernel - kernel.mean(range(kernel.ndim - 1), keepdims=True)
+    return net
 
 
 def _vit(num_classes: int, *, rngs: nnx.Rngs) -> VisionTransformer:
@@ -141,13 +149,19 @@ FAMILIES: dict[str, Family] = {
     SHIPPED: Family(MODELS[SHIPPED]._replace(build=DigitResNet), Training(3000)),
 }
 
+BIAS_FREE = {"VGG": Training(3000, rate=1e-3), "DenseNet": Training(2000)}
+"""How networks without biases are trained whose kernels begin *centred*: each output's weights sum to zero. Such a network subtracts no mean, so with the
+usual kernels the positive maps of all images grow alike from layer to layer, and it learns late. Others are trained as with biases."""
+
 TRANSFORMERS = ("ViT", "Swin")
 CONVOLUTIONAL = tuple(name for name in FAMILIES if name not in (*TRANSFORMERS, SHIPPED))
 
 
-def training_of(family: str, *, quick: bool) -> Training:
-    """As the family's is, or a few steps."""
-    return Training(40, batch=25, scenes=500) if quick else FAMILIES[family].training
+def training_of(family: str, *, quick: bool, biases: bool = True) -> Training:
+    """As the family's is, with or without biases, or a few steps."""
+    if quick:
+        return Training(40, batch=25, scenes=500)
+    return FAMILIES[family].training if biases else BIAS_FREE.get(family, FAMILIES[family].training)
 
 
 def small_network(
@@ -163,11 +177,11 @@ def small_network(
     """A classifier of this family, from the folder where it was trained before, or trained there now; the same call resumes.
 
     `scenes` are options of the digit scenes that it is trained on and made for; None means the usual ones. Without `biases` it has none,
-    see `without_biases`.
+    see `without_biases`, and begins with centred kernels if its family is in `BIAS_FREE`.
     """
-    entry = FAMILIES[family].entry
+    entry, centred = FAMILIES[family].entry, not biases and family in BIAS_FREE
     if not biases:
-        entry = entry._replace(build=partial(_bias_free, entry.build))
+        entry = entry._replace(build=partial(_bias_free, entry.build, centred=centred))
     assert entry.class_names is not None
     net: nnx.Module = entry.build(entry.num_classes, rngs=nnx.Rngs(seed))
     words, facts = f"trained here, seed {seed}", "as digit scenes are made"
@@ -183,6 +197,7 @@ def small_network(
         "shuffled_labels": shuffled_labels,
     }
     config |= ({"scenes": dict(scenes)} if scenes else {}) | ({} if biases else {"biases": False})
+    config |= {"centred": True} if centred else {}
     return trained(fresh, adamw(training.steps, rate=training.rate), examples, recipe, folder, config)
 
 

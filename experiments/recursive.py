@@ -8,13 +8,14 @@ Expected   gradient × sign without biases: near 100% for the label, and so for 
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import tyro
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from case_jax import METHODS
 from case_jax._checks import require
@@ -28,8 +29,8 @@ from experiments.families import WEIGHTS, in_processes, small_network, train_net
 from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined, parts
 from experiments.networks import CONFUSION_SCENES, Subject, Where, subjects
 
-FAMILIES_TESTED = ("ResNet",)
-"""Of ReLUs, convolutions and pools alone, so homogeneous without biases; `--networks` takes DenseNet, VGG and digit_resnet as well."""
+FAMILIES_TESTED = ("ResNet", "DenseNet", "VGG")
+"""Of ReLUs, convolutions, dense layers and pools alone, so homogeneous without biases; `--networks` takes digit_resnet as well."""
 ROUNDS = 5
 ASKED = ("label", "predicted", "wrong")
 SIGN, INPUT = "gradient × sign", "input × gradient"
@@ -45,9 +46,9 @@ TESTED: dict[str, MapFunction] = {
 }
 DRAWN = tuple(TESTED)[:6]
 SCORES = [f"mia_{asked}_{i}" for asked in ASKED for i in range(ROUNDS + 1)]
-COLUMNS = (
-    "image_id", "method", "network", "biases", "seed", "label", "top1", *SCORES, "average_drop", "average_gain", "average_increase", "mask_mean",
-)  # fmt: skip
+KEYS = ["network", "biases", "seed", "method"]
+CONFIDENCE = ("average_drop", "average_gain", "average_increase", "mask_mean")
+COLUMNS = ("image_id", "method", "network", "biases", "seed", "label", "top1", *SCORES, *CONFIDENCE)
 FREE, BIASED = "without biases", "with biases"
 HARMLESS, MOST = 0.95, 0.5
 UNIT = "trainings"
@@ -68,7 +69,7 @@ def bias_free(where: Where) -> Iterator[Subject]:
     """Networks without biases of one seed, trained where that has not been done."""
     names = where.networks or FAMILIES_TESTED
     folders = {name: where.kept / "networks" / f"{name}-without-biases-{where.seed}" for name in names}
-    trainings = {name: training_of(name, quick=where.quick) for name in names}
+    trainings = {name: training_of(name, quick=where.quick, biases=False) for name in names}
     in_processes(
         [
             partial(train_network, name, where.seed, folder, training=trainings[name], biases=False)
@@ -110,9 +111,8 @@ def measured(config: Config) -> Numbers:
 
 def means_of(rows: pd.DataFrame) -> pd.DataFrame:
     """The scores of every network and method: means over images."""
-    keys = ["network", "biases", "seed", "method"]
-    shown = [c for c in rows if c in (*SCORES, "average_drop", "average_gain", "average_increase", "mask_mean")]
-    return rows.groupby(keys, sort=False, observed=True)[shown].mean().reset_index()
+    shown = [c for c in rows if c in (*SCORES, *CONFIDENCE)]
+    return rows.groupby(KEYS, sort=False, observed=True)[shown].mean().reset_index()
 
 
 def of(means: pd.DataFrame, network: str, biases: str, method: str, column: str) -> pd.Series:
@@ -137,12 +137,14 @@ def findings(means: pd.DataFrame) -> list[Finding]:
     more = [unpaired(n, rise(n, FREE, "label"), rise(n, BIASED, "label"), unit=f"{UNIT} of each") for n in names]
     ahead = [paired(n, *(of(means, n, FREE, m, f"mia_label_{last}") for m in (SIGN, INPUT)), unit=UNIT) for n in names]
     wrong = [mean_of(n, rise(n, FREE, "wrong", start=1), unit=UNIT) for n in names]
-    said = "; ".join(
-        f"{n} {percent(float(of(means, n, b, SIGN, f'mia_label_{last}').mean()))} for the label and "
-        f"{percent(float(of(means, n, b, SIGN, f'mia_wrong_{last}').mean()))} for a wrong class {b}"
-        for n in names
-        for b in (FREE, BIASED)
-    )
+
+    def told(network: str, biases: str) -> str:
+        shares = [
+            percent(float(of(means, network, biases, SIGN, f"mia_{a}_{last}").mean())) for a in ("label", "wrong")
+        ]
+        return f"{' and '.join(shares)} ({network})"
+
+    said = "; ".join(f"{biases} {', '.join(told(n, biases) for n in names)}" for biases in (FREE, BIASED))
     after = f"after {last} rounds"
     return [
         Finding(
@@ -165,7 +167,7 @@ def findings(means: pd.DataFrame) -> list[Finding]:
         Finding(
             "Without biases, masks of gradient × sign made for a random class that is not in the image make the classifier name it in most images.", here,
             each(f"mia_wrong_{last}", margin=MOST), "universal", measure=f"masked accuracy for a wrong class {after}", shown="percent",
-            note=f"What the mask is told, the classifier says: {said}.",
+            note=f"What the mask is told, the classifier says; for the label and for a wrong class: {said}.",
         ),
         Finding(
             "Recursion raises the masked accuracy for a wrong class, too.", here, wrong, "universal",
@@ -174,58 +176,49 @@ def findings(means: pd.DataFrame) -> list[Finding]:
     ]  # fmt: skip
 
 
-def table_of(means: pd.DataFrame) -> pd.DataFrame:
-    """Methods × networks: the last round's scores for label, prediction and wrong class, means over seeds."""
-    cells = {}
+def table_of(means: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+    """Methods × networks: these scores, means over trainings."""
+    cells: dict[str, dict[str, str]] = {}
     for (network, biases, method), group in parts(means, "network", "biases", "method"):
-        found = [percent(float(group[f"mia_{asked}_{ROUNDS}"].mean())) for asked in ASKED]
+        found = [percent(float(group[score].mean())) for score in scores]
         cells.setdefault(method, {})[f"{network} {biases}"] = " / ".join(found)
-    plain = {
-        f"{network} {biases}": percent(float(group["mia_label_0"].mean()))
-        for (network, biases), group in parts(means, "network", "biases")
-    }
-    rows = [{"method": "the whole image (accuracy)", **plain}, *({"method": m, **found} for m, found in cells.items())]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([{"method": method, **found} for method, found in cells.items()])
 
 
-def confidence_of(means: pd.DataFrame) -> pd.DataFrame:
-    """Average drop, gain and increase of one map, means over all networks with and without biases."""
-    found = []
-    for (biases, method), group in parts(means, "biases", "method"):
-        columns = {
-            "drop": "average_drop",
-            "gain": "average_gain",
-            "increase": "average_increase",
-            "mean of the map": "mask_mean",
-        }
-        found.append(
-            {"networks": biases, "method": method}
-            | {title: percent(float(group[c].mean())) for title, c in columns.items()}
-        )
-    return pd.DataFrame(found)
+def accuracy_of(means: pd.DataFrame) -> pd.DataFrame:
+    """The last round's scores for label, prediction and wrong class, below the plain accuracy."""
+    table = table_of(means, [f"mia_{asked}_{ROUNDS}" for asked in ASKED])
+    plain = table_of(means, ["mia_label_0"]).head(1).assign(method="the whole image (accuracy)")
+    return pd.concat([plain, table], ignore_index=True)
 
 
 def draw(means: pd.DataFrame) -> Figure:
-    """The three scores over rounds, means over networks, with and without biases."""
+    """The three scores over rounds, a line of panels for each network, without biases as lines and with them as dots; means over trainings."""
+    names = list(dict.fromkeys(means["network"]))
     with plain_style():
-        figure = Figure(figsize=(9.5, 5), layout="constrained")
-        axes = figure.subplots(2, 3, sharex=True, sharey=True)
+        figure = Figure(figsize=(9.5, 1 + 2.1 * len(names)), layout="constrained")
+        axes = figure.subplots(len(names), 3, sharex=True, sharey=True, squeeze=False)
         heads = ("for the label", "for the prediction", "for a random wrong class")
-        for line, biases in zip(axes, (BIASED, FREE), strict=True):
+        for line, name in zip(axes, names, strict=True):
             for axis, asked, head in zip(line, ASKED, heads, strict=True):
-                chosen = means[means["biases"] == biases]
-                drawn = [(m, group) for (m,), group in parts(chosen, "method") if m in DRAWN]
-                for colour, (method, group) in zip(COLOURS, drawn, strict=False):
+                for (biases, method), group in parts(means[means["network"] == name], "biases", "method"):
+                    if method not in DRAWN:
+                        continue
+                    style = {"ls": "-", "label": method} if biases == FREE else {"ls": ":", "lw": 1}
                     values = [group[f"mia_{asked}_{i}"].mean() for i in range(ROUNDS + 1)]
-                    axis.plot(range(ROUNDS + 1), values, "o-", ms=3, color=colour, label=method)
-                axis.set_title(f"{head}, {biases}", fontsize=9)
+                    colour = COLOURS[DRAWN.index(method)]
+                    axis.plot(
+                        range(ROUNDS + 1), values, marker="o", ms=3 if biases == FREE else 0, color=colour, **style
+                    )
+                axis.set_title(f"{name}, {head}", fontsize=9)
         for axis in axes[:, 0]:
             axis.yaxis.set_major_formatter(PERCENT)
             axis.set_ylabel("named by the classifier")
-        for axis in axes[1]:
+        for axis in axes[-1]:
             axis.set_xlabel("rounds of masking")
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3)
+        handles.append(Line2D([], [], color="black", ls=":", lw=1))
+        figure.legend(handles, [*labels, BIASED], loc="outside upper center", ncols=4)
     return figure
 
 
@@ -233,12 +226,11 @@ def concluded(numbers: Numbers, config: Config) -> Answer:
     """Tables, findings and a picture."""
     means = means_of(numbers.rows["rows"])
     title = f"Masked accuracy after {ROUNDS} rounds for the label / the prediction / a random wrong class, means over trainings"
-    confidence = confidence_of(means)
+    drop = "The map of the prediction as a mask: average drop / gain / increase / mean of the map, means over trainings"
+    confidence = [c for c in CONFIDENCE if c in means]
     tables = {
-        "accuracy": Table(title, means, table_of(means)),
-        "confidence": Table(
-            "The map of the prediction as a mask: average drop, gain and increase", confidence, confidence
-        ),
+        "accuracy": Table(title, means.drop(columns=confidence), accuracy_of(means)),
+        "confidence": Table(drop, means[[*KEYS, *confidence]], table_of(means, confidence)),
     }
     return Answer(findings(means), tables, {"rounds": draw(means)})
 
