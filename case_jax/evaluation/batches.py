@@ -1,4 +1,4 @@
-"""Images from a source through a compiled function on all local devices, in fixed tiles.
+"""Images from a source in fixed tiles, read by threads.
 
 Tile t holds positions [t·size, (t+1)·size) of the selected images, always in the same slots, and a step takes one tile per
 device. What a tile's rows are therefore does not depend on the number of devices, nor on where a run was interrupted.
@@ -7,7 +7,7 @@ device. What a tile's rows are therefore does not depend on the number of device
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +16,6 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int, Num
 
-from case_jax import parallel
 from case_jax._checks import CaseJaxError, require, require_seed
 from case_jax.source import NOBODY, Example, Source, UnreadableImageError
 
@@ -34,11 +33,6 @@ class Batch(NamedTuple):
     region_classes: Int[Any, "B R"]
     labels: Int[Any, " B"]
     """−1 where unknown."""
-
-
-def empty_batch(like: Any) -> Any:
-    """Padding: an all-zero batch of the same shapes and kind (`Batch`, or another named tuple), whose rows are thrown away."""
-    return like._make(np.zeros_like(a) for a in like)
 
 
 class Tile(NamedTuple):
@@ -252,57 +246,3 @@ def tiles(
             yield next_tile()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def through_devices(
-    step: Callable[[Any, Any], Any], params: Any, stream: Iterable[Tile], *, pace: Pace | None = None
-) -> Iterator[tuple[Tile, Any]]:
-    """Run a compiled batch function on every tile, one tile per local device at a time.
-
-    Double-buffered: the next step's images are sent and the step is dispatched before the last one's results are fetched, so the devices
-    do not wait for the host, unless it is slower than they are.
-
-    Args:
-        step: `(params, batch)` to a pytree of arrays with leading axis B, under `parallel.over_devices`.
-        params: the step's parameters; replicated once.
-        stream: tiles; the last step is padded with empty ones.
-        pace: counts here what the devices took.
-
-    Yields:
-        Each tile with its results as NumPy arrays, in order.
-    """
-    count = parallel.device_count()
-    params = parallel.replicate(params)
-    pending: tuple[list[Tile], Any] | None = None
-    with ThreadPoolExecutor(1) as watch:
-        for group in groups(stream, count):
-            batches = [tile.batch for tile in group]
-            batches += [empty_batch(batches[0])] * (count - len(batches))
-            results = step(params, parallel.shard(jax.tree.map(lambda *a: np.stack(a), *batches)))
-            if pace is not None:
-                images = sum(e is not None for tile in group for e in tile.examples)
-                watch.submit(pace.watch, images, time.perf_counter(), results)
-            if pending is not None:
-                yield from _fetch(pending)
-            pending = (group, results)
-        if pending is not None:
-            yield from _fetch(pending)
-
-
-def groups(stream: Iterable[Tile], count: int) -> Iterator[list[Tile]]:
-    """`count` tiles at a time, as many as one step takes; fewer at the end."""
-    group: list[Tile] = []
-    for tile in stream:
-        group.append(tile)
-        if len(group) == count:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _fetch(pending: tuple[Sequence[Tile], Any]) -> Iterator[tuple[Tile, Any]]:
-    group, results = pending
-    host = jax.tree.map(np.asarray, results)
-    for device, tile in enumerate(group):
-        yield tile, jax.tree.map(lambda a, d=device: a[d], host)

@@ -16,13 +16,14 @@ from tqdm import tqdm
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require, require_seed
 from case_jax.contrast.choice import Confusions
-from case_jax.evaluation.batches import Batch, Tile, template, through_devices, tiles
+from case_jax.evaluation.batches import Batch, Tile, template, tiles
 from case_jax.evaluation.class_draw import Drawn, draw_by_class
 from case_jax.evaluation.confusion_sums import ConfusionSums, fraction_bits, total
 from case_jax.evaluation.identity import numerics
 from case_jax.evaluation.kept_confusions import KeptConfusions
 from case_jax.evaluation.maps import Pixels
 from case_jax.evaluation.subject import require_fitting
+from case_jax.evaluation.through import through_devices
 from case_jax.imageops import normalise_image
 from case_jax.results import fingerprint, wait_until
 from case_jax.source import Source

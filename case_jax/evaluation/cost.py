@@ -10,11 +10,12 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 from case_jax import parallel
-from case_jax.evaluation.batches import LOADERS, Pace, Tile, through_devices, tiles
+from case_jax.evaluation.batches import LOADERS, Pace, Tile, tiles
 from case_jax.evaluation.engine import Job
 from case_jax.evaluation.memory import temporary_bytes
 from case_jax.evaluation.studies.pair_counts import empty_counts
 from case_jax.evaluation.studies.pairs import PairsJob
+from case_jax.evaluation.through import through_devices
 from case_jax.imageops import normalise_image
 from case_jax.tap.split import inner_jaxprs
 

@@ -21,13 +21,13 @@ from case_jax.evaluation.batches import (
     load_tile,
     select,
     template,
-    through_devices,
     tiles,
 )
 from case_jax.evaluation.folders import share
 from case_jax.evaluation.maps import Question
 from case_jax.evaluation.memory import largest_tile, memory_bound
 from case_jax.evaluation.subject import Subject
+from case_jax.evaluation.through import through_devices
 from case_jax.files import write_json
 from case_jax.imageops import normalise_image
 from case_jax.records import Records

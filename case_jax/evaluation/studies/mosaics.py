@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Int
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require, require_seed
 from case_jax.data import CachedCrops, DigitScenes, SoundScenes
-from case_jax.evaluation.batches import Batch, select, template, through_devices, tiles
+from case_jax.evaluation.batches import Batch, select, template, tiles
 from case_jax.evaluation.maps import Pixels
+from case_jax.evaluation.through import through_devices
 from case_jax.imageops import normalise_image
 from case_jax.metrics.grid_pointing import join_cells, require_grid
 from case_jax.source import Evidence, Example, Source, unit_of

@@ -15,13 +15,14 @@ from tqdm import tqdm
 from case_jax import parallel
 from case_jax._checks import require, require_percent
 from case_jax.contrast.choice import ContrastChoice, require_counted
-from case_jax.evaluation.batches import Batch, Tile, groups, template, tiles
+from case_jax.evaluation.batches import Batch, Tile, template, tiles
 from case_jax.evaluation.engine import Images, asked, checked, contrast_facts
 from case_jax.evaluation.folders import session
 from case_jax.evaluation.studies.pair_agreements import Agreements, of_sums
 from case_jax.evaluation.studies.pair_counts import Pairs, empty_counts, make_counting_step, pairs_in
 from case_jax.evaluation.studies.pair_sums import PairSums, read_sums, tiles_counted, total, write_sums
 from case_jax.evaluation.subject import Subject
+from case_jax.evaluation.through import groups
 from case_jax.files import write_json
 from case_jax.parallel.grid import Grid
 from case_jax.ranking import pixel_count
