@@ -1,5 +1,6 @@
 """Sound scenes: deterministic, disjoint, and true about where each part sounds; the classifier that comes with them; folders of WAV files."""
 
+import struct
 import wave
 
 import jax
@@ -171,6 +172,44 @@ def test_wav_files_of_every_width(width, tmp_path):
     assert found.rate == 8000
 
 
+def wav_bytes(form, data):
+    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+GUID = bytes.fromhex("000000001000800000AA00389B71")
+
+
+def test_wav_files_of_floats_and_of_the_extensible_kind():
+    values = np.array([-1.5, -0.5, 0.25, 0.5])
+    for bits in (32, 64):
+        form = struct.pack("<HHIIHH", 3, 2, 8000, 0, 0, bits)
+        found = read_wav(wav_bytes(form, values.astype(f"<f{bits // 8}").tobytes()))
+        np.testing.assert_array_equal(found.samples, values.reshape(2, 2))
+    form = struct.pack("<HHIIHHHHIH", 0xFFFE, 1, 44100, 0, 0, 24, 22, 24, 4, 1) + GUID
+    found = read_wav(wav_bytes(form, b"".join(int(v * 2**23).to_bytes(3, "little", signed=True) for v in values[1:])))
+    np.testing.assert_array_equal(found.samples[:, 0], values[1:])
+    assert found.rate == 44100
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"not a sound", "no WAV file"),
+        (wav_bytes(struct.pack("<HHIIHH", 6, 1, 8000, 0, 0, 8), b"\0\0"), "8 bits of kind 6.*accepted"),
+        (wav_bytes(struct.pack("<HHIIHH", 1, 0, 8000, 0, 0, 16), b"\0\0"), "0 channels"),
+        (wav_bytes(struct.pack("<HHIIHH", 1, 1, 8000, 0, 0, 16), b""), "no samples"),
+        (wav_bytes(struct.pack("<HHIIHH", 1, 2, 8000, 0, 0, 16), b"\0\0"), "cut short: 2 bytes"),
+        (write_wav(np.zeros(8), 8000)[:-2], "cut short: 14 bytes of samples, of 16"),
+        (wav_bytes(struct.pack("<HHIIHH", 3, 1, 8000, 0, 0, 32), np.float32([np.nan]).tobytes()), "not finite"),
+        (wav_bytes(b"", b""), "missing"),
+    ],
+)
+def test_what_is_no_sound_says_why(raw, words):
+    with pytest.raises(ValueError, match=words):
+        read_wav(raw)
+
+
 def test_wav_files_come_back(tmp_path):
     sound = 0.9 * np.sin(np.arange(100.0))
     np.testing.assert_allclose(read_wav(write_wav(sound, 8000)).samples[:, 0], sound, atol=2**-16)
@@ -208,6 +247,8 @@ def test_a_folder_of_wav_files(tmp_path):
     assert source.sound(2).shape == (SAMPLES,)
     with pytest.raises(UnreadableImageError, match="torn"):
         source[3]
+    with pytest.raises(CaseJaxError, match=r"no images in .* end in \.wav; .*--model of sounds"):
+        open_source(f"folder:{tmp_path}", None, resize=48, crop=48)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CaseJaxError, match="no sounds"):
         SoundFolder(tmp_path / "empty", None, stft=SOUND, samples=SAMPLES)
