@@ -79,6 +79,7 @@ def test_a_sound_beside_images_or_of_another_kind_is_refused(shell):
         ("explain sound_scenes:7 photo.png", ["among images"]),
         ("explain sound_scenes:7 --original", ["original", "images alone"]),
         ("explain sound_scenes:7 --explore --model digit_resnet", ["model: got digit_resnet", "sound_cnn"]),
+        ("evaluate --data sound_scenes --limit 4 --crops crops", ["crops: got them for sound_scenes/test", "leave"]),
         ("grid-pointing --data sound_scenes --limit 4", ["data: got sound_scenes/test, of sounds", "localise"]),
     ]:
         status, _, err = shell(*words.split())

@@ -14,6 +14,7 @@ from case_jax.audio.wav import Wav, fitted, read_wav, write_wav
 from case_jax.data import SHARED, SoundFolder, SoundScenes, UnreadableImageError, open_sounds, open_source
 from case_jax.data.sound_scenes import CLASS_NAMES, HEARD, SAMPLES, SOUND, class_of
 from case_jax.imageops import normalise_image
+from case_jax.models import load_classifier, with_new_head
 from case_jax.models.sound_cnn import bands_and_layout
 
 SCENES = SoundScenes("test", 40)
@@ -130,6 +131,12 @@ def test_the_shipped_classifier_hears_scenes(model):
     maps = explain(model, images[0], "finer_cam", targets=order[0, :2].tolist(), contrast="topk_logits:1")
     assert maps.shape == (2, 126, 129)
     assert all(maps[c][SCENES[0].evidence.regions[1 + c]].mean() > 4 * maps[c].mean() for c in range(2))
+
+
+def test_confusions_are_counted_on_the_data_of_a_network_only_for_their_classes():
+    shipped = load_classifier("sound_cnn")
+    assert shipped.contrast_data == "sound_scenes:confusion"
+    assert with_new_head(shipped, ("bird", "dog"), seed=0).contrast_data is None
 
 
 def test_sounds_and_images_are_not_mixed_up(model, tmp_path):

@@ -309,7 +309,8 @@ def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFu
         model.num_classes >= 2, "weights", f"{model.num_classes} class", "weights of a classifier of at least 2 classes"
     )
     if choice.contrast is None:
-        wanted = default_contrast(model.num_classes, countable=bool(confusion_data(choice)))
+        own = classifier.contrast_data if isinstance(classifier, Classifier) else None
+        wanted = default_contrast(model.num_classes, countable=bool(choice.contrast_data or own))
         choice = dataclasses.replace(choice, contrast=wanted)
         say(f"contrast: {choice.contrast}, by default")
     return Setup(choice, classifier, model, Pixels(facts.mean, facts.std), crops, stream=stream)
