@@ -207,7 +207,7 @@ class Ranked(NamedTuple):
     """Numbers by test, signs such that more is better."""
     agreement: pd.DataFrame
     """Spearman's correlation of the tests."""
-    count: int
+    number: int
     """Methods that draw different maps, controls left out."""
 
 
@@ -263,7 +263,7 @@ def of_one(one: Ranked) -> list[Finding]:
     best = ", ".join(titled(one.table.index[:3]))
     return [
         Finding(
-            "Do the tests agree with class sensitivity about which methods are good?", one.here, [spearman(str(n), v, one.count) for n, v in against.items()],
+            "Do the tests agree with class sensitivity about which methods are good?", one.here, [spearman(str(n), v, one.number) for n, v in against.items()],
             measure="Spearman's ρ of the methods' order with that by mean F, better first",
             note=f"Controls left out, methods that draw one map counted once. Over all pairs of tests: mean {upper.mean():.2f}; most alike {high[0]} and {high[1]} "
             f"({upper.max():.2f}), least {low[0]} and {low[1]} ({upper.min():.2f}).{omitted}",

@@ -1,6 +1,7 @@
 """A real browser without a window, for pages; tests that need one are skipped where none is installed."""
 
 import json
+import re
 import shutil
 import subprocess
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ FLAGS = [
 ]
 BROWSERS_OWN = ("google.com", "googleapis.com", "gvt1.com")
 """Hosts that chromium calls on its own account when it starts."""
+SLOW = "--virtual-time-budget=20000"
 
 
 def browse(url, tmp_path, *flags):
@@ -35,6 +37,20 @@ def browse(url, tmp_path, *flags):
         check=True,
     )
     return done.stdout
+
+
+def seen_in_a_browser(page, script, tmp_path):
+    """What a script leaves in the page's own names, once the page is drawn; a copy of it, as the page itself runs no other program."""
+    probe = (
+        "<script>const timer = setInterval(() => { if (!grey) return; clearInterval(timer); const found = (() => {"
+        + script
+        + "})(); document.body.append(element('pre', {id: 'found'}, JSON.stringify(found))); }, 10);</script></body>"
+    )
+    copy = tmp_path / "copy.html"
+    copy.write_text(re.sub(r"<meta http-equiv[^>]*>", "", page.read_text()).replace("</body>", probe))
+    found = re.search(r'<pre id="found">(.*?)</pre>', browse(copy.as_uri(), tmp_path, "--dump-dom", SLOW), re.DOTALL)
+    assert found, "the page did not draw"
+    return json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
 
 
 def requested(log):

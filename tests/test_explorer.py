@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from browser import browse, requested
+from browser import SLOW, browse, requested, seen_in_a_browser
 from PIL import Image
 
 import case_jax as cj
@@ -23,7 +23,6 @@ from case_jax.report.explorer import LARGEST, RELATED, centred, inner_products, 
 SIDE, CHANNELS, PAIRS = 28, 48, 20
 METHODS = {"grad-cam": "grad_cam", "finer-cam": "finer_cam", "case": "case"}
 """By the ids of the page's pictures."""
-SLOW = "--virtual-time-budget=20000"
 
 
 def tapped(classes, *, linear=True, link=None, seed=0):
@@ -46,20 +45,6 @@ def tapped(classes, *, linear=True, link=None, seed=0):
     image = jnp.asarray(rng.normal(size=(SIDE, SIDE, 3)), jnp.float32)
     head = {"head_kernel": lambda p: p["head"]} if linear else {}
     return cj.tap_function(function, params, "features", image, link=link, **head), image
-
-
-def seen_in_a_browser(page, script, tmp_path):
-    """What a script leaves in the page's own names, once the page is drawn; a copy of it, as the page itself runs no other program."""
-    probe = (
-        "<script>const timer = setInterval(() => { if (!grey) return; clearInterval(timer); const found = (() => {"
-        + script
-        + "})(); document.body.append(element('pre', {id: 'found'}, JSON.stringify(found))); }, 10);</script></body>"
-    )
-    copy = tmp_path / "copy.html"
-    copy.write_text(re.sub(r"<meta http-equiv[^>]*>", "", page.read_text()).replace("</body>", probe))
-    found = re.search(r'<pre id="found">(.*?)</pre>', browse(copy.as_uri(), tmp_path, "--dump-dom", SLOW), re.DOTALL)
-    assert found, "the page did not draw"
-    return json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
 
 
 SHOWN = """

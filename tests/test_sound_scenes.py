@@ -1,5 +1,6 @@
 """Sound scenes: deterministic, disjoint, and true about where each part sounds; the classifier that comes with them; folders of WAV files."""
 
+import struct
 import wave
 
 import jax
@@ -13,6 +14,7 @@ from case_jax.audio.wav import Wav, fitted, read_wav, write_wav
 from case_jax.data import SHARED, SoundFolder, SoundScenes, UnreadableImageError, open_sounds, open_source
 from case_jax.data.sound_scenes import CLASS_NAMES, HEARD, SAMPLES, SOUND, class_of
 from case_jax.imageops import normalise_image
+from case_jax.models import load_classifier, with_new_head
 from case_jax.models.sound_cnn import bands_and_layout
 
 SCENES = SoundScenes("test", 40)
@@ -131,6 +133,12 @@ def test_the_shipped_classifier_hears_scenes(model):
     assert all(maps[c][SCENES[0].evidence.regions[1 + c]].mean() > 4 * maps[c].mean() for c in range(2))
 
 
+def test_confusions_are_counted_on_the_data_of_a_network_only_for_their_classes():
+    shipped = load_classifier("sound_cnn")
+    assert shipped.contrast_data == "sound_scenes:confusion"
+    assert with_new_head(shipped, ("bird", "dog"), seed=0).contrast_data is None
+
+
 def test_sounds_and_images_are_not_mixed_up(model, tmp_path):
     with pytest.raises(CaseJaxError, match=r"model\.hear"):
         model.read("photo.png")
@@ -171,6 +179,44 @@ def test_wav_files_of_every_width(width, tmp_path):
     assert found.rate == 8000
 
 
+def wav_bytes(form, data):
+    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+GUID = bytes.fromhex("000000001000800000AA00389B71")
+
+
+def test_wav_files_of_floats_and_of_the_extensible_kind():
+    values = np.array([-1.5, -0.5, 0.25, 0.5])
+    for bits in (32, 64):
+        form = struct.pack("<HHIIHH", 3, 2, 8000, 0, 0, bits)
+        found = read_wav(wav_bytes(form, values.astype(f"<f{bits // 8}").tobytes()))
+        np.testing.assert_array_equal(found.samples, values.reshape(2, 2))
+    form = struct.pack("<HHIIHHHHIH", 0xFFFE, 1, 44100, 0, 0, 24, 22, 24, 4, 1) + GUID
+    found = read_wav(wav_bytes(form, b"".join(int(v * 2**23).to_bytes(3, "little", signed=True) for v in values[1:])))
+    np.testing.assert_array_equal(found.samples[:, 0], values[1:])
+    assert found.rate == 44100
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"not a sound", "no WAV file"),
+        (wav_bytes(struct.pack("<HHIIHH", 6, 1, 8000, 0, 0, 8), b"\0\0"), "8 bits of kind 6.*accepted"),
+        (wav_bytes(struct.pack("<HHIIHH", 1, 0, 8000, 0, 0, 16), b"\0\0"), "0 channels"),
+        (wav_bytes(struct.pack("<HHIIHH", 1, 1, 8000, 0, 0, 16), b""), "no samples"),
+        (wav_bytes(struct.pack("<HHIIHH", 1, 2, 8000, 0, 0, 16), b"\0\0"), "cut short: 2 bytes"),
+        (write_wav(np.zeros(8), 8000)[:-2], "cut short: 14 bytes of samples, of 16"),
+        (wav_bytes(struct.pack("<HHIIHH", 3, 1, 8000, 0, 0, 32), np.float32([np.nan]).tobytes()), "not finite"),
+        (wav_bytes(b"", b""), "missing"),
+    ],
+)
+def test_what_is_no_sound_says_why(raw, words):
+    with pytest.raises(ValueError, match=words):
+        read_wav(raw)
+
+
 def test_wav_files_come_back(tmp_path):
     sound = 0.9 * np.sin(np.arange(100.0))
     np.testing.assert_allclose(read_wav(write_wav(sound, 8000)).samples[:, 0], sound, atol=2**-16)
@@ -208,6 +254,8 @@ def test_a_folder_of_wav_files(tmp_path):
     assert source.sound(2).shape == (SAMPLES,)
     with pytest.raises(UnreadableImageError, match="torn"):
         source[3]
+    with pytest.raises(CaseJaxError, match=r"no images in .* end in \.wav; .*--model of sounds"):
+        open_source(f"folder:{tmp_path}", None, resize=48, crop=48)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CaseJaxError, match="no sounds"):
         SoundFolder(tmp_path / "empty", None, stft=SOUND, samples=SAMPLES)

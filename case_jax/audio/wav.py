@@ -1,7 +1,8 @@
-"""WAV files of whole numbers (PCM), read and written with the standard library."""
+"""WAV files read, of whole numbers (PCM) and of floating-point numbers, and written as 16-bit ones."""
 
 import io
 import math
+import struct
 import wave
 from pathlib import Path
 from typing import NamedTuple
@@ -9,47 +10,78 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-WIDTHS = (1, 2, 3, 4)
-"""Bytes of a sample that are read: 8 to 32 bits."""
+WHOLE, FLOATING, EXTENSIBLE = 1, 3, 0xFFFE
+"""Codes of a file's kind of numbers; the last says that the kind stands further on, as in most files of 24 bits."""
+KINDS = {(WHOLE, 8), (WHOLE, 16), (WHOLE, 24), (WHOLE, 32), (FLOATING, 32), (FLOATING, 64)}
+"""Kinds and bits that are read."""
+ACCEPTED = "a WAV file of whole numbers (8, 16, 24 or 32 bits) or floating-point ones (32 or 64)"
 
 
 class Wav(NamedTuple):
     """A sound as its file has it."""
 
     samples: Float[np.ndarray, "L channels"]
-    """In [−1, 1)."""
+    """In [−1, 1); floating-point files may go beyond."""
     rate: int
     """Samples per second."""
 
 
 def read_wav(file: Path | bytes) -> Wav:
-    """The samples of a WAV file of 8-bit (unsigned), 16-, 24- or 32-bit whole numbers, as shares of their range.
+    """The samples of a WAV file: 8-bit (unsigned), 16-, 24- or 32-bit whole numbers as shares of their range, 32- or 64-bit floats as they are.
 
     Args:
         file: a path, or the file's bytes.
 
     Raises:
         OSError: when the file cannot be opened.
-        ValueError: when it is no WAV file, cut short, or of another kind of numbers; says which.
+        ValueError: when it is no WAV file, cut short, of another kind of numbers, without samples, or with some that are not finite; says which.
     """
-    opened = io.BytesIO(file) if isinstance(file, bytes) else io.BytesIO(file.read_bytes())
-    try:
-        with wave.open(opened, "rb") as wav:
-            width, channels, rate, frames = wav.getsampwidth(), wav.getnchannels(), wav.getframerate(), wav.getnframes()
-            raw = wav.readframes(frames)
-    except (wave.Error, EOFError) as error:
-        raise ValueError(f"no WAV file of whole numbers (PCM): {error}") from None
-    if width not in WIDTHS or len(raw) != frames * width * channels:
-        raise ValueError(f"{len(raw)} bytes for {frames} samples of {8 * width} bits")
-    if width == 1:
-        numbers = np.frombuffer(raw, np.uint8).astype(np.float64) - 128
-    elif width == 3:
-        bytes_ = np.frombuffer(raw, np.uint8).reshape(-1, 3)
-        wide = np.concatenate([np.zeros_like(bytes_[:, :1]), bytes_], axis=1)
-        numbers = wide.reshape(-1).view("<i4") / 256.0
-    else:
-        numbers = np.frombuffer(raw, f"<i{width}").astype(np.float64)
-    return Wav(numbers.reshape(-1, channels) / 2 ** (8 * width - 1), rate)
+    chunks = _chunks(file if isinstance(file, bytes) else file.read_bytes())
+    form, raw = chunks.get(b"fmt ", b""), chunks.get(b"data")
+    if len(form) < 16 or raw is None:
+        raise ValueError(f"its format or its samples are missing; accepted: {ACCEPTED}")
+    kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", form)
+    if kind == EXTENSIBLE and len(form) >= 26:
+        (kind,) = struct.unpack_from("<H", form, 24)
+    if (kind, bits) not in KINDS or channels < 1 or rate < 1:
+        found = f"{bits} bits of kind {kind}, {channels} channels, {rate} samples a second"
+        raise ValueError(f"{found}; accepted: {ACCEPTED}")
+    if len(raw) % (channels * bits // 8):
+        raise ValueError(f"cut short: {len(raw)} bytes for samples of {bits} bits in {channels} channels")
+    if not raw:
+        raise ValueError("it holds no samples")
+    numbers = _numbers(raw, kind, bits)
+    if not np.isfinite(numbers).all():
+        raise ValueError("samples that are not finite")
+    return Wav(numbers.reshape(-1, channels), rate)
+
+
+def _chunks(raw: bytes) -> dict[bytes, bytes]:
+    """The parts of a WAV file by their names, of which the first counts."""
+    if raw[:4] != b"RIFF" or raw[8:12] != b"WAVE":
+        raise ValueError(f"no WAV file; accepted: {ACCEPTED}")
+    found: dict[bytes, bytes] = {}
+    place = 12
+    while place + 8 <= len(raw):
+        name, (size,) = raw[place : place + 4], struct.unpack_from("<I", raw, place + 4)
+        content = raw[place + 8 : place + 8 + size]
+        if name == b"data" and len(content) < size:
+            raise ValueError(f"cut short: {len(content):,} bytes of samples, of {size:,}")
+        found.setdefault(name, content)
+        place += 8 + size + size % 2
+    return found
+
+
+def _numbers(raw: bytes, kind: int, bits: int) -> Float[np.ndarray, " n"]:
+    if kind == FLOATING:
+        return np.frombuffer(raw, f"<f{bits // 8}").astype(np.float64)
+    if bits == 8:
+        return (np.frombuffer(raw, np.uint8).astype(np.float64) - 128) / 2**7
+    if bits == 24:  # the upper bytes of 32 bits
+        low_first = np.frombuffer(raw, np.uint8).reshape(-1, 3)
+        wide = np.concatenate([np.zeros_like(low_first[:, :1]), low_first], axis=1)
+        return wide.reshape(-1).view("<i4") / 2**31
+    return np.frombuffer(raw, f"<i{bits // 8}").astype(np.float64) / 2 ** (bits - 1)
 
 
 def write_wav(sound: Float[np.ndarray, " L"], rate: int) -> bytes:

@@ -19,7 +19,7 @@ from case_jax.contrast import against as contrasted_with
 from case_jax.data import Exif
 from case_jax.evaluation.explain import explain_images
 from case_jax.files import require_writable
-from case_jax.imageops import normalise_image
+from case_jax.imageops import as_pixels, normalise_image, picture
 from case_jax.methods import METHODS, described, titles_of
 from case_jax.models import SoundPreprocessing
 from case_jax.models.class_names import classes_called
@@ -106,7 +106,8 @@ def explain(
         exif: turn photographs as their EXIF orientation says, as viewers do, or ignore it, as torchvision does.
         save_maps: a file (.npz, .npy or .tif) to which the maps are also written as numbers, at the layer's resolution and enlarged; for
             several images each file's name gets the image's name added.
-        explore: write a page for a browser instead of pictures: of one image, the map of any class against any others.
+        explore: write a page for a browser instead of pictures: of one image, the map of any class against any others. Of a sound it also plays
+            what each map keeps.
         format: of the pictures.
         out: folder for the pictures; files of the same name are replaced.
         seed: for random methods.
@@ -125,8 +126,7 @@ def explain(
     images = files_in(images)
     model = model.for_images(images)
     sounds = are_sounds(images)
-    for option, given in (("original", original), ("explore", explore)):
-        require(not (sounds and given), option, "it, for sounds", "images: spectrograms are drawn whole")
+    require(not (sounds and original), "original", "it, for sounds", "images alone: spectrograms are drawn whole")
     if explore:
         drawing = {"methods": methods, "targets": targets, "against": against, "top": top, "signed": signed}
         drawing |= {"original": original, "save-maps": save_maps, "format": format != "png"}
@@ -142,15 +142,7 @@ def explain(
     require_writable(out)
     pictures = [] if sounds else opened(images, exif)
     setup = set_up(model, methods=chosen)
-    facts = setup.classifier.preprocessing
-    of_images = not isinstance(facts, SoundPreprocessing)
-    given = f"{setup.classifier.name}, a classifier of {'images' if of_images else 'sounds'}, for {images[0]}"
-    require(
-        of_images != sounds,
-        "model",
-        given,
-        "sound_cnn or another of sounds for WAV files and sound scenes, others for images",
-    )
+    how = _stft(setup, images)
     names = setup.classifier.class_names
     asked, others = classes_called("targets", targets, names), classes_called("against", against, names)
     sets = contrasted_with(others, setup.model.num_classes) if others else None
@@ -185,7 +177,6 @@ def explain(
             )
         file = out / f"explain-{stem}.{format}"
         drawn = Original(*_smaller(given.whole, given.box)) if original and isinstance(given, Photograph) else None
-        how = facts.stft if isinstance(facts, SoundPreprocessing) else None
         print(draw_grid(found, titles, names, file, original=drawn, stft=how))
         if isinstance(given, Heard) and how is not None:
             print(write_listening(out / f"explain-{stem}.html", found, given.sound, titles, names, how))
@@ -194,6 +185,16 @@ def explain(
             geometry = {"layer": setup.model.layer, "against": [names[c] for c in others]} | _geometry(given, exif, how)
             for path in write_maps(file, found, names, geometry):
                 print(path)
+
+
+def _stft(setup: Setup, images: Sequence[str]) -> Stft | None:
+    """How a classifier of sounds has its spectrograms; raises unless it is one for sounds, and one of images for images."""
+    facts = setup.classifier.preprocessing
+    how = facts.stft if isinstance(facts, SoundPreprocessing) else None
+    given = f"{setup.classifier.name}, a classifier of {'images' if how is None else 'sounds'}, for {images[0]}"
+    accepted = "sound_cnn or another of sounds for WAV files and sound scenes, others for images"
+    require((how is not None) == are_sounds(images), "model", given, accepted)
+    return how
 
 
 def _heard(images: Sequence[str], setup: Setup) -> list[Heard]:
@@ -216,6 +217,7 @@ def _geometry(given: Photograph | Heard, exif: Exif, how: Stft | None) -> dict[s
 def _explored(images: Sequence[str], model: Model, drawing: Mapping[str, Any], exif: Exif, out: Path) -> Path:
     """The page of one image; what is about pictures, or decides a contrast that the page leaves open, is refused."""
     from case_jax.front.exploring import write_page
+    from case_jax.report.explorer import Sound
 
     own = {"contrast": model.contrast, "contrast-data": model.contrast_data, "contrast-limit": model.contrast_limit}
     chosen = {**drawing, **own, "set": model.set}.items()
@@ -224,21 +226,24 @@ def _explored(images: Sequence[str], model: Model, drawing: Mapping[str, Any], e
     require(not given, "explore", f"{', '.join(given)}, too", accepted)
     require(len(images) == 1, "images", f"{len(images)} images", "one with --explore: a page shows one image")
     require_writable(out)
-    pictures = opened(images, exif)
+    sounds = are_sounds(images)
+    pictures = [] if sounds else opened(images, exif)
     setup = set_up(dataclasses.replace(model, contrast="topk_logits:1"))  # a stand-in: nobody asks for it
-    (photograph,) = seen(pictures, setup.classifier.of_images)
-    example = photograph.example
+    how = _stft(setup, images)
+    (asked,) = _heard(images, setup) if sounds else seen(pictures, setup.classifier.of_images)
+    example = asked.example
     for change in example.changes:
         say(f"{example.name} has {change}")
     say("explore: the class maps, then the deletion curves of the likeliest classes, which take longest")
     return write_page(
         setup.model,
         normalise_image(jnp.asarray(example.image), *setup.pixels),
-        example.image,
+        picture(as_pixels(example.image)),
         setup.classifier.class_names,
         out / f"explore-{Path(example.name).stem}.html",
         image_name=Path(example.name).name,
         model_name=setup.classifier.name,
+        sound=Sound(how, asked.sound) if how is not None and isinstance(asked, Heard) else None,
     )
 
 

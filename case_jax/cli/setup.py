@@ -17,6 +17,7 @@ from case_jax.cli.output import kept_between_runs, say
 from case_jax.contrast.choice import Confusions, ContrastChoice, Uncounted, choose_contrast, default_contrast
 from case_jax.data import CachedCrops, Exif, alike
 from case_jax.data.folder import SUFFIXES
+from case_jax.data.sound_folder import SUFFIXES as SOUND_SUFFIXES
 from case_jax.evaluation.confusion import IMAGES, count_confusions
 from case_jax.evaluation.maps import Pixels
 from case_jax.evaluation.subject import require_other_images
@@ -234,7 +235,8 @@ def set_up(choice: Model, crops: Path | None = None, methods: Mapping[str, MapFu
         model.num_classes >= 2, "weights", f"{model.num_classes} class", "weights of a classifier of at least 2 classes"
     )
     if choice.contrast is None:
-        wanted = default_contrast(model.num_classes, countable=bool(confusion_data(choice)))
+        own = classifier.contrast_data if isinstance(classifier, Classifier) else None
+        wanted = default_contrast(model.num_classes, countable=bool(choice.contrast_data or own))
         choice = dataclasses.replace(choice, contrast=wanted)
         say(f"contrast: {choice.contrast}, by default")
     return Setup(choice, classifier, model, Pixels(facts.mean, facts.std), crops, stream=stream)
@@ -268,17 +270,21 @@ def _require_its_classifier(
 
 
 def files_in(images: Sequence[str]) -> tuple[str, ...]:
-    """The images, with each folder replaced by the image files in it, sorted by name.
+    """The images, with each folder replaced by the image files in it, or where it has none by its WAV files, sorted by name.
 
     Raises:
-        CaseJaxError: for a folder without image files.
+        CaseJaxError: for a folder without either.
     """
     found: list[str] = []
     for image in images:
         if not Path(image).is_dir():
             found.append(image)
             continue
-        files = sorted(str(file) for file in Path(image).iterdir() if file.suffix.lower() in SUFFIXES)
-        require(files, "images", f"{image}, a folder without images", f"files that end in {', '.join(SUFFIXES)}")
+        inside = sorted(Path(image).iterdir())
+        pictures, sounds = (
+            [str(f) for f in inside if f.suffix.lower() in suffixes] for suffixes in (SUFFIXES, SOUND_SUFFIXES)
+        )
+        files, accepted = pictures or sounds, ", ".join((*SUFFIXES, *SOUND_SUFFIXES))
+        require(files, "images", f"{image}, a folder without images or sounds", f"files that end in {accepted}")
         found += files
     return tuple(found)

@@ -15,6 +15,8 @@ from case_jax.source import Example, UnreadableImageError
 
 SCENE, SUFFIX = "sound_scenes:", ".wav"
 """Before the index of a scene, and at the end of a file's name."""
+OTHERS = (".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma")
+"""Ends of the names of sounds that are not read."""
 
 
 class Heard(NamedTuple):
@@ -28,8 +30,11 @@ def are_sounds(names: Sequence[str]) -> bool:
     """Whether these are sounds, by their names alone.
 
     Raises:
-        CaseJaxError: for sounds among images.
+        CaseJaxError: for sounds among images, or a sound that is no WAV file.
     """
+    for name in names:
+        wanted = f"a WAV file, which for example ffmpeg makes of it: ffmpeg -i {name} {Path(name).stem}{SUFFIX}"
+        require(not name.lower().endswith(OTHERS), "images", f"{name}, a sound that is not read", wanted)
     sounds = [name for name in names if name.startswith(SCENE) or name.lower().endswith(SUFFIX)]
     require(len(sounds) in (0, len(names)), "images", f"{sounds[:1]} among images", "images alone, or sounds alone")
     return bool(sounds)

@@ -16,7 +16,7 @@ import PIL
 from case_jax._checks import CaseJaxError, require
 from case_jax.data.crop_rows import RowShape, pack, unpack
 from case_jax.files import require_writable, write_json
-from case_jax.source import Example, Located, Source, Truth, UnreadableImageError, unit_of
+from case_jax.source import Example, Located, Source, Truth, UnreadableImageError, stft_of, unit_of
 
 FORMAT = 3
 PIXELS, RECORDS, HEADER = "pixels.u8", "records.bin", "header.json"
@@ -37,12 +37,14 @@ class CachedCrops:
         folder: where caches are kept, each in a folder of its own, named after the source, its fingerprint and PIL's version.
 
     Raises:
-        CaseJaxError: when the folder cannot be written or holds a damaged cache, or when no image can be read; on reading, when the
+        CaseJaxError: for sounds; when the folder cannot be written or holds a damaged cache, or when no image can be read; on reading, when the
             disk is full.
     """
 
     def __init__(self, source: Source, folder: str | Path):
 
+        accepted = "images: spectrograms are made of their sounds each time; leave --crops out"
+        require(stft_of(source) is None, "crops", f"them for {source.name}, of sounds", accepted)
         self.source = source
         self.name, self.class_names, self.fingerprint = source.name, source.class_names, source.fingerprint
         self.unit = unit_of(source)

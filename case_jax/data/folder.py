@@ -58,7 +58,14 @@ class LabelledFolder:
         found = (p for p in self.root.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
         self.files = sorted(p for p in found if not any(q.startswith(".") for q in p.relative_to(self.root).parts))
         if not self.files:
-            raise CaseJaxError(f"data: no {what} in {self.root}; accepted suffixes: {', '.join(suffixes)}.")
+            others = sorted({p.suffix.lower() for p in self.root.rglob("*") if p.is_file() and p.suffix})
+            there = f", whose files end in {', '.join(others[:5])}" if others else ""
+            sounds = " For WAV files name a --model of sounds, such as sound_cnn." * (
+                ".wav" in set(others) - set(suffixes)
+            )
+            raise CaseJaxError(
+                f"data: no {what} in {self.root}{there}; accepted suffixes: {', '.join(suffixes)}.{sounds}"
+            )
         parts = [p.relative_to(self.root).parts for p in self.files]
         self.true: list[tuple[int, ...]]  # of each file, all true labels
         self.labels_of: Callable[[np.ndarray], np.ndarray] | None = self._first_labels

@@ -20,7 +20,7 @@ def read_sound(
     """A WAV file as a classifier's sound, and what was done to it, see `audio.wav.fitted`.
 
     Raises:
-        UnreadableImageError: when the file is missing or no WAV file of whole numbers; `name` (by default the file's) says which.
+        UnreadableImageError: when the file is missing or no WAV file that can be read; `name` (by default the file's) says which.
     """
     try:
         return fitted(read_wav(path), how.rate, samples)

@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 
 from case_jax import parallel
 from case_jax._checks import require
+from case_jax.audio import Stft
 from case_jax.imageops import picture, signed_colours
 from case_jax.models.preprocessing import SoundPreprocessing
+from case_jax.report.spectrogram import as_drawn, draw_ticks
 from case_jax.tap.link import one_logit_names, ranking
 from case_jax.tap.link import probabilities as linked_probabilities
 from case_jax.tap.view import TappedModel
@@ -28,8 +30,9 @@ def show(
     model: TappedModel | None = None,
     targets: int | Sequence[int] | None = None,
     shown: Sequence[int] | None = None,
+    stft: Stft | None = None,
 ) -> Figure:
-    """The image, and beside it each map laid over the image.
+    """The image, and beside it each map laid over the image; a spectrogram with time to the right and frequency upwards, in seconds and hertz.
 
     Args:
         image: the normalised image that was explained; or uint8 pixels, where no model is given.
@@ -40,22 +43,26 @@ def show(
         shown: which channels are red, green and blue, or which one is shown in grey. By default three channels are colours, and of any other
             number the mean is shown in grey.
         targets: the class of each map; then every map has its class as a title, and with a model also the probability.
+        stft: says that the image is a spectrogram (frames, frequencies, channels), and how it was made. A loaded classifier of sounds knows that;
+            a model of your own, or none, does not.
 
     Returns:
         A figure of matplotlib, made without pyplot: `figure.savefig("maps.png")`; a notebook with `%matplotlib inline` draws it.
 
     Raises:
-        CaseJaxError: for an image or maps of another shape, maps with values outside [−1, 1], uint8 pixels with a model, or targets that
-            do not fit.
+        CaseJaxError: for an image or maps of another shape, maps with values outside [−1, 1], uint8 pixels with a model, or targets or a
+            spectrogram that do not fit.
     """
     pixels, found = np.asarray(image), np.asarray(maps)
     found = found[None] if found.ndim == 2 else found
     _check(pixels, found, model)
     unknown = model is None or model.link == "identity"
     probabilities, ranked = (None, None) if unknown else map(np.asarray, _answers(model, image))
-    seen, signed = visible(pixels, model, shown), bool((found < -ROUNDING).any())
+    how = stft_of(model, pixels.shape, stft)
+    signed = bool((found < -ROUNDING).any())
+    seen, found = as_drawn(visible(pixels, model, shown), found, how)
     titles = _titles(len(found), targets, model, probabilities)
-    figure = Figure(figsize=(2.3 * (len(found) + 1), 2.9), layout="constrained")
+    figure = Figure(figsize=(2.3 * (len(found) + 1), 2.9 + 0.4 * (how is not None)), layout="constrained")
     first, *panels = figure.subplots(1, len(found) + 1, squeeze=False)[0]
     first.imshow(seen)
     if probabilities is not None and ranked is not None:
@@ -68,7 +75,23 @@ def show(
     for panel in (first, *panels):
         panel.set_xticks([])
         panel.set_yticks([])
+    if how is not None:
+        draw_ticks(first, how, seen.shape[:2])
     return figure
+
+
+def stft_of(model: TappedModel | None, shape: tuple[int, ...], given: Stft | None = None) -> Stft | None:
+    """How an image of this shape was made of a sound: as given, else as a loaded classifier knows; None for other images.
+
+    Raises:
+        CaseJaxError: for an image of other frequencies.
+    """
+    facts = getattr(model, "preprocessing", None)
+    how = facts.stft if given is None and isinstance(facts, SoundPreprocessing) else given
+    if how is not None:
+        accepted = f"a spectrogram (frames, {how.bins}, channels), as model.hear and sources of sounds give it"
+        require(shape[1] == how.bins, "image", f"shape {shape} for n_fft {how.n_fft}", accepted)
+    return how
 
 
 @parallel.on_one_device

@@ -54,6 +54,11 @@ class Classifier(NamedTuple):
         return self.preprocessing
 
     @property
+    def contrast_data(self) -> str | None:
+        """Labelled data that come with the network, on which its confusions can be counted; None for other classes than theirs."""
+        return self.entry.contrast_data if self.class_names == self.entry.class_names else None
+
+    @property
     def outputs(self) -> int:
         """How many numbers the network returns."""
         owner, name = _head(self.module, self.entry)

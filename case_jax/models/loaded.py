@@ -41,7 +41,7 @@ class LoadedModel(TappedModel):
         """A sound as a classifier of sounds wants it: `log(1 + magnitude)` of its spectrogram.
 
         Args:
-            sound: a WAV file of whole numbers, of which channels are averaged, another rate is changed, and the middle is taken or silence
+            sound: a WAV file, of which channels are averaged, another rate is changed, and the middle is taken or silence
                 follows until it is as long as the classifier's sounds, each with a warning; or exactly so many samples in [−1, 1].
 
         Raises:

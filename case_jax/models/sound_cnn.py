@@ -13,6 +13,9 @@ from case_jax.audio.mel import mel
 from case_jax.data.sound_scenes import SOUND
 from case_jax.models.digit_resnet import ResidualBlock
 
+LEAST = -0.5
+"""Of a mel band's magnitude. No sound has one below 0; images with noise have, and from −1 on they would have no logarithm."""
+
 
 class SoundCNN(nnx.Module):
     """Mel bands, then as `DigitResNet`: stem, three residual blocks, global average pool and a linear head.
@@ -56,7 +59,8 @@ class SoundCNN(nnx.Module):
     def __call__(self, x: Float[Array, "B T F 1"]) -> Float[Array, "B C"]:
         """Logits of a batch of spectrograms."""
         bank, layout = bands_and_layout(self.how, self.filters, self.columns)
-        bands = jnp.log1p(jnp.expm1(x[..., 0]) @ jnp.asarray(bank, x.dtype)) @ jnp.asarray(layout, x.dtype)
+        heard = jnp.maximum(jnp.expm1(x[..., 0]) @ jnp.asarray(bank, x.dtype), LEAST)
+        bands = jnp.log1p(heard) @ jnp.asarray(layout, x.dtype)
         y = jax.nn.relu(self.bn(self.stem(bands[..., None])))
         for block in self.blocks:
             y = block(y)

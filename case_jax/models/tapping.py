@@ -92,5 +92,5 @@ def tap_classifier(
         weights=classifier.weights,
         class_names=classifier.class_names,
         preprocessing=classifier.preprocessing,
-        contrast_data=classifier.entry.contrast_data,
+        contrast_data=classifier.contrast_data,
     )

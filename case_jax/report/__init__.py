@@ -4,7 +4,6 @@ import importlib
 from pathlib import Path
 
 from case_jax._checks import unknown
-from case_jax.results import RunFolder
 
 PAGES = ("evaluate", "localise", "sanity", "grid_pointing", "pairs")
 """The studies; `page_of` of the file of that name reads a study's folder. It is imported where it is used: a picture of one image needs no
@@ -26,6 +25,8 @@ def write_report(run: str | Path) -> Path:
     Raises:
         CaseJaxError: when it is no run folder, of a study that is not known, has no rows yet, or one of its files is missing or damaged.
     """
+    from case_jax.results import RunFolder  # pandas, which a picture has no use for
+
     config = RunFolder(run).config()
     if "recipe" in config:
         from case_jax.report.training import write_training_report

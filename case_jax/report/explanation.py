@@ -16,7 +16,7 @@ from case_jax.audio import Stft
 from case_jax.imageops import as_pixels, picture, signed_colours
 from case_jax.reasons import Reason
 from case_jax.report.figures import plain_style
-from case_jax.report.spectrogram import draw_ticks, upright, upright_pixels
+from case_jax.report.spectrogram import as_drawn, draw_ticks
 
 if TYPE_CHECKING:
     from case_jax.evaluation.explain import Explanation
@@ -62,8 +62,7 @@ def grid(
         stft: of a spectrogram, which is then drawn with time to the right and frequency upwards, in seconds and hertz.
     """
     pixels = picture(as_pixels(found.example.image)) if original is None else original.pixels
-    if stft is not None:
-        pixels, found = upright_pixels(pixels), found._replace(maps=upright(found.maps))
+    pixels, maps = as_drawn(pixels, found.maps, stft)
     extent = None if original is None else _extent(original.box)
     height, width = pixels.shape[:2]
     high, wide = PANEL * height / max(height, width), PANEL * width / max(height, width)
@@ -81,9 +80,9 @@ def grid(
                 where = {"transform": panel.transAxes, "ha": "center", "va": "center"}
                 panel.text(0.5, 0.5, words, color="w", fontsize=8, wrap=True, **where)
             elif found.signed:
-                panel.imshow(signed_colours(found.maps[column, row]), extent=extent)
+                panel.imshow(signed_colours(maps[column, row]), extent=extent)
             else:
-                panel.imshow(found.maps[column, row], cmap="inferno", alpha=0.6, vmin=0, vmax=1, extent=extent)
+                panel.imshow(maps[column, row], cmap="inferno", alpha=0.6, vmin=0, vmax=1, extent=extent)
     for panel, title in zip(axes[0], [found.example.name, *titles], strict=True):
         panel.set_title(title, fontsize=11, parse_math=False)
     for panel in axes.flat:

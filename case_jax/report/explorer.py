@@ -14,8 +14,10 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from case_jax.audio import Stft
 from case_jax.files import write_atomically
 from case_jax.report.page import template
+from case_jax.report.spectrogram import as_drawn, ticks
 
 if TYPE_CHECKING:
     from case_jax.evaluation.explore import Explored
@@ -29,7 +31,7 @@ LONGEST, QUALITY = 512, 90
 LARGEST = 32767
 
 
-PROGRAM = ("maps", "curves", "search", "page")
+PROGRAM = ("maps", "curves", "search", "sound", "page")
 """The files of the page's program, in their order."""
 
 
@@ -39,6 +41,14 @@ class Centred(NamedTuple):
     mean: Float[np.ndarray, "*n"]
     scales: Float[np.ndarray, " c"]
     numbers: Int[np.ndarray, "c *n"]
+
+
+class Sound(NamedTuple):
+    """The sound of a spectrogram, and how it was transformed."""
+
+    stft: Stft
+    samples: Float[np.ndarray, " L"] | None = None
+    """None: the page has axes, and plays nothing."""
 
 
 class InnerProducts(NamedTuple):
@@ -110,6 +120,7 @@ def write_explorer(
     eps: float,
     image_name: str,
     model_name: str,
+    sound: Sound | None = None,
 ) -> Path:
     """Write the page atomically; returns the file.
 
@@ -121,7 +132,11 @@ def write_explorer(
         eps: ε of CASE.
         image_name: for the title.
         model_name: for the title.
+        sound: where the image is its spectrogram; it is then drawn upright, with axes, and what a map keeps can be heard.
     """
+    stft = None if sound is None else sound.stft
+    pixels, maps = as_drawn(pixels, found.maps, stft)
+    found = found._replace(maps=maps)
     room = files("case_jax.report")
     script = "\n".join((room / f"explorer_{part}.js").read_text("utf-8") for part in PROGRAM)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -129,9 +144,11 @@ def write_explorer(
         title=f"{image_name}: class maps of {model_name}",
         photo=_photo(pixels),
         shape=pixels.shape[:2],
+        ticks=None if stft is None else _ticks(stft, pixels.shape[:2]),
+        sound=sound is not None and sound.samples is not None,
         script=script,
         script_digest=digest,
-        data=_harmless(json.dumps(_data(found, pixels.shape[:2], names, eps), ensure_ascii=False)),
+        data=_harmless(json.dumps(_data(found, pixels.shape[:2], names, eps) | _heard(sound), ensure_ascii=False)),
     )
     write_atomically(file, html.encode())
     return file
@@ -169,6 +186,25 @@ def _data(found: "Explored", shape: tuple[int, ...], names: Sequence[str], eps: 
         "curves": {"rivals": found.rivals, "values": curves},
         "colours": _packed(np.rint(mpl.colormaps["inferno"](np.arange(256))[:, :3] * 255), "u1"),
     }
+
+
+def _ticks(how: Stft, shape: tuple[int, int]) -> dict[str, list[tuple[float, str]]]:
+    """Seconds and hertz in percent of the picture, without the zeros in its corner."""
+    across, down = (list(places.items())[1:] for places in ticks(how, shape))
+    height, width = shape
+    return {
+        "across": [(100 * place / (width - 1), words) for place, words in across],
+        "down": [(100 * place / (height - 1), words) for place, words in down],
+    }
+
+
+def _heard(sound: Sound | None) -> dict[str, Any]:
+    """What the program needs to play what a map keeps."""
+    if sound is None or sound.samples is None:
+        return {"sound": None}
+    rate, n_fft, window, hop = sound.stft
+    samples = _packed(np.asarray(sound.samples), "<f4")
+    return {"sound": {"rate": rate, "nFft": n_fft, "window": window, "hop": hop, "samples": samples}}
 
 
 def _probabilities(logits: Float[np.ndarray, " C"], link: str) -> Float[np.ndarray, " C"]:

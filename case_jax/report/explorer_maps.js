@@ -25,6 +25,7 @@ function unpacked(data) {
       cosines: shorts(inner.cosines),
     },
     colours: new Uint8Array(bytes(data.colours)),
+    sound: data.sound && { ...data.sound, samples: floats(data.sound.samples) },
   };
 }
 

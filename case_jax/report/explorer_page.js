@@ -85,6 +85,17 @@ function draw(id, map, words) {
   canvas.nextElementSibling.textContent = words;
 }
 
+/** Those that play what a map keeps and leaves; none where the image is no sound's. */
+function buttonsOf(id) {
+  return document.querySelectorAll(`[data-heard="${id}"]`);
+}
+
+function hear({ currentTarget: { dataset } }) {
+  const map = maps[dataset.heard];
+  const mask = map && (dataset.part === "rest" ? map.map((value) => 1 - value) : map);
+  play(mask ? maskedSound(data.sound, mask) : data.sound.samples, data.sound);
+}
+
 function drawScale() {
   const context = at("scale").getContext("2d");
   const picture = context.createImageData(256, 1);
@@ -118,6 +129,7 @@ function showMaps() {
     if (raw[id] && !left) words[id] = "Degenerate: less than 0.1% of the class map is left, which is rounding.";
     else if (raw[id] && !maps[id]) words[id] = "Degenerate: nowhere positive, nothing speaks for the class.";
     draw(id, maps[id], words[id]);
+    for (const button of buttonsOf(id)) button.disabled = !maps[id];
     const said = maps[id] ? peak(maps[id]) : words[id];
     at(id).setAttribute("aria-label", `${title} of ${data.names[state.target]}: ${said}`);
   }
@@ -254,6 +266,7 @@ function start() {
     const [held, all] = [count, data.classCount].map((number) => number.toLocaleString("en"));
     at("classes-title").textContent += `: the ${held} likeliest of ${all}, as many as fit the page`;
   }
+  for (const button of document.querySelectorAll("[data-heard]")) button.addEventListener("click", hear);
   at("size").max = SIZES.length - 1;
   at("size").addEventListener("input", () => change({ size: SIZES[at("size").value], chosen: false }));
   at("likeliest").addEventListener("change", () => change({ chosen: false }));

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Shaped
 from matplotlib.axes import Axes
 
 from case_jax.audio import Stft
@@ -22,9 +22,16 @@ def lying(array: Shaped[np.ndarray, "*n F T"]) -> Shaped[np.ndarray, "*n T F"]:
     return np.swapaxes(array[..., ::-1, :], -1, -2)
 
 
-def upright_pixels(image: UInt8[np.ndarray, "*n T F 3"]) -> UInt8[np.ndarray, "*n F T 3"]:
+def upright_pixels(image: Shaped[np.ndarray, "*n T F 3"]) -> Shaped[np.ndarray, "*n F T 3"]:
     """The same for pictures, whose last axis is colour."""
     return np.moveaxis(upright(np.moveaxis(image, -1, 0)), 0, -1)
+
+
+def as_drawn(
+    pixels: Shaped[np.ndarray, "T F 3"], maps: Shaped[np.ndarray, "*n t f"], how: Stft | None
+) -> tuple[Shaped[np.ndarray, "F T 3"], Shaped[np.ndarray, "*n f t"]]:
+    """An image and its maps as they are drawn: spectrograms upright, others, without `how`, as they are."""
+    return (pixels, maps) if how is None else (upright_pixels(pixels), upright(maps))
 
 
 def ticks(how: Stft, shape: tuple[int, int]) -> tuple[Mapping[float, str], Mapping[float, str]]:

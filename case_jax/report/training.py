@@ -16,7 +16,7 @@ from case_jax.results import RunFolder
 
 WHAT = {
     "masker": "masking model",
-    "stream": "attention pooling",
+    "stream": "stream of attention pooling",
     "classifier": "classifier",
     "infiller": "hole-filling network",
 }

@@ -18,6 +18,9 @@ from case_jax.training import Recipe
 
 SCENES, SCENE_DATA = 20_000, ("digit_scenes", "sound_scenes")
 
+OTHER_DATA = "OTHER_DATA"
+"""In a command that comes next: images or sounds that were not trained on, of which nobody knows the name."""
+
 DevicesArgs = Annotated[Devices, tyro.conf.arg(name="")]
 
 
@@ -66,8 +69,9 @@ class Data:
 
     @property
     def again(self) -> str:
-        """What names these data and this model in another command, nothing where they are its defaults."""
-        data = " --data sound_scenes" if self.data.partition(":")[0] == "sound_scenes" else ""
+        """What names data like these and this model in another command, nothing where they are its defaults."""
+        kind = self.data.partition(":")[0]
+        data = {"digit_scenes": "", "sound_scenes": " --data sound_scenes"}.get(kind, f" --data {OTHER_DATA}")
         return data if self.network == usual_model(self.data) else f"{data} --model {self.network}"
 
     def open(self, classifier: Classifier, *, own_classes: bool = False) -> Source:

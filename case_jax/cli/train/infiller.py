@@ -34,8 +34,8 @@ def train_infiller(run: InfillerRun, *, first: bool) -> None:
     """Train a network that fills holes, and write its weights."""
     classifier = load_classifier(run.data.network, weights=run.data.weights)
     source = run.data.open(classifier)
-    pictures = "a classifier of images of three channels: blur and noise fill what is hidden of sounds"
-    require(len(classifier.preprocessing.mean) == 3, "data", f"{source.name}, of one channel", pictures)
+    accepted = "a classifier of images of three channels; what is hidden of sounds needs no training: train masker --infill none, blur, mean or noise"
+    require(len(classifier.preprocessing.mean) == 3, "data", f"{source.name}, of one channel", accepted)
     folder = folder_outside(run.data, "infiller", source=source)
     folder.require_writable()
     facts = classifier.preprocessing

@@ -26,6 +26,7 @@ from case_jax.evaluation.studies.mosaics import Mosaics, confident_images, make_
 from case_jax.evaluation.subject import Subject
 from case_jax.imageops import is_degenerate, normalise_image, resize_map
 from case_jax.metrics.grid_pointing import grid_pointing_scores, require_grid
+from case_jax.source import stft_of
 from case_jax.tap.view import TappedModel, View
 
 GRIDPG, DIFULL = SETTINGS = ("GridPG", "DiFull")
@@ -101,7 +102,7 @@ def of_mosaics(
 
     Raises:
         CaseJaxError: for a grid with more cells than classes, a confidence outside (0, 1), numbers below 1, images that do not
-            suffice for one mosaic, or a classifier that does not take images of mosaic size.
+            suffice for one mosaic, sounds, or a classifier that does not take images of mosaic size.
     """
     require_grid(n)
     if confidence is not None:
@@ -109,6 +110,11 @@ def of_mosaics(
     require(mosaics >= 1, "mosaics", mosaics, "a number of mosaics of at least 1")
     subject.check()
     model, source = subject.model, subject.source
+    accepted = (
+        "images: side by side, spectrograms would have times and frequencies that no classifier of sounds was trained on; "
+        "whether maps of sounds lie on their class's evidence is what evaluate and localise ask"
+    )
+    require(stft_of(source) is None, "data", f"{source.name}, of sounds", accepted)
     require(n * n <= model.num_classes, "n", n, f"a grid of at most {model.num_classes} cells, one per class")
     grown = tap_at_mosaic_size(tap, model, n)
     chosen = confident_images(

@@ -59,7 +59,7 @@ def require_located(source: Source, truth: str | None) -> tuple[Located, str]:
     """
     known = [str(kind) for kind in getattr(source, "truths", ())]
     accepted = (
-        "a source that says where its objects are: digit_scenes, tfds:imagenet2012:validation prepared with --boxes, or one of your own "
+        "a source that says where its objects are: digit_scenes, sound_scenes, tfds:imagenet2012:validation prepared with --boxes, or one of your own "
         "with `truths` and `truth(index, kind)` (see case_jax.source.Located)"
     )
     require(known, "source", f"{source.name}, which knows neither boxes nor masks", accepted)

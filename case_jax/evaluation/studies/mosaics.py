@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from case_jax import parallel
 from case_jax._checks import CaseJaxError, require, require_seed
-from case_jax.data import CachedCrops, DigitScenes, SoundScenes
+from case_jax.data import CachedCrops, DigitScenes
 from case_jax.evaluation.batches import Batch, select, template, tiles
 from case_jax.evaluation.maps import Pixels
 from case_jax.evaluation.through import through_devices
@@ -52,7 +52,7 @@ def require_confidence(confidence: float) -> None:
 def least_confidence(source: Source) -> float:
     """The probability that an image of this source must have to be used, where none is given."""
     plain = source.source if isinstance(source, CachedCrops) else source
-    return SCENE_CONFIDENCE if isinstance(plain, DigitScenes | SoundScenes) else CONFIDENCE
+    return SCENE_CONFIDENCE if isinstance(plain, DigitScenes) else CONFIDENCE
 
 
 def confident_images(
