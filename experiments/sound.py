@@ -143,7 +143,7 @@ def concluded(numbers: Numbers, config: Config) -> Answer:
     rows, networks = numbers.rows["rows"].astype(dict.fromkeys(("network", "method"), str)), numbers.tables["networks"]
     table = means_of(rows)
     right = ", ".join(percent(a) for a in networks["accuracy"])
-    here = f"{rows['image_id'].nunique()} sound scenes, {len(networks)} trainings of sound_cnn (right on {right})"
+    here = f"on {rows['image_id'].nunique()} sound scenes, {len(networks)} trainings of sound_cnn (right on {right})"
     tables = {
         "summary": Table("Means over trainings [smallest, largest]", table, shown(table)),
         "networks": Table("The networks", networks, networks.assign(accuracy=networks["accuracy"].map(percent))),
