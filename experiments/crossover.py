@@ -25,6 +25,7 @@ from case_jax._checks import require
 from case_jax.evaluation import Localise, Sanity, prepare, run
 from case_jax.evaluation.studies import localisation
 from case_jax.methods import MapFunction, top_class_maps
+from case_jax.metrics import METRICS
 from case_jax.models.initial import initial_params
 from case_jax.report.sanity import summarise as summarise_sanity
 from case_jax.results import RunFolder
@@ -38,7 +39,7 @@ from experiments.kept import Answer, Numbers, Table, carry_out, from_shell
 from experiments.networks import Subject, Where, asked_by_name, only
 from experiments.pictures import heat
 from experiments.sound_maskers import CONTRASTIVE, PLAIN, QUICK_TRAINING, MaskerTraining, trained_sound_masker
-from experiments.sound_networks import Sounds
+from experiments.sound_networks import SOUND_DATA, Sounds
 
 DIGITS, SOUND = "digit scenes", "sound scenes"
 OMITTED = ("libra_grad", "attn_lrp", "whole_image")
@@ -76,7 +77,7 @@ class Config:
         default_factory=lambda: Where(networks=(SHIPPED,), limit=200)
     )
     slow_images: int = 20
-    """Images for the methods that need hundreds of passes; 0 leaves these methods out."""
+    """Images for the methods that need hundreds of passes; 0 leaves these methods out, as always on sounds, whose spectrograms have seven times as many pixels."""
     sound: bool = True
     """With digit scenes: sound scenes, too, and a small network for them."""
     maskers: bool = True
@@ -99,7 +100,8 @@ def evaluated(subject: Subject, methods: dict[str, MapFunction], run: str, image
         "degenerate": "degenerate",
     }
     names |= {f"{name}_mean": name for name in ("specificity", "necessity", *UNRANKED)}
-    return summarise(rows, resamples=200).table.reindex(columns=[*names]).rename(columns=names)
+    described = [column for name in ASKED for column in METRICS[name].described]
+    return summarise(rows, columns=described, resamples=200).table.reindex(columns=[*names]).rename(columns=names)
 
 
 def localised(subject: Subject, methods: dict[str, MapFunction], name: str, images: int, truth: str) -> pd.DataFrame:
@@ -168,7 +170,7 @@ def of_subject(subject: Subject, config: Config, more: Callable[[], dict[str, Ma
     where = config.where
     images = min(where.images, len(subject.source))
     groups = {"crossover": (asked_by_name(FAST[:5] if where.quick else FAST), images)}
-    if config.slow_images and not where.quick:
+    if config.slow_images and not where.quick and subject.where.data != SOUND_DATA:
         groups["crossover-slow"] = (asked_by_name(SLOW), min(images, config.slow_images))
     if config.maskers and more is not None:
         groups["crossover-maskers"] = (more(), images)

@@ -66,12 +66,12 @@ def carry_out(config: Any, measured: Measured, concluded: Concluded) -> None:
 
 def store(numbers: Numbers, config: Any, out: Path) -> None:
     """Write what was measured below `out`, and the session that measured it with the experiment's configuration."""
+    facts = json.dumps({**session(), "commit": commit(), "config": dataclasses.asdict(config)}, default=str)
     out.mkdir(parents=True, exist_ok=True)
     for name, frame in numbers.rows.items():
         write_atomically(out / f"{name}.parquet", packed(frame))
     for name, table in numbers.tables.items():
         write_atomically(out / f"{name}.csv", as_csv(table))
-    facts = json.dumps({**session(), "commit": commit(), "config": dataclasses.asdict(config)}, default=str)
     write_json(out / SESSION, json.loads(facts.replace(f"{Path(__file__).parents[1]}/", "")))
 
 

@@ -10,6 +10,7 @@ from experiments.networks import Subject, Where
 from experiments.train_sound_classifier import Config as Training
 from experiments.train_sound_classifier import sound_network
 
+SOUND_DATA = "sound_scenes:test"
 CONFUSION_SCENES, QUICK_SCENES = 1000, 200
 
 
@@ -36,7 +37,7 @@ class Sounds:
     def where(self, seed: int) -> Where:
         """The same for one training."""
         return Where(
-            "sound_scenes:test", limit=self.limit, seed=seed, processes=self.processes, runs=self.runs, quick=self.quick
+            SOUND_DATA, limit=self.limit, seed=seed, processes=self.processes, runs=self.runs, quick=self.quick
         )
 
     def subject(self, seed: int) -> Subject:
