@@ -39,7 +39,7 @@ from experiments.kept import Answer, Numbers, Table, carry_out, from_shell
 from experiments.networks import Subject, Where, asked_by_name, only
 from experiments.pictures import heat
 from experiments.sound_maskers import CONTRASTIVE, PLAIN, QUICK_TRAINING, MaskerTraining, trained_sound_masker
-from experiments.sound_networks import SOUND_DATA, Sounds
+from experiments.sound_networks import Sounds
 
 DIGITS, SOUND = "digit scenes", "sound scenes"
 OMITTED = ("libra_grad", "attn_lrp", "whole_image")
@@ -165,13 +165,15 @@ def tested(subject: Subject, methods: dict[str, MapFunction], run: str, images: 
     return table.assign(images=images)
 
 
-def of_subject(subject: Subject, config: Config, more: Callable[[], dict[str, MapFunction]] | None) -> pd.DataFrame:
-    """One row per method, of one network."""
+def of_subject(
+    subject: Subject, config: Config, more: Callable[[], dict[str, MapFunction]] | None, *, slow_images: int
+) -> pd.DataFrame:
+    """One row per method, of one network; 0 `slow_images` leave the slow methods out."""
     where = config.where
     images = min(where.images, len(subject.source))
     groups = {"crossover": (asked_by_name(FAST[:5] if where.quick else FAST), images)}
-    if config.slow_images and not where.quick and subject.where.data != SOUND_DATA:
-        groups["crossover-slow"] = (asked_by_name(SLOW), min(images, config.slow_images))
+    if slow_images and not where.quick:
+        groups["crossover-slow"] = (asked_by_name(SLOW), min(images, slow_images))
     if config.maskers and more is not None:
         groups["crossover-maskers"] = (more(), images)
     table = pd.concat([tested(subject, methods, run, count) for run, (methods, count) in groups.items()])
@@ -184,12 +186,11 @@ def measured(config: Config) -> Numbers:
     where = config.where
     require(config.slow_images >= 0, "slow_images", config.slow_images, "a number of images, or 0 for none")
     subject = only(where)
-    if not where.offline:
-        return Numbers({}, {"methods": of_subject(subject, config, None).assign(data=where.data)})
-    tables = [of_subject(subject, config, partial(maskers, config)).assign(data=DIGITS)]
-    if config.sound:
+    data, more = (DIGITS, partial(maskers, config)) if where.offline else (where.data, None)
+    tables = [of_subject(subject, config, more, slow_images=config.slow_images).assign(data=data)]
+    if config.sound and where.offline:
         sound = Sounds(limit=where.limit, runs=where.runs, quick=where.quick).subject(where.seed)
-        tables.append(of_subject(sound, config, partial(maskers_of_sounds, sound)).assign(data=SOUND))
+        tables.append(of_subject(sound, config, partial(maskers_of_sounds, sound), slow_images=0).assign(data=SOUND))
     return Numbers({}, {"methods": pd.concat(tables, ignore_index=True)})
 
 
@@ -294,7 +295,7 @@ def of_both(first: Ranked, second: Ranked) -> Finding:
 
 def concluded(numbers: Numbers, config: Config) -> Answer:
     """Which tests agree, which methods are good at most of them, and whether sounds say the same."""
-    table: Any = numbers.tables["methods"].drop(columns="mean_rank", errors="ignore").set_index("method")
+    table: Any = numbers.tables["methods"].set_index("method")
     network = "one small network" if config.where.offline else "one network"
     kinds = [
         ordered(str(data), place(str(data), network), group.drop(columns="data"))
@@ -308,11 +309,10 @@ def concluded(numbers: Numbers, config: Config) -> Answer:
     if set(MASKERS) <= set(table.index):
         claim = "Is a contrastive masker the most class-sensitive faithful method?"
         findings.append(Finding(claim, here, stated="withdrawn", note=ONE))
-    every = pd.concat([one.table.assign(data=one.data) for one in kinds]).reset_index()
-    tables, pictures = {"methods": Table("All numbers", every)}, {}
+    tables, pictures = {}, {}
     for one in kinds:
         name = one.data.replace(" ", "_").replace(":", "_")
-        tables[name] = Table(f"Every method × every test, {one.here}", shown(one), shown(one))
+        tables[name] = Table(f"Every method × every test, {one.here}", one.table.reset_index(), shown(one))
         tables[f"agreement_{name}"] = Table(
             f"Spearman correlation between tests over methods, {one.here} (signs such that better agrees with better)",
             one.agreement.reset_index(names="test"),

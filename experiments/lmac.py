@@ -30,7 +30,7 @@ from experiments.sound_maskers import (
     maskers_beforehand,
     sound_maskers,
 )
-from experiments.sound_networks import Sounds
+from experiments.sound_networks import Sounds, about, over_trainings, trainings
 
 GRADIENTS = ("grad_cam", "saliency", "smooth_grad", "integrated_gradients", "guided_backprop")
 """What the paper compares with, but guided Grad-CAM, SHAP and Listen to Interpret, which are not here."""
@@ -81,10 +81,10 @@ def methods() -> dict[str, MapFunction]:
 
 def measured(config: Config) -> Numbers:
     """A row per sound, method and training."""
-    config.sounds.check()
-    maskers_beforehand(config.sounds, config.training)
+    subjects = list(config.sounds.subjects())
+    maskers_beforehand(subjects, config.sounds, config.training)
     frames, facts = [], []
-    for subject in config.sounds.subjects():
+    for subject in subjects:
         maps = sound_maskers(subject, config.training) | methods()
         rows, seed = subject.rows("lmac", maps, metrics=ASKED), subject.where.seed
         frames.append(compact(rows.assign(seed=seed), COLUMNS))
@@ -161,7 +161,7 @@ def findings(means: pd.DataFrame, here: str) -> list[Finding]:
             "ahead without contrast: of AD the smaller is ahead", "points",
         ),
         claim(
-            "And of necessity.", [by.ahead(f"{other}", other, CONTRASTIVE, "necessity") for other in (TOLD, PLAIN)],
+            "And of necessity.", [by.ahead(other, other, CONTRASTIVE, "necessity") for other in (TOLD, PLAIN)],
             "necessity ahead of the contrastive mask's, in logits", "number",
         ),
         claim(
@@ -191,29 +191,14 @@ def findings(means: pd.DataFrame, here: str) -> list[Finding]:
     return found
 
 
-def shown(means: pd.DataFrame) -> pd.DataFrame:
-    """Means over trainings [smallest, largest], by method."""
-    by = means.groupby("method", sort=False, observed=True)
-    found = {}
-    for column, title in MEASURES.items():
-        words = percent if column in IN_PERCENT else "{:.2f}".format
-        found[title] = by[column].agg(
-            lambda v, w=words: "–" if v.isna().all() else f"{w(v.mean())} [{w(v.min())}, {w(v.max())}]"
-        )
-    return pd.DataFrame(found).reset_index()
-
-
 def concluded(numbers: Numbers, config: Config) -> Answer:
     """The table of all methods, and what follows."""
     rows, networks = numbers.rows["rows"].astype({"method": str}), numbers.tables["networks"]
     means = means_of(rows)
-    right = ", ".join(percent(a) for a in networks["accuracy"])
-    here = f"on {rows['image_id'].nunique()} sound scenes, {len(networks)} trainings of sound_cnn (right on {right}) and of each masker"
-    tables = {
-        "summary": Table("Means over trainings [smallest, largest]", means, shown(means)),
-        "networks": Table("The networks", networks, networks.assign(accuracy=networks["accuracy"].map(percent))),
-    }
-    return Answer(findings(means, here), tables, {})
+    written = {c: (title, percent if c in IN_PERCENT else "{:.2f}".format) for c, title in MEASURES.items()}
+    shown = over_trainings(means, written)
+    tables = {"summary": Table("Means over trainings [smallest, largest]", means, shown), "networks": about(networks)}
+    return Answer(findings(means, f"{trainings(networks, rows)} and of each masker"), tables, {})
 
 
 def main(config: Config) -> None:

@@ -7,6 +7,7 @@ Expected   as on digit scenes: contrast gains specificity and own evidence, and 
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,20 @@ from experiments.claim import Estimate, Finding, percent
 from experiments.estimates import mean_of, of_images, paired
 from experiments.kept import Answer, Numbers, Table, carry_out, compact, from_shell, joined
 from experiments.networks import asked_by_name, correct
-from experiments.sound_networks import Sounds
+from experiments.sound_networks import Sounds, about, over_trainings, trainings
 from experiments.specificity import GRAD_CAM, contrasts, titles
 
 PLAIN = ("grad_cam", "hires_cam", "grad_cam_plus_plus", "layer_cam", "eigen_grad_cam", "saliency", "guided_backprop")
 CONTROLS = ("random", "centre_gaussian", "sobel", "exchanged", "noise_contrast")
 CONFIDENCE = {"average_drop": "AD", "average_gain": "AG", "average_increase": "AI"}
 MEANS = ("specificity", "necessity", "necessity_random", "mass_own", "hurts_own", *CONFIDENCE)
+LOGITS: Callable[[float], str] = "{:.1f}".format
+SHOWN = {
+    "specificity": ("specificity", LOGITS),
+    "necessity": ("necessity", LOGITS),
+    "F": ("median F", percent),
+    "mass_own": ("mass on own marker", percent),
+} | {column: (title, percent) for column, title in CONFIDENCE.items()}
 METRICS = ("sensitivity", "evidence", "specificity", "masked_confidence")
 COLUMNS = (
     "image_id", "method", "network", "seed", "label", "top1", "p1", "degenerate_1", "degenerate_2", "F", "F_plus", "mass_own", "mass_shared",
@@ -52,7 +60,6 @@ def methods() -> dict[str, MapFunction]:
 
 def measured(config: Config) -> Numbers:
     """A row per sound, method and training."""
-    config.sounds.check()
     frames, facts = [], []
     for subject in config.sounds.subjects():
         rows, known = (
@@ -121,34 +128,13 @@ def findings(rows: pd.DataFrame, table: pd.DataFrame, here: str) -> list[Finding
     ]  # fmt: skip
 
 
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over trainings [smallest, largest], by method."""
-    by = table.groupby("method", sort=False, observed=True)
-
-    def cells(column: str, words: Any) -> pd.Series:
-        return by[column].agg(lambda v: f"{words(v.mean())} [{words(v.min())}, {words(v.max())}]")
-
-    number = "{:.1f}".format
-    found = {
-        "specificity": cells("specificity", number),
-        "necessity": cells("necessity", number),
-        "median F": cells("F", percent),
-        "mass on own marker": cells("mass_own", percent),
-    } | {title: cells(column, percent) for column, title in CONFIDENCE.items()}
-    return pd.DataFrame(found).reset_index()
-
-
 def concluded(numbers: Numbers, config: Config) -> Answer:
     """The table of all methods, and what follows."""
     rows, networks = numbers.rows["rows"].astype(dict.fromkeys(("network", "method"), str)), numbers.tables["networks"]
     table = means_of(rows)
-    right = ", ".join(percent(a) for a in networks["accuracy"])
-    here = f"on {rows['image_id'].nunique()} sound scenes, {len(networks)} trainings of sound_cnn (right on {right})"
-    tables = {
-        "summary": Table("Means over trainings [smallest, largest]", table, shown(table)),
-        "networks": Table("The networks", networks, networks.assign(accuracy=networks["accuracy"].map(percent))),
-    }
-    return Answer(findings(rows, table, here), tables, {})
+    shown = over_trainings(table, SHOWN)
+    tables = {"summary": Table("Means over trainings [smallest, largest]", table, shown), "networks": about(networks)}
+    return Answer(findings(rows, table, trainings(networks, rows)), tables, {})
 
 
 def main(config: Config) -> None:

@@ -1,5 +1,6 @@
 """Maskers trained on sound scenes for the classifiers of sounds: L-MAC as it is, told a class, contrastive, and after its second stage."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -94,9 +95,8 @@ def train_sound_masker(kind: str, seed: int, sounds: Sounds, training: MaskerTra
     trained_sound_masker(kind, sounds.subject(seed), training)
 
 
-def maskers_beforehand(sounds: Sounds, training: MaskerTraining) -> None:
-    """Train what is missing, several at a time: first what starts anew, then what goes on from it."""
-    subjects = list(sounds.subjects())
+def maskers_beforehand(subjects: Sequence[Subject], sounds: Sounds, training: MaskerTraining) -> None:
+    """Train what these networks lack, several at a time: first what starts anew, then what goes on from it."""
     for kinds in ((PLAIN, TOLD, CONTRASTIVE), (GUIDED,)):
         missing = [
             partial(train_sound_masker, kind, subject.where.seed, sounds, training)

@@ -13,7 +13,8 @@ from PIL import Image
 from case_jax._checks import require
 from case_jax.audio import Stft
 from case_jax.cli.images import SCENE, Photograph, opened, seen
-from case_jax.cli.setup import AUTO, Model, Names, Setup, files_in, say, set_up
+from case_jax.cli.output import say
+from case_jax.cli.setup import AUTO, Model, Names, Setup, files_in, set_up
 from case_jax.cli.sounds import Heard, are_sounds, heard
 from case_jax.contrast import against as contrasted_with
 from case_jax.data import Exif

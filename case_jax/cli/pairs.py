@@ -5,8 +5,9 @@ from pathlib import Path
 from case_jax._checks import require
 from case_jax.cli.commands import report
 from case_jax.cli.common import CommonArgs, print_cost
+from case_jax.cli.output import say
 from case_jax.cli.processes import together
-from case_jax.cli.setup import say, set_up
+from case_jax.cli.setup import set_up
 from case_jax.evaluation.cost import measure_pairs
 from case_jax.evaluation.studies.pairs import MEMORY, SAVE_SECONDS, PairAgreement, prepare_pairs, run_pairs
 from case_jax.evaluation.studies.superclasses import read_hierarchy

@@ -136,9 +136,8 @@ class Setup(NamedTuple):
         They are kept in the run's folder, or for this user where a command has none, and not counted again there. While `planning` nothing
         is counted, and stand-ins take their place.
         """
-        name = self.choice.contrast or default_contrast(
-            self.model.num_classes, countable=bool(confusion_data(self.choice))
-        )
+        name = self.choice.contrast
+        assert name is not None, "set_up has chosen it"
         limit = IMAGES if self.choice.contrast_limit is None else self.choice.contrast_limit
 
         def confusions() -> Confusions | Uncounted:
